@@ -6,13 +6,14 @@ Docs: https://ccreid.github.io/ccreid/data/samples.html.md"""
 
 # %% auto #0
 __all__ = ['COLUMNS', 'LABELS', 'SPLITS', 'MODALITIES', 'DataError', 'validate', 'make_table', 'ranks', 'relabel', 'ReIDDataset',
-           'summary', 'hold_out']
+           'hold_out']
 
-# %% ../../nbs/data/samples.ipynb #d11008cf
+# %% ../../nbs/data/samples.ipynb #900e921c
 import html
 import numpy as np
 import pandas as pd
 from pathlib import Path
+from fastcore.basics import patch
 
 # %% ../../nbs/data/samples.ipynb #8dfb4126
 COLUMNS = ('dataset','path','identity','clothes','camera','modality','split')
@@ -136,21 +137,25 @@ class ReIDDataset:
             self._protocols = protocols_for(self.name)
         return self._protocols
 
-# %% ../../nbs/data/samples.ipynb #ca394b9b
+# %% ../../nbs/data/samples.ipynb #c29f7a99
+@patch
 def summary(
-    dataset:ReIDDataset, # Data set to count
-)->pd.DataFrame:         # One row a part: images, identities, clothes, cameras
-    "Counts of each part of a data set"
+    self:ReIDDataset,
+)->pd.DataFrame: # One row a part: images, identities, clothes, cameras
+    "Counts of each part"
     def count(t): return dict(images=len(t), identities=t.identity[t.identity>=0].nunique(),
                               clothes=t.clothes[t.clothes>=0].nunique(), cameras=t.camera[t.camera>=0].nunique())
-    parts = {s: getattr(dataset, s) for s in ('train','val','query','gallery')}
+    parts = {s: getattr(self, s) for s in ('train','val','query','gallery')}
     return pd.DataFrame({s: count(t) for s,t in parts.items() if len(t)}, index=['images','identities','clothes','cameras']).T
 
-def _repr(self): return f'{self.name}: {len(self.samples)} images in {self.root}\n{summary(self)}'
-def _repr_html(self):
+@patch
+def __repr__(self:ReIDDataset): return f'{self.name}: {len(self.samples)} images in {self.root}\n{self.summary()}'
+
+@patch
+def _repr_html_(self:ReIDDataset):
+    title = f'<p><b>{html.escape(self.name)}</b>, {len(self.samples)} images</p>'
     notes = ''.join(f'<li>{html.escape(n)}</li>' for n in self.notes)
-    return f'<p><b>{html.escape(self.name)}</b>, {len(self.samples)} images</p>' + summary(self).to_html() + (notes and f'<ul>{notes}</ul>')
-ReIDDataset.__repr__,ReIDDataset._repr_html_ = _repr,_repr_html
+    return title + self.summary().to_html() + (notes and f'<ul>{notes}</ul>')
 
 # %% ../../nbs/data/samples.ipynb #2b04080a
 def hold_out(
