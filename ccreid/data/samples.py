@@ -137,7 +137,7 @@ class ReIDDataset:
             self._protocols = protocols_for(self.name)
         return self._protocols
 
-# %% ../../nbs/data/samples.ipynb #c29f7a99
+# %% ../../nbs/data/samples.ipynb #b0f27346
 @patch
 def summary(
     self:ReIDDataset,
@@ -149,7 +149,7 @@ def summary(
     return pd.DataFrame({s: count(t) for s,t in parts.items() if len(t)}, index=['images','identities','clothes','cameras']).T
 
 @patch
-def __repr__(self:ReIDDataset): return f'{self.name}: {len(self.samples)} images in {self.root}\n{self.summary()}'
+def __repr__(self:ReIDDataset): return f'{self.name}: {len(self.samples)} images\n{self.summary()}'
 
 @patch
 def _repr_html_(self:ReIDDataset):
