@@ -1,0 +1,68 @@
+# make demo: the whole library at work, in minutes, with no data set and no download of weights
+# make test: every notebook and every test, as CI runs them
+# Each target makes .venv and installs by itself; an install is repeated only when its list of packages changes.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LISTS := pyproject.toml setup.py constraints.txt
+.DEFAULT_GOAL := help
+.PHONY: help demo test notebooks pytest docs readme bench lab export clean
+
+help:
+	@echo "make demo    draw a data set, train two methods, compare them: runs/demo/report.html"
+	@echo "make test    run every notebook (nbdev-test) and every test (pytest)"
+	@echo "make docs    README.md and the site in _docs/, links checked"
+	@echo "make bench   speed of the evaluation against the plain loop"
+	@echo "make lab     the notebooks in JupyterLab"
+	@echo "make export  notebooks -> ccreid/, after cleaning them"
+	@echo "make clean   remove what was built (.venv and runs/ stay)"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "ccreid needs Python 3.11 or newer; $(PYTHON) is `$(PYTHON) -V`. Try: make demo PYTHON=python3.11"; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { rm -rf $(VENV); echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv"; exit 2; }
+
+# what `make demo` needs
+$(VENV)/.installed-base: $(LISTS) | $(BIN)/python
+	@echo "Installing ccreid into $(VENV): once, a few minutes"
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+# and what tests, notebooks and the site need
+$(VENV)/.installed-dev: $(LISTS) | $(BIN)/python
+	@echo "Installing ccreid with its tools for development into $(VENV): once, a few minutes"
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
+	@touch $(VENV)/.installed-base $@
+
+demo: $(VENV)/.installed-base
+	$(BIN)/ccreid demo $(ARGS)
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python tools/test.py $(ARGS)
+
+notebooks: $(VENV)/.installed-dev
+	$(BIN)/python tools/test.py --only notebooks $(ARGS)
+
+pytest: $(VENV)/.installed-dev
+	$(BIN)/python tools/test.py --only pytest $(ARGS)
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/python tools/docs.py $(ARGS)
+
+readme: $(VENV)/.installed-dev
+	$(BIN)/python tools/docs.py --what readme
+
+bench: $(VENV)/.installed-base
+	@set -e; for f in benchmarks/bench_*.py; do echo "== $$f"; $(BIN)/python $$f $(ARGS); done
+
+lab: $(VENV)/.installed-dev
+	$(BIN)/jupyter lab --notebook-dir nbs
+
+export: $(VENV)/.installed-dev
+	$(BIN)/nbdev-clean && $(BIN)/nbdev-export
+
+clean:
+	rm -rf _proc _docs build dist .pytest_cache .hypothesis .cache *.egg-info
+	find ccreid nbs tests tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,43 @@
+"What every test starts from: one thread, repeatable examples, the user's own settings out of sight, no network"
+import os
+
+for k in 'OMP_NUM_THREADS','MKL_NUM_THREADS': os.environ.setdefault(k, '1')
+os.environ.setdefault('MPLBACKEND', 'agg')
+os.environ['HF_HUB_OFFLINE'] = '1'
+
+import pytest
+from hypothesis import HealthCheck,settings
+
+settings.register_profile('ccreid', deadline=None, derandomize=True, max_examples=50, print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+settings.load_profile('ccreid')
+
+
+def pytest_addoption(parser):
+    parser.addoption('--slow', action='store_true', help='also run the tests marked slow')
+
+
+def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if 'slow' in item.keywords and not config.getoption('--slow'):
+            item.add_marker(pytest.mark.skip(reason='slow: give --slow'))
+        if 'gpu' in item.keywords:
+            import torch
+            if not torch.cuda.is_available(): item.add_marker(pytest.mark.skip(reason='needs CUDA'))
+
+
+@pytest.fixture(scope='session', autouse=True)
+def one_thread():
+    "Many small tensors: threads cost more than they bring, and sums come out the same on every machine"
+    import torch
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def own_settings(tmp_path_factory, monkeypatch):
+    "No CCREID_* variable and no settings file of the user's reaches a test; what is written goes to a temporary folder"
+    for k in [k for k in os.environ if k.startswith('CCREID_')]: monkeypatch.delenv(k)
+    home = tmp_path_factory.mktemp('home')
+    monkeypatch.setenv('XDG_CONFIG_HOME', str(home/'config'))
+    monkeypatch.setenv('XDG_CACHE_HOME', str(home/'cache'))
+    monkeypatch.setenv('CCREID_RUNS', str(home/'runs'))

@@ -1,0 +1,282 @@
+"Write README.md and render the site, with its links checked; needs no quarto, no network and no running kernel"
+import base64,re,shutil,struct,subprocess,sys,tarfile,yaml
+from html.parser import HTMLParser
+from urllib.parse import unquote,urlsplit
+from fastcore.utils import *
+from fastcore.nbio import read_nb,write_nb
+from fastcore.script import call_parse
+from nbdev.config import get_config
+from nbdev.processors import FilterDefaults
+from nbdev.readme_filter import doc_link
+from nbdev.serve import proc_nbs
+from smalldocs.check import scan
+
+cfg = get_config()
+root,proc,docs = cfg.config_path,cfg.config_path/'_proc',cfg.doc_path
+base = cfg.doc_url.rstrip('/')+'/'
+KATEX = '0.16.11' # the version whose address smalldocs writes into pages
+katex_cdn = f'https://cdn.jsdelivr.net/npm/katex@{KATEX}/dist'
+katex_dir = root/'.cache'/f'katex-{KATEX}'
+
+def say(*o): print('docs:', *o, flush=True)
+def fail(what, problems):
+    if problems: raise SystemExit(f'docs: {what}\n' + '\n'.join(f'  {o}' for o in problems))
+
+# --- the sidebar and the notebooks name the same pages
+
+def entries(o):
+    "All pages named anywhere in a piece of `_quarto.yml`"
+    if isinstance(o, str): return [o] if o.endswith(('.ipynb','.md')) else []
+    if isinstance(o, dict): return [e for k in ('contents','href','file') if k in o for e in entries(o[k])]
+    return [e for x in o for e in entries(x)]
+
+def sources():
+    "All pages that there are: notebooks, and the data cards from the top-level folder"
+    nbs = [p.relative_to(cfg.nbs_path).as_posix() for p in cfg.nbs_path.rglob('*.ipynb')
+           if not any(q[0] in '._' for q in p.relative_to(cfg.nbs_path).parts)]
+    return sorted(nbs) + sorted(f'data_cards/{p.name}' for p in (root/'data_cards').glob('*.md'))
+
+def check_sidebar():
+    side = entries(yaml.safe_load((root/'_quarto.yml').read_text())['website']['sidebar']['contents'])
+    have = sources()
+    bad  = [f'{o}: in the sidebar, not on disk' for o in side if o not in have]
+    bad += [f'{o}: on disk, not in the sidebar' for o in have if o not in side]
+    bad += [f'{o}: twice in the sidebar' for o in sorted({o for o in side if side.count(o)>1})]
+    return bad
+
+def only_existing(o, have):
+    "`_quarto.yml` without the entries that have no page yet (drafts)"
+    if isinstance(o, list): return [r for x in o if (r := only_existing(x, have)) is not None]
+    if isinstance(o, str): return None if o.endswith(('.ipynb','.md')) and o not in have else o
+    if isinstance(o, dict):
+        if str(o.get('href','')).endswith(('.ipynb','.md')) and o['href'] not in have: return None
+        res = {k: only_existing(v, have) for k,v in o.items()}
+        return None if 'section' in o and not res.get('contents') else res
+    return o
+
+# --- staging
+
+def localize(c):
+    "Make links to our own site relative to its root, and drop the front matter smalldocs does not read"
+    c.source = c.source.replace(base, '/')
+    if c.cell_type=='raw': c.source = re.sub(r'^output-file:.*\n', '', c.source, flags=re.M)
+    for o in c.get('outputs', []):
+        d = o.get('data', {})
+        if 'text/markdown' in d: d['text/markdown'] = ''.join(d['text/markdown']).replace(base, '/')
+
+def as_text(v):
+    "A value of a card's front matter in one readable piece of Markdown"
+    if isinstance(v, dict): return ', '.join(f'{k} {as_text(o)}' for k,o in v.items())
+    if isinstance(v, (list,tuple)): return ', '.join(as_text(o) for o in v)
+    if isinstance(v, bool): return 'yes' if v else 'no'
+    if isinstance(v, int): return f'{v:,}' if abs(v)>=10000 else str(v)
+    return ' '.join(str(v).split()).replace('|', '\\|') if v is not None else ''
+
+def rows(d, pre=''):
+    "One row a fact; a dict of dicts is opened one level"
+    for k,v in d.items():
+        name = pre+str(k).replace('_',' ')
+        if isinstance(v, dict) and any(isinstance(o, (dict,list)) for o in v.values()): yield from rows(v, name+': ')
+        elif isinstance(v, list) and v and all(isinstance(o, dict) for o in v):
+            for i,o in enumerate(v): yield f'{name} {i+1}',as_text(o)
+        else: yield name,as_text(v)
+
+def stage_card(path):
+    "A data card as a page: its front matter, which the code reads, as a table above its prose"
+    txt = path.read_text()
+    _,fm,body = txt.split('---\n', 2) if txt.startswith('---\n') else ('','{}',txt)
+    fm = yaml.safe_load(fm) or {}
+    m = re.match(r'\s*# (.+)\n', body)
+    if m: body = body[m.end():]
+    title = m[1] if m else str(fm.get('title') or fm.get('name') or path.stem)
+    head = yaml.safe_dump({'title': title, 'description': str(fm.get('description') or f'Data card of {title}')}, allow_unicode=True)
+    facts = {k:v for k,v in fm.items() if k not in ('title','description')}
+    table = '\n'.join(f'| **{k}** | {v} |' for k,v in rows(facts))
+    table = f'\n::: {{.front-matter}}\n\n| what the code reads | |\n|:--|:--|\n{table}\n\n:::\n' if facts else ''
+    dest = proc/'data_cards'/path.name
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    dest.write_text(f'---\n{head}---\n{table}\n{body}')
+
+def stage(draft=False):
+    "Processed notebooks and cards in `_proc`; stops at Pandoc-only syntax, which `smalldocs check` does not look for in notebooks"
+    bad = check_sidebar()
+    if not draft: fail('_quarto.yml and the pages differ', bad)
+    elif bad: say(f'draft: {len(bad)} differences between _quarto.yml and the pages left aside')
+    shutil.rmtree(proc, ignore_errors=True)
+    proc_nbs()
+    if draft:
+        conf = only_existing(yaml.safe_load((root/'_quarto.yml').read_text()), sources())
+        (proc/'_quarto.yml').unlink(missing_ok=True)
+        (proc/'_quarto.yml').write_text(yaml.safe_dump(conf, sort_keys=False, allow_unicode=True))
+    bad = []
+    for p in proc.rglob('*.ipynb'):
+        nb = read_nb(p)
+        for c in nb.cells:
+            localize(c)
+            if c.cell_type=='markdown': bad += [f'{p.relative_to(proc)}: {msg}' for _,msg in scan(c.source)]
+            if c.cell_type=='code': bad += [f'{p.relative_to(proc)}: an output is an error: {o.get("ename")}'
+                                            for o in c.get('outputs', []) if o.output_type=='error']
+        write_nb(nb, p)
+    for p in sorted((root/'data_cards').glob('*.md')): stage_card(p)
+    fail('pages the site cannot show', bad)
+
+# --- rendering, and what is done to the pages afterwards
+
+def katex():
+    "KaTeX's files from its npm package, kept in `.cache`; None where there is no npm"
+    if (katex_dir/'katex.min.js').exists(): return katex_dir
+    npm = shutil.which('npm')
+    if not npm:
+        say('npm is not here: formulas are read from the public address, so they need a network when a page is read')
+        return None
+    tmp = katex_dir.with_suffix('.part')
+    shutil.rmtree(tmp, ignore_errors=True)
+    tmp.mkdir(parents=True)
+    res = subprocess.run([npm,'pack',f'katex@{KATEX}','--silent'], cwd=tmp, text=True, capture_output=True, stdin=subprocess.DEVNULL)
+    tars = list(tmp.glob('*.tgz'))
+    if res.returncode or not tars:
+        say(f'npm could not fetch katex@{KATEX}: formulas need a network when a page is read. {res.stderr.strip()[-300:]}')
+        return None
+    with tarfile.open(tars[0]) as t: t.extractall(tmp, filter='data')
+    shutil.rmtree(katex_dir, ignore_errors=True)
+    shutil.move(tmp/'package'/'dist', katex_dir)
+    shutil.rmtree(tmp)
+    return katex_dir
+
+def add_katex():
+    "Copy KaTeX into the site and point the pages at it"
+    src,n = katex(),0
+    if not src: return
+    for p in docs.rglob('*.html'):
+        txt = p.read_text()
+        if katex_cdn not in txt: continue
+        up = '../'*len(p.relative_to(docs).parent.parts)
+        p.write_text(txt.replace(katex_cdn, f'{up}site_libs/katex'))
+        n += 1
+    if not n: return
+    dest = docs/'site_libs'/'katex'
+    (dest/'contrib').mkdir(parents=True, exist_ok=True)
+    for o in 'katex.min.css','katex.min.js','contrib/auto-render.min.js': shutil.copy2(src/o, dest/o)
+    shutil.copytree(src/'fonts', dest/'fonts', dirs_exist_ok=True, ignore=shutil.ignore_patterns('*.ttf','*.woff'))
+    say(f'{n} pages with formulas, KaTeX {KATEX} copied into the site')
+
+def png_size(b):
+    "Width in pixels and dots per inch (None where the file does not say) of a PNG, from its first chunks"
+    w,dpi,i = struct.unpack('>I', b[16:20])[0],None,8
+    while i+8<=len(b):
+        n,kind = struct.unpack('>I', b[i:i+4])[0],b[i+4:i+8]
+        if kind==b'pHYs' and b[i+16]==1: dpi = struct.unpack('>I', b[i+8:i+12])[0]*.0254
+        if kind==b'IDAT': break
+        i += 12+n
+    return w,dpi
+
+def fit_pictures():
+    "Give each picture inside a page its width: figures say their resolution, plain images are shown as they are"
+    def width(m):
+        w,dpi = png_size(base64.b64decode(m[1][:4000]))
+        shown = round(w*72/dpi) if dpi and dpi>100 else w # a figure: its size in points
+        return f'<img width="{shown}" loading="lazy" src="data:image/png;base64,{m[1]}"'
+    for p in docs.rglob('*.html'):
+        txt = p.read_text()
+        new = re.sub(r'<img src="data:image/png;base64,([^"]+)"', width, txt)
+        if new!=txt: p.write_text(new)
+
+def render():
+    "Render `_proc` to the docs folder"
+    subprocess.run([sys.executable,'-m','smalldocs.cli','render','--strict','-q',str(proc)], check=True)
+    shutil.rmtree(docs, ignore_errors=True)
+    shutil.move(proc/docs.name, docs)
+    add_katex()
+    fit_pictures()
+
+# --- links
+
+class Page(HTMLParser):
+    "What a page points at, and the names that others can point at"
+    def __init__(self, txt):
+        super().__init__()
+        self.links,self.names = [],{'','top'}
+        self.feed(txt)
+    def handle_starttag(self, tag, attrs):
+        a = dict(attrs)
+        for k in 'id','name':
+            if a.get(k): self.names.add(a[k])
+        for k in 'href','src','poster','data-bs-target':
+            if a.get(k): self.links.append(a[k] if k!='data-bs-target' or a[k].startswith('#') else '')
+
+def check_links():
+    "Every link inside the site reaches a file in it, and every `#name` a name on that page"
+    pages = {p.resolve(): Page(p.read_text()) for p in docs.rglob('*.html')}
+    bad,n = [],0
+    for p,page in pages.items():
+        here = p.relative_to(docs.resolve()).as_posix()
+        for link in page.links:
+            u = urlsplit(link)
+            if u.scheme or u.netloc or not link: continue
+            n += 1
+            if u.path.startswith('/'):
+                bad.append(f'{here}: {link} starts at the root of the server: broken under a sub-path')
+                continue
+            to = (p.parent/unquote(u.path)).resolve() if u.path else p
+            if to.is_dir(): to = to/'index.html'
+            if docs.resolve() not in to.parents: bad.append(f'{here}: {link} leaves the site')
+            elif not to.exists(): bad.append(f'{here}: {link} does not exist')
+            elif u.fragment and to in pages and unquote(u.fragment) not in pages[to].names and not u.fragment.startswith(':~:'):
+                bad.append(f'{here}: {link} names no place on {to.relative_to(docs.resolve()).as_posix()}')
+    for css in docs.rglob('*.css'):
+        for m in re.finditer(r'url\(\s*["\']?([^"\')]+)', css.read_text()):
+            if m[1].startswith(('data:','http:','https:','//','#')): continue
+            n += 1
+            to = css.parent/unquote(urlsplit(m[1]).path)
+            if not to.exists() and 'katex' not in css.parts: bad.append(f'{css.relative_to(docs)}: {m[1]} does not exist')
+    fail(f'{len(bad)} broken links', sorted(set(bad)))
+    say(f'{len(pages)} pages, {n} links inside the site, none broken')
+
+# --- README
+
+def md_output(o, name, imgs):
+    "Markdown of one cell output; pictures go to the folder `imgs`"
+    d = o.get('data', {})
+    if 'image/png' in d:
+        imgs.mkdir(exist_ok=True)
+        (imgs/f'{name}.png').write_bytes(base64.b64decode(''.join(d['image/png'])))
+        return f'![]({imgs.name}/{name}.png)'
+    for k in 'text/markdown','text/html':
+        if k in d: return ''.join(d[k])
+    txt = ''.join(o.text if o.output_type=='stream' else d.get('text/plain', ''))
+    return f'```text\n{txt.rstrip()}\n```' if txt.strip() else ''
+
+def readme_link(m):
+    "A link of the index as it works on the repository's front page: pictures and files of the repository, pages of the site"
+    bang,text,to = m.groups()
+    if bang: to = to if urlsplit(to).scheme else f'nbs/{to}'
+    elif to.startswith('../'): to = to[3:]
+    elif not to.startswith('data_cards/'): to = doc_link(to, cfg.doc_url)
+    return f'{bang}[{text}]({to})'
+
+def readme():
+    "Write `README.md` from the index notebook"
+    nb,imgs = read_nb(cfg.nbs_path/cfg.readme_nb),root/'README_files'
+    FilterDefaults()(nb)
+    shutil.rmtree(imgs, ignore_errors=True)
+    fm = yaml.safe_load(nb.cells[0].source.strip().strip('-'))
+    res = ['<!-- Made from nbs/index.ipynb: edit the notebook -->', f"# {fm['title']}", f"> {fm['description']}"]
+    for c in nb.cells[2:]: # after the front matter and nbdev's warning
+        if c.cell_type=='markdown': res.append(re.sub(r'(!?)\[([^\]\n]*)\]\(([^)\s]+)\)', readme_link, c.source))
+        elif c.source.strip():
+            src = '\n'.join(l for l in c.source.splitlines() if not l.startswith('#|'))
+            if not re.search(r'^#\|\s*echo:\s*false', c.source, flags=re.M): res.append(f'```python\n{src}\n```')
+            res += [md_output(o, f'{c.id}-{j}', imgs) for j,o in enumerate(c.get('outputs', []))]
+    (root/'README.md').write_text('\n\n'.join(r.strip('\n') for r in res if r.strip())+'\n')
+
+@call_parse
+def main(
+    what:str='all', # One of readme, stage, links, all
+    draft:bool=False, # Leave aside the sidebar's entries that have no page yet
+):
+    "Build README.md and the site"
+    if what in ('readme','all'): readme()
+    if what in ('stage','all'): stage(draft)
+    if what=='all': render()
+    if what in ('links','all'): check_links()
+    if what=='all': say(f'the site is in {docs.name}/: open it with `python -m http.server -d {docs.name}`')

@@ -1,0 +1,77 @@
+"Run every notebook and every test, and end with one line that counts them"
+import argparse, os, subprocess, sys, tempfile, time
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def environment():
+    "One thread a process: the processes themselves are the parallelism. No network, no window"
+    env = dict(os.environ)
+    for k in 'OMP_NUM_THREADS','MKL_NUM_THREADS': env.setdefault(k, '1')
+    env.update(MPLBACKEND=env.get('MPLBACKEND', 'agg'), HF_HUB_OFFLINE='1', PYTHONUNBUFFERED='1')
+    return env
+
+
+def run_notebook(path, flags):
+    "Run one notebook in a process of its own; returns whether it passed, its seconds and what it printed"
+    start = time.time()
+    cmd = [sys.executable, '-c', 'import sys; from nbdev.test import nbdev_test; '
+           'nbdev_test(sys.argv[1], flags=sys.argv[2], n_workers=0)', str(path), flags]
+    res = subprocess.run(cmd, cwd=ROOT, env=environment(), text=True, stdin=subprocess.DEVNULL,
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return res.returncode==0, time.time()-start, res.stdout
+
+
+def notebooks(flags, workers):
+    "All notebooks, each in its own process, so that none passes by what another one imported"
+    from concurrent.futures import ThreadPoolExecutor, as_completed
+    files = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if not any(q[0] in '._' for q in p.relative_to(ROOT/'nbs').parts))
+    passed = failed = 0
+    with ThreadPoolExecutor(workers) as pool:
+        jobs = {pool.submit(run_notebook, f, flags): f for f in files}
+        for job in as_completed(jobs):
+            ok,secs,text = job.result()
+            passed,failed = passed+ok,failed+(not ok)
+            print(f'{"ok  " if ok else "FAIL"} {secs:6.1f} s  {jobs[job].relative_to(ROOT)}', flush=True)
+            if not ok: print(text, flush=True)
+    print(f'notebooks: {passed} passed, {failed} failed', flush=True)
+    return passed,failed
+
+
+def tests(rest):
+    "pytest on tests/, counted from its own XML report"
+    with tempfile.TemporaryDirectory() as tmp:
+        xml = Path(tmp)/'report.xml'
+        res = subprocess.run([sys.executable, '-m', 'pytest', f'--junitxml={xml}', *rest], cwd=ROOT, env=environment(),
+                             stdin=subprocess.DEVNULL)
+        if not xml.exists(): return 0,1
+        suite = ET.parse(xml).getroot()
+        if suite.tag!='testsuite': suite = suite.find('testsuite')
+        n = {k: int(suite.get(k, 0)) for k in ('tests','failures','errors','skipped')}
+    failed = n['failures']+n['errors']
+    if res.returncode and not failed: failed = 1 # nothing collected, a broken option, a crash after the report
+    passed = n['tests']-n['failures']-n['errors']-n['skipped']
+    print(f'tests: {passed} passed, {failed} failed, {n["skipped"]} skipped', flush=True)
+    return passed,failed
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument('--only', choices=['notebooks','pytest'], help='run one half')
+    p.add_argument('--flags', default='', help='also run the cells with these flags, e.g. "slow gpu"')
+    p.add_argument('--workers', type=int, default=min(os.cpu_count() or 1, 8), help='notebooks at a time')
+    args,rest = p.parse_known_args() # what is left goes to pytest
+    passed = failed = 0
+    if args.only!='pytest':
+        a,b = notebooks(args.flags, args.workers)
+        passed,failed = passed+a,failed+b
+    if args.only!='notebooks':
+        a,b = tests(rest)
+        passed,failed = passed+a,failed+b
+    print(f'{passed} passed, {failed} failed', flush=True)
+    sys.exit(bool(failed))
+
+
+if __name__=='__main__': main()
