@@ -7,9 +7,11 @@ Docs: https://ccreid.github.io/ccreid/weights.html.md"""
 # %% auto #0
 __all__ = ['SUFFIXES', 'ASSETS', 'WeightsNotFound', 'locate', 'load_weights']
 
-# %% ../nbs/weights.ipynb #eb53bc11
+# %% ../nbs/weights.ipynb #dd160257
 import os,pickle
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -30,17 +32,27 @@ def _local(name, file):
         if single.is_file(): return single
         if file and (whole/file).is_file(): return whole/file
 
-# %% ../nbs/weights.ipynb #316feb00
+# %% ../nbs/weights.ipynb #32d9c998
+def _reachable(timeout):
+    "Raise OSError unless the hub answers one short request, whatever it answers"
+    from huggingface_hub import constants
+    if constants.HF_HUB_OFFLINE: raise OSError('HF_HUB_OFFLINE is set')
+    try: urlopen(Request(constants.ENDPOINT, method='HEAD'), timeout=timeout).close()
+    except HTTPError: pass
+
 def _hub(repo, file, timeout):
     "Path in the hub's cache, downloaded if need be; any trouble is raised as it comes"
     from huggingface_hub import hf_hub_download, snapshot_download, try_to_load_from_cache
     if file is None:
-        try: return Path(snapshot_download(repo, local_files_only=True))
-        except Exception: return Path(snapshot_download(repo, etag_timeout=timeout))
+        try: _reachable(timeout)
+        except OSError: return Path(snapshot_download(repo, local_files_only=True))
+        return Path(snapshot_download(repo, etag_timeout=timeout))
     cached = try_to_load_from_cache(repo, file)
-    return Path(cached if isinstance(cached, str) else hf_hub_download(repo, file, etag_timeout=timeout))
+    if isinstance(cached, str): return Path(cached)
+    _reachable(timeout)
+    return Path(hf_hub_download(repo, file, etag_timeout=timeout))
 
-# %% ../nbs/weights.ipynb #57231911
+# %% ../nbs/weights.ipynb #16afa8c2
 def locate(
     name:str|Path,                     # A name, a hub id OWNER/NAME, or the path of an existing file or folder
     file:str|None='model.safetensors', # The file wanted of a folder or hub repository, None for the whole folder
@@ -59,7 +71,9 @@ def locate(
     if repo:
         try: return _hub(repo, file, timeout)
         except ImportError: reason = f'huggingface_hub is not installed, so {repo} cannot be downloaded'
-        except Exception as e: reason = f'the hub did not give {repo} ({type(e).__name__})'
+        except Exception as e:
+            why = [*str(getattr(e, 'reason', e)).splitlines(), 'no reason given'][0]
+            reason = f'the hub did not give {repo} ({type(e).__name__}: {why})'
     target = settings.get('weights')/(f'{name}.safetensors' if file else name)
     raise WeightsNotFound(f'weights {name!r} not found: {reason}. Put them at {target}') from None
 

@@ -8,10 +8,11 @@ Docs: https://ccreid.github.io/ccreid/models/backbones.html.md"""
 __all__ = ['POOLS', 'set_last_stride', 'resnet_mini', 'Backbone', 'load_pretrained', 'create_backbone', 'AvgPool', 'MaxPool',
            'MaxAvgPool', 'GeM', 'create_pool']
 
-# %% ../../nbs/models/backbones.ipynb #10fe82a8
+# %% ../../nbs/models/backbones.ipynb #461638e3
 import ccreid.compat
 import timm,torch
 import torch.nn.functional as F
+from difflib import get_close_matches
 from pathlib import Path
 from timm.models.resnet import BasicBlock, ResNet
 from torch import nn, Tensor
@@ -63,7 +64,7 @@ class Backbone(nn.Module):
     )->Tensor: # [B,channels,H/stride,W/stride]
         return self.net.forward_features(image)
 
-# %% ../../nbs/models/backbones.ipynb #c955f616
+# %% ../../nbs/models/backbones.ipynb #a72e6e64
 def load_pretrained(
     net:nn.Module, # A network without classifier
     path:str|Path, # Its weights
@@ -87,8 +88,9 @@ def create_backbone(
     if name=='resnet_mini': net = resnet_mini()
     elif timm.is_model(name): net = timm.create_model(name, pretrained=False, num_classes=0)
     else:
-        near = timm.list_models(f'*{name.split(".")[0]}*')[:3]
-        raise ValueError(f'no backbone {name!r}; resnet_mini, or a name of timm' + (f' such as {near}' if near else ''))
+        near = get_close_matches(name, ['resnet_mini', *timm.list_models()])
+        raise ValueError(f'no backbone {name!r}; there are resnet_mini and the networks of timm'
+                         + (f', such as {", ".join(near)}' if near else ''))
     backbone = Backbone(net, name, last_stride)
     if pretrained:
         hub = (getattr(net, 'pretrained_cfg', None) or {}).get('hf_hub_id')
