@@ -6,15 +6,18 @@ Docs: https://ccreid.github.io/ccreid/data/mannequins/package.html.md"""
 
 # %% auto #0
 __all__ = ['COLOURS', 'KINDS', 'LIP', 'PATTERNS', 'Garment', 'describe', 'parse_caption', 'wear', 'HAIR', 'KEYPOINTS', 'VIEWS',
-           'Identity', 'draw_identity', 'DOMAINS', 'Mannequin', 'MannequinWorld', 'LAYOUTS', 'MANIFEST']
+           'Identity', 'draw_identity', 'DOMAINS', 'Mannequin', 'MannequinWorld', 'Imperfections', 'PERFECT',
+           'DECLARED', 'LAYOUTS', 'MANIFEST', 'find_scene', 'redress', 'truth', 'BENCHMARKS', 'benchmark', 'world_hash']
 
-# %% ../../../nbs/data/mannequins/package.ipynb #a3ae33fa
+# %% ../../../nbs/data/mannequins/package.ipynb #a1b5aaf8
 from .garments import COLOURS, KINDS, LIP, PATTERNS, Garment, describe, parse_caption, wear
 from .body import HAIR, KEYPOINTS, VIEWS, Identity, draw_identity
 from .scenes import DOMAINS
-from .world import Mannequin, MannequinWorld
-from .writing import LAYOUTS, MANIFEST
+from .world import DECLARED, PERFECT, Imperfections, Mannequin, MannequinWorld
+from .writing import LAYOUTS, MANIFEST, find_scene, redress, truth
+from .benchmarks import BENCHMARKS, benchmark, world_hash
 
-# %% ../../../nbs/data/mannequins/package.ipynb #44adf872
+# %% ../../../nbs/data/mannequins/package.ipynb #d678dc6f
 _all_ = ['COLOURS','KINDS','LIP','PATTERNS','Garment','describe','parse_caption','wear','HAIR','KEYPOINTS','VIEWS','Identity','draw_identity',
-    'DOMAINS','Mannequin','MannequinWorld','LAYOUTS','MANIFEST']
+    'DOMAINS','Mannequin','MannequinWorld','Imperfections','PERFECT','DECLARED','LAYOUTS','MANIFEST','find_scene','redress','truth',
+    'BENCHMARKS','benchmark','world_hash']

@@ -54,7 +54,7 @@ def draw_identity(rng, # numpy Generator
     return Identity(**kw, skin=tuple(map(float, skin)), hair=style, hair_colour=tuple(map(float, np.clip(hair, 0, 255))), lean=f('lean'),
         beard=bool(style in ('bald','buzz','short','parted','bun') and rng.random()<.4), glasses=bool(rng.random()<.22))
 
-# %% ../../../nbs/data/mannequins/body.ipynb #6b6030e8
+# %% ../../../nbs/data/mannequins/body.ipynb #37650f23
 KEYPOINTS = ('nose left_eye_inner left_eye left_eye_outer right_eye_inner right_eye right_eye_outer left_ear right_ear mouth_left mouth_right '
     'left_shoulder right_shoulder left_elbow right_elbow left_wrist right_wrist left_pinky right_pinky left_index right_index left_thumb right_thumb '
     'left_hip right_hip left_knee right_knee left_ankle right_ankle left_heel right_heel left_foot_index right_foot_index').split()
@@ -75,21 +75,21 @@ def skeleton(who:Identity, pose:Pose)->dict[str,np.ndarray]:
     sin,cos = np.sin,np.cos
     hipy,legs = .485*who.leg, {}
     shouldery = hipy+.325
-    upper,fore = .165*who.arm,.145*who.arm
+    upper,fore = .160*who.arm,.140*who.arm
     thigh,shin = hipy*.48,hipy*.44
     lean = np.radians(who.lean)
     J = {}
     for side,sg in (('left',1),('right',-1)):
         ph = pose.phase+(0 if sg==1 else np.pi)
         a = np.radians(21*who.step)*sin(ph)-.02
-        k = np.radians(8+34*who.step*max(0., sin(ph+2.0))**2)
+        k = np.radians(5+27*who.step*max(0., sin(ph+2.1))**2)
         hip = np.array([sg*.052*who.hip, hipy, 0])
         knee = hip+thigh*np.array([0, -cos(a), sin(a)])
         ankle = knee+shin*np.array([sg*.02, -cos(a-k), sin(a-k)])
         f = (a-k)*.45
-        toe = ankle+np.array([sg*.022, -.028+.105*sin(f), .105*cos(f)])
+        toe = ankle+np.array([sg*.022, -.028+.088*sin(f), .088*cos(f)])
         heel = ankle+np.array([0, -.028-.02*sin(f), -.028])
-        sh = np.array([sg*.112*who.shoulder, shouldery, .325*sin(lean)])
+        sh = np.array([sg*.104*who.shoulder, shouldery-.030, .30*sin(lean)])
         b = -np.radians(19*who.swing)*sin(ph)+lean*.5
         e = np.radians(16+10*who.swing*max(0., -sin(ph)))
         out = sg*(.14*who.splay)

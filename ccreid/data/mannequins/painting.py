@@ -14,7 +14,7 @@ from .body import Identity, Pose, View, skeleton
 from .drawing import Canvas, ball, cloth, tube
 from .garments import Garment, rgb
 
-# %% ../../../nbs/data/mannequins/painting.ipynb #7d2128c3
+# %% ../../../nbs/data/mannequins/painting.ipynb #d6795673
 def materials(who:Identity, garments, infrared:bool=False):
     "Colours [3] of skin, hair and of both dyes of each garment; in infrared all greys, from cloth rather than dye"
     skin,hair = np.array(who.skin, np.float32)/255,np.array(who.hair_colour, np.float32)/255
@@ -63,7 +63,7 @@ class Painter:
         sh,el,wr,ha = (f'{side}_{k}' for k in ('shoulder','elbow','wrist','hand'))
         top = self.on.get('outer') or self.on.get('upper') or self.on.get('dress')
         sleeve = top.cut.sleeve
-        r = np.array([.034,.026,.018])*w
+        r = np.array([.031,.025,.018])*w
         if sleeve<2:
             self.limb(sh, el, r[0], r[1], self.skin, lab)
             self.limb(el, wr, r[1], r[2], self.skin, lab)
@@ -122,15 +122,15 @@ class Painter:
         neck,pel = P['neck'],P['pelvis']
         low = self.on.get('lower') or self.on.get('dress')
         span = np.linalg.norm(pel-neck)/px
-        across = np.array([.045,.098*who.shoulder,.122*who.shoulder,.106*(.5*who.shoulder+.5*w),.082*w,.093*(.6*who.hip+.4*w),.098*who.hip])
-        deep = np.array([.045,.055,.064,.07,.062,.07,.074])*w
-        knots = np.array([0,.05,.15,.4,.68,.92,1.])
+        across = np.array([.034,.072*who.shoulder,.113*who.shoulder,.119*who.shoulder,.106*(.5*who.shoulder+.5*w),.089*w,.093*(.6*who.hip+.4*w),.098*who.hip])
+        deep = np.array([.040,.050,.060,.066,.07,.063,.07,.074])*w
+        knots = np.array([0,.028,.075,.17,.4,.68,.92,1.])
         if low.slot=='lower' or low.cut.leg>0:
             if low.cut.leg: # seat of the trousers
                 e = 1+low.cut.ease*.5
-                a,b = neck+(pel-neck)*.74,pel+[0,.035*px,0]
-                tube(self.c, a, b, self.wide(np.array([.084*w,.098*who.hip,.094*who.hip])*e, np.array([.062,.074,.07])*w*e), self.dye(low,.09,.1), low.cut.label,
-                    caps=(False,True), shade=.3)
+                a,b = neck+(pel-neck)*.74,pel+[0,.085*px,0]
+                tube(self.c, a, b, self.wide(np.array([.084*w,.097*who.hip,.100*who.hip,.030])*e, np.array([.062,.074,.070,.03])*w*e), self.dye(low,.09,.17), low.cut.label,
+                    knots=[0,.45,.6,1], caps=(False,False), shade=.36, cut=lambda s,t: np.clip((1-t)*2.6, 0, 1))
             else: self.skirt(low)
         top = self.on.get('upper') or self.on.get('dress')
         if low.slot=='dress' and not low.cut.leg: self.skirt(low)
@@ -163,13 +163,16 @@ class Painter:
         P,who,px = self.P,self.who,self.px
         top = P['neck']+(P['pelvis']-P['neck'])*(.72 if g.slot!='outer' else .9)
         legs = .485*who.leg
-        stride = abs(P['left_knee'][0]-P['right_knee'][0])*.28/px
         length = g.cut.hem*legs
         hem = P['pelvis']+[0,length*px,0]
         e = 1+g.cut.ease*.5
         hipw = np.array([.084*who.girth,.099*who.hip,.099*who.hip*(1+g.cut.flare*(.6+g.cut.hem*.5))])*e
         deep = np.array([.064,.075,.075*(1+g.cut.flare)])*who.girth*e
-        r = self.wide(hipw, deep); r[2] += stride*px
+        r = self.wide(hipw, deep)
+        for s in ('left','right'): # the hem goes round both legs
+            k,a = P[f'{s}_knee'],P[f'{s}_ankle']
+            q = k if hem[1]<k[1] else k+(a-k)*min(1., (hem[1]-k[1])/max(a[1]-k[1], 1e-6))
+            r[2] = max(r[2], abs(q[0]-hem[0])+.052*px)
         mid = float(np.linalg.norm(P['pelvis']-top)/max(np.linalg.norm(hem-top),1e-6))
         tube(self.c, top, hem, r, self.folds(g, float(np.linalg.norm(hem-top))/px), g.cut.label, knots=[0,min(mid,.95),1], caps=(False,False))
 
@@ -199,7 +202,7 @@ class Painter:
     def neckline(self):
         "Neck, and what the collar leaves open"
         P,px = self.P,self.px
-        tube(self.c, P['head']+[0,.03*px,0], P['neck']+[0,.02*px,0], [.034*px*self.who.girth]*2+[.042*px*self.who.girth], self.skin*np.float32(.88), 13, caps=(False,True), shade=.3)
+        tube(self.c, P['head']+[0,.03*px,0], P['neck']+[0,(.02 if np.cos(self.turn)>-.2 else -.028)*px,0], [.034*px*self.who.girth]*2+[(.042 if np.cos(self.turn)>-.2 else .036)*px*self.who.girth], self.skin*np.float32(.88), 13, caps=(False,True), shade=.3)
 
     def collar(self):
         outer,top = self.on.get('outer'),self.on.get('upper') or self.on.get('dress')
@@ -226,8 +229,8 @@ class Painter:
         rx = np.hypot(R[0]*np.cos(yaw), R[2]*np.sin(yaw))*px
         ry = R[1]*px
         hat = self.on.get('hat')
-        cap = dict(bald=None, buzz=(1.02,.26,.42), short=(1.07,.22,.46), parted=(1.10,.26,.44), bob=(1.12,.18,.62), long=(1.12,.16,.64), ponytail=(1.06,.26,.50), bun=(1.05,.30,.48),
-            afro=(1.18,.24,.55))[who.hair]
+        cap = dict(bald=None, buzz=(1.02,.10,.48), short=(1.07,.04,.56), parted=(1.12,.02,.46), bob=(1.10,-.10,.56), long=(1.10,-.05,.70), ponytail=(1.06,.12,.60), bun=(1.05,.14,.62),
+            afro=(1.20,.04,.66))[who.hair]
         hair = _mix(self.skin, self.hair, .72) if who.hair=='buzz' else self.hair
         self.surface(h, rx, ry, yaw, self.skin, 13, cap=None)
         # ears
@@ -272,16 +275,16 @@ class Painter:
             k = np.clip(n*1.3, .3, 1)
             if px>220: ball(c, p, .0135*px*k, .008*px, np.array([.95,.95,.94],np.float32), 13, shade=.1)
             ball(c, p, .0085*px*k, .0085*px, np.array([.10,.08,.08],np.float32), 13, shade=0)
-            q,_ = self.spot(h, R, yaw, sg*.44, .27, .84)
-            tube(c, q-[.014*px*k,0,0], q+[.014*px*k,0,0], [.0035*px]*2, _mix(self.hair, dark, .4), 13, shade=0)
+            q,_ = self.spot(h, R, yaw, sg*.44, .33, .84)
+            tube(c, q+[-.014*px*k,-.0015*px*sg,0], q+[.014*px*k,.0015*px*sg,0], [.0032*px]*2, _mix(self.hair, dark, .4), 13, shade=0)
         p,n = self.spot(h, R, yaw, 0, -.12, 1.06)
         if n>-.1:
             b,_ = self.spot(h, R, yaw, 0, .12, .98)
             tube(c, b, p, [.004*px,.010*px], self.skin*np.float32(.84), 13, shade=.2)
         p,n = self.spot(h, R, yaw, 0, -.5, .92)
         if n>.1:
-            k = np.clip(n, .35, 1)
-            tube(c, p-[.019*px*k,0,0], p+[.019*px*k,0,0], [.0035*px,.006*px,.0035*px], _mix(self.skin, np.array([.62,.22,.22],np.float32), .55) if not self.infrared else self.skin*np.float32(.7), 13, shade=0)
+            k,lip = np.clip(n, .35, 1)*px,_mix(self.skin, np.array([.62,.22,.22],np.float32), .6) if not self.infrared else self.skin*np.float32(.7)
+            for sg in (-1,1): tube(c, p+[sg*.020*k,-.003*px,0], p+[0,.003*px,0], [.0028*px,.0048*px], lip, 13, shade=0)
         if who.glasses:
             lens = np.array([.13,.13,.15],np.float32)
             for sg in (1,-1):
@@ -301,8 +304,8 @@ class Painter:
         width = np.hypot(R[0]*np.cos(yaw), .6*R[2]*np.sin(yaw))*px
         style,hair = who.hair,self.hair
         c = self.c
-        if style=='afro': ball(c, h-[0,.014*px,0]+(back-h)*.25, width*1.52, R[1]*1.36*px, hair*np.float32(.96), 2, shade=.5)
-        elif style=='bob': tube(c, h+(back-h)*.35-[0,.3*R[1]*px,0], h+(back-h)*.45+[0,.78*R[1]*px,0], [width*1.05,width*1.24,width*1.2], hair*np.float32(.92), 2, caps=(True,False))
+        if style=='afro': ball(c, h-[0,.016*px,0]+(back-h)*.22, R[0]*1.62*px, R[1]*1.36*px, hair*np.float32(.96), 2, shade=.5)
+        elif style=='bob': tube(c, h+(back-h)*.35-[0,.3*R[1]*px,0], h+(back-h)*.45+[0,.74*R[1]*px,0], [width*1.05,width*1.2,width*1.16], hair*np.float32(.92), 2, caps=(True,False))
         elif style=='long':
             tube(c, h+(back-h)*.35-[0,.3*R[1]*px,0], h+(back-h)*.75+[0,2.2*R[1]*px,0], [width*1.05,width*1.22,width*1.18,width*.95], hair*np.float32(.92), 2)
         elif style=='ponytail':
@@ -328,7 +331,7 @@ class Painter:
         front = np.cos(self.turn)
         sides = (self.far,self.side)
         self.ground()
-        if front>=-.25 and self.who.hair in ('long',): self.back_hair(True)
+        self.back_hair(True)
         if abs(front)<.8: self.arm(self.far)
         elif front<0:
             pass
@@ -341,7 +344,6 @@ class Painter:
         else: self.arm(self.side)
         if front<=-.2: self.neckline()
         self.collar()
-        if self.who.hair!='long' or front<-.25: self.back_hair(True)
         self.head()
         self.back_hair(False)
         return self.c

@@ -6,9 +6,9 @@ Docs: https://ccreid.github.io/ccreid/data/mannequins/writing.html.md"""
 
 # %% auto #0
 __all__ = ['MANIFEST', 'FORMAT', 'LAYOUTS', 'plan_prcc', 'plan_ltcc', 'plan_mannequins', 'draw_files', 'manifest', 'write_folder',
-           'build_folder']
+           'build_folder', 'find_scene', 'redress', 'truth']
 
-# %% ../../../nbs/data/mannequins/writing.ipynb #6768af72
+# %% ../../../nbs/data/mannequins/writing.ipynb #3c1759d7
 import hashlib
 import json
 import os
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from fastcore.basics import patch
 
-from .world import SPLITS, MannequinWorld
+from .world import SPLITS, MannequinWorld, redress_scene
 
 # %% ../../../nbs/data/mannequins/writing.ipynb #58e9659c
 MANIFEST = 'mannequins.json'
@@ -170,3 +170,42 @@ def write(self:MannequinWorld,
     if not load: return Path(root)
     from ccreid.data.layouts import load_dataset
     return load_dataset(layout, root, verbose=False)
+
+# %% ../../../nbs/data/mannequins/writing.ipynb #513ef0fd
+@lru_cache(32)
+def _read_manifest(path:str, stamp:int):
+    try: m = json.loads(Path(path).read_text())
+    except ValueError: raise ValueError(f'{path} is damaged: write the world again with overwrite=True') from None
+    if m.get('format')!=FORMAT: raise ValueError(f"{path} was written by another version (format {m.get('format')}, this is {FORMAT}): write the world again with overwrite=True")
+    return m
+
+_FIELDS = ('identity','clothes','camera','frame')
+
+def find_scene(image # Path of a file that a world wrote
+    ):
+    "World, scene and path of a written image, by its path alone; raises `FileNotFoundError` or `ValueError` in one line"
+    path = Path(image).expanduser().absolute()
+    if not path.is_file(): raise FileNotFoundError(f'{path} does not exist')
+    for root in path.parents:
+        f = root/MANIFEST
+        if not f.is_file(): continue
+        m = _read_manifest(str(f), f.stat().st_mtime_ns)
+        rel = path.relative_to(root).as_posix()
+        if 'images' not in m: continue
+        if rel not in m['images']: raise ValueError(f'{path} is not in {f}: this file was not written by that world')
+        return _world(json.dumps(m['world'])),dict(zip(_FIELDS, m['images'][rel])),path
+    raise ValueError(f'{path}: no {MANIFEST} in the folders above it, so no mannequin world wrote this file')
+
+def redress(image, # Path of a file that a world wrote
+    garments, # A text, a `Garment`, or a list of them
+    seed:int=0, # Of the imperfections
+    **kw): # `mask`, `imperfections`, `strict` as in `MannequinWorld.redress`
+    "The person of a written image in other garments; the world is found by the file's path"
+    world,scene,path = find_scene(image)
+    return redress_scene(world, scene, garments, seed, path=path, **kw)
+
+def truth(image # Path of a file that a world wrote
+    ):
+    "Parsing map, key points, caption and garments of a written image: its `Mannequin`, drawn again"
+    world,scene,_ = find_scene(image)
+    return world.render(**scene)
