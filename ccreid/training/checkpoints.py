@@ -28,7 +28,7 @@ def save_atomically(
         os.replace(tmp, path)
     finally: tmp.unlink(missing_ok=True)
 
-# %% ../../nbs/training/checkpoints.ipynb #5c535660
+# %% ../../nbs/training/checkpoints.ipynb #ac4df376
 class Checkpoint(Callback):
     "Save after each epoch; go on from the file if it is there"
     order = 90
@@ -38,7 +38,7 @@ class Checkpoint(Callback):
         resume:bool=True, # Go on from the file if there is one
     ): self.path, self.every, self.resume = Path(path), every, resume
 
-    def _states(self): return {cb.name: cb for cb in self.learn.cbs if hasattr(cb, 'state_dict') and hasattr(cb, 'load_state_dict')}
+    def _states(self): return {cb.name: cb for cb in self.learn.cbs if hasattr(type(cb), 'load_state_dict')}
 
     def _plan(self): return dict(epochs=self.n_epoch, seed=self.learn.seed, terms=list(self.loss_func.terms), callbacks=sorted(self._states()))
 

@@ -41,7 +41,7 @@ def trained_parameters(
     own = {id(p) for m in getattr(model, 'aux', {}).values() if getattr(m, 'own_optimiser', False) for p in m.parameters()}
     return [p for p in model.parameters() if p.requires_grad and id(p) not in own]
 
-# %% ../../nbs/training/learner.ipynb #a7044770
+# %% ../../nbs/training/learner.ipynb #ebabf237
 class ReIDLearner(Learner):
     "A `Learner` for batches, outputs and losses made of named parts"
     def __init__(self, dls, model, loss_func=None, seed=0, opt_func=partial(OptimWrapper, opt=torch.optim.Adam), lr=3.5e-4, wd=5e-4,
@@ -56,7 +56,7 @@ class ReIDLearner(Learner):
     def add_cb(self, cb):
         if isinstance(cb, type): cb = cb()
         super().add_cb(cb)
-        if hasattr(cb, 'attach'):
+        if hasattr(type(cb), 'attach'):
             self._attaching = self._undo.setdefault(cb, [])
             try: cb.attach(self)
             except Exception:
@@ -80,6 +80,8 @@ class ReIDLearner(Learner):
         self._with_events(noop, 'validate', CancelValidException)
 
     def _do_fit(self):
+        bar = getattr(getattr(self, 'progress', None), 'mbar', None)
+        if bar and self.first_epoch: bar.update(0) # fastprogress starts its clock at 0
         for epoch in range(self.first_epoch, self.n_epoch):
             self.epoch = epoch
             self._with_events(self._do_epoch, 'epoch', CancelEpochException)
@@ -146,7 +148,7 @@ def wrap_sampler(self:ReIDLearner,
     loader.wrap_sampler(fn)
     self._record(lambda: loader.wrap_sampler(lambda _: old))
 
-# %% ../../nbs/training/learner.ipynb #290a643d
+# %% ../../nbs/training/learner.ipynb #ace8db78
 def epoch_seed(
     seed:int, # Seed of the run
     epoch:int, # 0-based
@@ -160,7 +162,7 @@ class Bookkeeping(Callback):
     def before_fit(self):
         self.learn.history = []
         for cb in self.learn.cbs:
-            if getattr(cb, 'start_epoch', 0)>=self.n_epoch: warnings.warn(
+            if isinstance(cb, Method) and cb.start_epoch>=self.n_epoch: warnings.warn(
                 f"{cb} starts at epoch {cb.start_epoch} (counted from 0) but this fit has {self.n_epoch}: it will never become active")
 
     def before_epoch(self):
