@@ -6,9 +6,9 @@ Docs: https://ccreid.github.io/ccreid/data/batches.html.md"""
 
 # %% auto #0
 __all__ = ['ReIDImages', 'ImageCache', 'InOrder', 'collate', 'ReIDLoader', 'show_pictures', 'describe', 'reid_dataloaders',
-           'EmbeddingLoader', 'embedding_loader']
+           'EmbeddingLoader', 'embedding_loader', 'Draw', 'PKSampler', 'Preprocessing']
 
-# %% ../../nbs/data/batches.ipynb #4ffa80cc
+# %% ../../nbs/data/batches.ipynb #39710161
 import ccreid.compat
 import os
 import numpy as np
@@ -21,6 +21,8 @@ from fastai.torch_core import default_device,to_cpu
 from .samples import DataError,MODALITIES,ReIDDataset
 from .samplers import Draw,PKSampler
 from .transforms import Preprocessing,read_image,test_transform,train_transform
+
+_all_ = ['Draw','PKSampler','Preprocessing'] # offered here too
 
 # %% ../../nbs/data/batches.ipynb #b53eea43
 class ReIDImages:
@@ -139,7 +141,7 @@ class ReIDLoader(TfmdDL):
                   pin_memory=self.pin_memory, device=self.device)
         return (cls or type(self))(self.dataset if dataset is None else dataset, kwargs.pop('sampler', self.sampler), **{**kw, **kwargs})
 
-# %% ../../nbs/data/batches.ipynb #729b6f93
+# %% ../../nbs/data/batches.ipynb #434ba8e8
 def show_pictures(
     images,         # [N,H,W,3], values in [0,1]
     titles=(),      # One a picture
@@ -151,12 +153,12 @@ def show_pictures(
     ncols = min(ncols, len(images))
     nrows = -(-len(images)//ncols)
     width = height*images[0].shape[1]/images[0].shape[0]*.85
-    fig,axs = plt.subplots(nrows, ncols, figsize=(max(width, .95)*ncols, (height+.25)*nrows), squeeze=False)
+    fig,axs = plt.subplots(nrows, ncols, figsize=(max(width, .95)*ncols, (height+.4)*nrows), squeeze=False)
     for ax in axs.flat: ax.axis('off')
     for ax,im,title in zip(axs.flat, images, list(titles)+['']*len(images)):
         ax.imshow(im)
         ax.set_title(title, fontsize=7)
-    fig.tight_layout(pad=.3)
+    fig.tight_layout(pad=.3, h_pad=1)
     return fig
 
 def describe(
