@@ -1,15 +1,24 @@
 "Write README.md and render the site, with its links checked; needs no quarto, no network and no running kernel"
-import base64,re,shutil,struct,subprocess,sys,tarfile,yaml
+import ast,base64,re,shutil,struct,subprocess,sys,tarfile,yaml
 from html.parser import HTMLParser
 from urllib.parse import unquote,urlsplit
 from fastcore.utils import *
 from fastcore.nbio import read_nb,write_nb
 from fastcore.script import call_parse
 from nbdev.config import get_config
-from nbdev.processors import FilterDefaults
+from nbdev.process import Processor
+from nbdev.processors import FilterDefaults,rm_export
 from nbdev.readme_filter import doc_link
-from nbdev.serve import proc_nbs
+from nbdev import serve
 from smalldocs.check import scan
+
+import fastcore.docments as docments
+
+def signature(sym, _sig=docments.signature, **kw):
+    "A class may inherit from a library whose annotations name what it did not import (torch's DataLoader): show them as written"
+    try: return _sig(sym, **kw)
+    except NameError: return _sig(sym, **{**kw, 'eval_str': False})
+docments.signature = signature
 
 cfg = get_config()
 root,proc,docs = cfg.config_path,cfg.config_path/'_proc',cfg.doc_path
@@ -56,13 +65,48 @@ def only_existing(o, have):
 
 # --- staging
 
-def localize(c):
+def outside(m, folder):
+    "A link of a notebook in `folder` to a file of the repository outside nbs/: cards are pages, other files are shown by GitHub"
+    u = urlsplit(m[2])
+    if u.scheme or u.netloc or not u.path.startswith('../'): return m[0]
+    to = (cfg.nbs_path/folder/unquote(u.path)).resolve()
+    if cfg.nbs_path.resolve() in to.parents or not to.exists(): return m[0]
+    path,tail = to.relative_to(root.resolve()).as_posix(),f'#{u.fragment}' if u.fragment else ''
+    return f'{m[1]}(/{path}{tail})' if path.startswith('data_cards/') else f'{m[1]}({cfg.git_url}/blob/{cfg.branch}/{path}{tail})'
+
+class show_source(Processor):
+    "Exported code stays on the page: folded, below the signatures it gives; open where it gives none (constants). Imports go"
+    def __call__(self, cell):
+        if cell.cell_type!='code' or not cell.source: return
+        if 'export' not in cell.directives_ or 'hide' in cell.directives_: return rm_export(cell)
+        code = '\n'.join(l for l in cell.source.splitlines() if not l.startswith('#|')).strip()
+        if all(isinstance(o, (ast.Import,ast.ImportFrom)) for o in ast.parse(code).body): del cell['source']; return
+        cell.is_source,cell.source = True,code
+
+    def end(self):
+        cells,i = self.nb.cells,0
+        while i<len(cells):
+            j = i+1
+            if getattr(cells[i], 'is_source', False):
+                while j<len(cells) and getattr(cells[j], 'has_sd', False): j += 1
+                if j>i+1:
+                    cells[i].source = '#| code-fold: true\n#| code-summary: "Code"\n' + cells[i].source
+                    cells[i:j] = cells[i+1:j]+cells[i:i+1]
+            i = j
+
+class SiteProcessors(FilterDefaults):
+    def base_procs(self): return [show_source if o is rm_export else o for o in super().base_procs()]
+serve.FilterDefaults = SiteProcessors
+
+def localize(c, folder):
     "Make links to our own site relative to its root, and drop the front matter smalldocs does not read"
     c.source = c.source.replace(base, '/')
+    if c.cell_type=='markdown': c.source = re.sub(r'(\])\(([^)\s]+)\)', lambda m: outside(m, folder), c.source)
     if c.cell_type=='raw': c.source = re.sub(r'^output-file:.*\n', '', c.source, flags=re.M)
     for o in c.get('outputs', []):
         d = o.get('data', {})
-        if 'text/markdown' in d: d['text/markdown'] = ''.join(d['text/markdown']).replace(base, '/')
+        for k in 'text/markdown','text/html': # names of the page itself are those of the module
+            if k in d: d[k] = ''.join(d[k]).replace(base, '/').replace('__main__.', '')
 
 def as_text(v):
     "A value of a card's front matter in one readable piece of Markdown"
@@ -103,7 +147,7 @@ def stage(draft=False):
     if not draft: fail('_quarto.yml and the pages differ', bad)
     elif bad: say(f'draft: {len(bad)} differences between _quarto.yml and the pages left aside')
     shutil.rmtree(proc, ignore_errors=True)
-    proc_nbs()
+    serve.proc_nbs(n_workers=0) # in this process: libraries are imported once, and `signature` is the one above
     if draft:
         conf = only_existing(yaml.safe_load((root/'_quarto.yml').read_text()), sources())
         (proc/'_quarto.yml').unlink(missing_ok=True)
@@ -112,7 +156,7 @@ def stage(draft=False):
     for p in proc.rglob('*.ipynb'):
         nb = read_nb(p)
         for c in nb.cells:
-            localize(c)
+            localize(c, p.relative_to(proc).parent)
             if c.cell_type=='markdown': bad += [f'{p.relative_to(proc)}: {msg}' for _,msg in scan(c.source)]
             if c.cell_type=='code': bad += [f'{p.relative_to(proc)}: an output is an error: {o.get("ename")}'
                                             for o in c.get('outputs', []) if o.output_type=='error']
@@ -174,20 +218,30 @@ def fit_pictures():
     "Give each picture inside a page its width: figures say their resolution, plain images are shown as they are"
     def width(m):
         w,dpi = png_size(base64.b64decode(m[1][:4000]))
-        shown = round(w*72/dpi) if dpi and dpi>100 else w # a figure: its size in points
+        shown = round(w*96/dpi) if dpi and dpi>100 else w # a figure: the inches it was drawn for
         return f'<img width="{shown}" loading="lazy" src="data:image/png;base64,{m[1]}"'
     for p in docs.rglob('*.html'):
         txt = p.read_text()
         new = re.sub(r'<img src="data:image/png;base64,([^"]+)"', width, txt)
         if new!=txt: p.write_text(new)
 
-def render():
+def markdown_copies():
+    "Name the Markdown copy of each page as the modules' docstrings do: `page.html.md`"
+    old,new = '.llms.md','.html.md'
+    for p in docs.rglob('*'+old): p.rename(p.with_name(p.name[:-len(old)]+new))
+    for p in [*docs.rglob('*.html'),*docs.rglob('*'+new),docs/'llms.txt']:
+        if p.exists() and old in (txt := p.read_text()): p.write_text(txt.replace(old, new))
+
+def render(draft=False):
     "Render `_proc` to the docs folder"
-    subprocess.run([sys.executable,'-m','smalldocs.cli','render','--strict','-q',str(proc)], check=True)
+    strict = [] if draft else ['--strict']
+    if subprocess.run([sys.executable,'-m','smalldocs.cli','render',*strict,'-q',str(proc)]).returncode:
+        raise SystemExit('docs: the site is not written; see the lines above')
     shutil.rmtree(docs, ignore_errors=True)
     shutil.move(proc/docs.name, docs)
     add_katex()
     fit_pictures()
+    markdown_copies()
 
 # --- links
 
@@ -204,7 +258,7 @@ class Page(HTMLParser):
         for k in 'href','src','poster','data-bs-target':
             if a.get(k): self.links.append(a[k] if k!='data-bs-target' or a[k].startswith('#') else '')
 
-def check_links():
+def check_links(draft=False):
     "Every link inside the site reaches a file in it, and every `#name` a name on that page"
     pages = {p.resolve(): Page(p.read_text()) for p in docs.rglob('*.html')}
     bad,n = [],0
@@ -229,8 +283,9 @@ def check_links():
             n += 1
             to = css.parent/unquote(urlsplit(m[1]).path)
             if not to.exists() and 'katex' not in css.parts: bad.append(f'{css.relative_to(docs)}: {m[1]} does not exist')
-    fail(f'{len(bad)} broken links', sorted(set(bad)))
-    say(f'{len(pages)} pages, {n} links inside the site, none broken')
+    if not draft: fail(f'{len(bad)} broken links', sorted(set(bad)))
+    elif bad: say(f'draft: {len(bad)} broken links')
+    say(f'{len(pages)} pages, {n} links inside the site, checked')
 
 # --- README
 
@@ -251,7 +306,7 @@ def readme_link(m):
     bang,text,to = m.groups()
     if bang: to = to if urlsplit(to).scheme else f'nbs/{to}'
     elif to.startswith('../'): to = to[3:]
-    elif not to.startswith('data_cards/'): to = doc_link(to, cfg.doc_url)
+    else: to = doc_link(to, cfg.doc_url)
     return f'{bang}[{text}]({to})'
 
 def readme():
@@ -277,6 +332,6 @@ def main(
     "Build README.md and the site"
     if what in ('readme','all'): readme()
     if what in ('stage','all'): stage(draft)
-    if what=='all': render()
-    if what in ('links','all'): check_links()
+    if what=='all': render(draft)
+    if what in ('links','all'): check_links(draft)
     if what=='all': say(f'the site is in {docs.name}/: open it with `python -m http.server -d {docs.name}`')
