@@ -18,7 +18,7 @@ from timm.models.resnet import BasicBlock, ResNet
 from torch import nn, Tensor
 from ..weights import load_weights, locate
 
-# %% ../../nbs/models/backbones.ipynb #f06540ef
+# %% ../../nbs/models/backbones.ipynb #db9e7a6b
 def set_last_stride(
     net:nn.Module, # A timm network
     stride:int=1,  # 1 or 2 for the first block of `layer4`
@@ -29,7 +29,9 @@ def set_last_stride(
     block = net.layer4[0]
     for name,m in list(block.named_modules()):
         if isinstance(m, nn.Conv2d) and m.stride==(2,2): m.stride = (1,1)
-        elif isinstance(m, nn.AvgPool2d): block.set_submodule(name, nn.Identity())
+        elif isinstance(m, nn.AvgPool2d):      # a shortcut that averages before its convolution
+            parent,_,child = name.rpartition('.')
+            setattr(block.get_submodule(parent), child, nn.Identity())
     return net
 
 # %% ../../nbs/models/backbones.ipynb #fca90d29
