@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# %% ../../nbs/evaluation/ranking.ipynb #4a8a05e9
+# %% ../../nbs/evaluation/ranking.ipynb #cc56814d
 def count_within(
     distances:Tensor, # [Q,G] float
     limits:Tensor,    # [Q,P], ascending in each row; entries from `used` on are ignored
@@ -22,12 +22,11 @@ def count_within(
     if distances.device.type != 'cpu': return torch.searchsorted(distances.sort(1).values, limits, right=True)
     out = np.zeros(limits.shape, np.int64)
     for row, limit, n, res in zip(distances.numpy(), limits.numpy(), used.tolist(), out):
-        if n == 0: continue
-        row, limit = row[row <= limit[n-1]], limit[:n]
-        if n <= 24: res[:n] = [np.count_nonzero(row <= x) for x in limit]
+        if n <= 24: res[:n] = [np.count_nonzero(row <= x) for x in limit[:n]]
         else:
-            row.sort()
-            res[:n] = row.searchsorted(limit, 'right')
+            near = row[row <= limit[n-1]]
+            near.sort()
+            res[:n] = near.searchsorted(limit[:n], 'right')
     return torch.from_numpy(out)
 
 # %% ../../nbs/evaluation/ranking.ipynb #ce5a6073
