@@ -7,9 +7,10 @@ Docs: https://ccreid.github.io/ccreid/data/layouts.html.md"""
 # %% auto #0
 __all__ = ['DATASETS', 'layout', 'prcc', 'ltcc', 'mannequins', 'find_layout', 'load_dataset']
 
-# %% ../../nbs/data/layouts.ipynb #a5b8ba02
-import inspect
-from .reading import Layout,Part,read
+# %% ../../nbs/data/layouts.ipynb #cf21fc85
+import inspect,json
+from pathlib import Path
+from .reading import Layout,Part,find_root,read
 from .samples import DataError,ReIDDataset
 
 # %% ../../nbs/data/layouts.ipynb #c0248283
@@ -64,7 +65,7 @@ def mannequins(): # No options
 _layouts['mannequins-ir'] = lambda: _native('mannequins-ir')
 _layouts['mannequins-dg'] = lambda: _native('mannequins-dg')
 
-# %% ../../nbs/data/layouts.ipynb #4c807fd1
+# %% ../../nbs/data/layouts.ipynb #3fb00452
 DATASETS = tuple(_layouts) # Names that `load_dataset` knows
 
 def find_layout(
@@ -79,6 +80,14 @@ def find_layout(
     if wrong: raise DataError(f"{key} has no option {', '.join(wrong)}\nits options are: {', '.join(known) or 'none'}")
     return _layouts[key](**options)
 
+def _written_as(manifest, layout):
+    "The layout that a mannequin world was written in, by its manifest"
+    try: name = json.loads(Path(manifest).read_text() or '{}').get('layout', 'mannequins')
+    except (ValueError, AttributeError):
+        raise DataError(f'{manifest} is damaged: it holds no valid JSON\nwrite the mannequins again') from None
+    if name not in _layouts: raise DataError(f'{manifest}: unknown layout {name!r}; known are {", ".join(_layouts)}')
+    return layout if name=='mannequins' else _layouts[name]()
+
 def load_dataset(
     name:str,          # One of `DATASETS`
     root,              # Folder of the data set, or one above or below it
@@ -86,4 +95,6 @@ def load_dataset(
     **options,         # The layout's own options
 )->ReIDDataset:        # `.samples` is its table; `.train`, `.query`, `.gallery` and `.val` are parts; `.notes`, `.skipped`
     "Read a data set from disk; opens no image. Raises `DataError` in two lines when that cannot be done"
-    return read(find_layout(name, **options), root, verbose)
+    layout = find_layout(name, **options)
+    if layout.marker: layout = _written_as(find_root(root, layout)/layout.marker, layout)
+    return read(layout, root, verbose)
