@@ -7,17 +7,20 @@ Docs: https://ccreid.github.io/ccreid/data/mannequins/package.html.md"""
 # %% auto #0
 __all__ = ['COLOURS', 'KINDS', 'LIP', 'PATTERNS', 'Garment', 'describe', 'parse_caption', 'wear', 'HAIR', 'KEYPOINTS', 'VIEWS',
            'Identity', 'draw_identity', 'DOMAINS', 'Mannequin', 'MannequinWorld', 'Imperfections', 'PERFECT',
-           'DECLARED', 'LAYOUTS', 'MANIFEST', 'find_scene', 'redress', 'truth', 'BENCHMARKS', 'benchmark', 'world_hash']
+           'DECLARED', 'LAYOUTS', 'MANIFEST', 'contact_sheet', 'find_scene', 'redress', 'truth', 'BENCHMARKS',
+           'benchmark', 'world_hash']
 
-# %% ../../../nbs/data/mannequins/package.ipynb #a1b5aaf8
+# %% ../../../nbs/data/mannequins/package.ipynb #164abf4f
 from .garments import COLOURS, KINDS, LIP, PATTERNS, Garment, describe, parse_caption, wear
 from .body import HAIR, KEYPOINTS, VIEWS, Identity, draw_identity
 from .scenes import DOMAINS
-from .world import DECLARED, PERFECT, Imperfections, Mannequin, MannequinWorld
+from .drawing import contact_sheet
+from .redressing import DECLARED, PERFECT, Imperfections
+from .world import Mannequin, MannequinWorld
 from .writing import LAYOUTS, MANIFEST, find_scene, redress, truth
 from .benchmarks import BENCHMARKS, benchmark, world_hash
 
-# %% ../../../nbs/data/mannequins/package.ipynb #d678dc6f
+# %% ../../../nbs/data/mannequins/package.ipynb #22b6ef9c
 _all_ = ['COLOURS','KINDS','LIP','PATTERNS','Garment','describe','parse_caption','wear','HAIR','KEYPOINTS','VIEWS','Identity','draw_identity',
-    'DOMAINS','Mannequin','MannequinWorld','Imperfections','PERFECT','DECLARED','LAYOUTS','MANIFEST','find_scene','redress','truth',
+    'DOMAINS','Mannequin','MannequinWorld','Imperfections','PERFECT','DECLARED','LAYOUTS','MANIFEST','contact_sheet','find_scene','redress','truth',
     'BENCHMARKS','benchmark','world_hash']

@@ -7,7 +7,7 @@ Docs: https://ccreid.github.io/ccreid/data/mannequins/benchmarks.html.md"""
 # %% auto #0
 __all__ = ['BENCHMARKS', 'benchmark_worlds', 'world_hash', 'benchmark']
 
-# %% ../../../nbs/data/mannequins/benchmarks.ipynb #d4b3398d
+# %% ../../../nbs/data/mannequins/benchmarks.ipynb #a1ffeaed
 import hashlib
 import json
 from pathlib import Path
@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from .scenes import DOMAINS
-from .world import DECLARED, MannequinWorld
+from .redressing import DECLARED
+from .world import MannequinWorld
 from .writing import FORMAT, MANIFEST, build_folder, manifest, write_folder
 
 # %% ../../../nbs/data/mannequins/benchmarks.ipynb #bdee3c92

@@ -54,7 +54,7 @@ def draw_identity(rng, # numpy Generator
     return Identity(**kw, skin=tuple(map(float, skin)), hair=style, hair_colour=tuple(map(float, np.clip(hair, 0, 255))), lean=f('lean'),
         beard=bool(style in ('bald','buzz','short','parted','bun') and rng.random()<.4), glasses=bool(rng.random()<.22))
 
-# %% ../../../nbs/data/mannequins/body.ipynb #37650f23
+# %% ../../../nbs/data/mannequins/body.ipynb #5c19b264
 KEYPOINTS = ('nose left_eye_inner left_eye left_eye_outer right_eye_inner right_eye right_eye_outer left_ear right_ear mouth_left mouth_right '
     'left_shoulder right_shoulder left_elbow right_elbow left_wrist right_wrist left_pinky right_pinky left_index right_index left_thumb right_thumb '
     'left_hip right_hip left_knee right_knee left_ankle right_ankle left_heel right_heel left_foot_index right_foot_index').split()
@@ -89,7 +89,7 @@ def skeleton(who:Identity, pose:Pose)->dict[str,np.ndarray]:
         f = (a-k)*.45
         toe = ankle+np.array([sg*.022, -.028+.088*sin(f), .088*cos(f)])
         heel = ankle+np.array([0, -.028-.02*sin(f), -.028])
-        sh = np.array([sg*.104*who.shoulder, shouldery-.030, .30*sin(lean)])
+        sh = np.array([sg*.099*who.shoulder, shouldery-.030, .30*sin(lean)])
         b = -np.radians(19*who.swing)*sin(ph)+lean*.5
         e = np.radians(16+10*who.swing*max(0., -sin(ph)))
         out = sg*(.14*who.splay)

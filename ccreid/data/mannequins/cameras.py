@@ -44,7 +44,7 @@ def look(camera:int, # From 0
     if not turn: return base
     return Look(base.place+turn, tuple(g*(1-.08*(turn%3)) for g in base.gain), base.contrast, base.blur, base.noise, base.pitch, base.scale, base.light, base.views)
 
-# %% ../../../nbs/data/mannequins/cameras.ipynb #bab34821
+# %% ../../../nbs/data/mannequins/cameras.ipynb #b05a56ae
 def background(domain:str, lk:Look, size:tuple[int,int], place:float, # Where to cut the panorama, 0..1
     infrared:bool=False)->np.ndarray: # [H,W,3] float32
     "What the camera sees without a person"
@@ -65,7 +65,7 @@ def expose(rgb:np.ndarray, # [H,W,3] float32, the painted scene
     if infrared:
         y,x = np.ogrid[:H,:rgb.shape[1]]
         spot = np.exp(-(((x+.5)/rgb.shape[1]-.5)/.75)**2-(((y+.5)/H-.45)/.8)**2) # the lamp beside the lens
-        rgb = rgb*(gain*(.55+.55*spot))[...,None].astype(np.float32)
+        rgb = rgb.mean(-1, keepdims=True)*np.repeat((gain*(.55+.55*spot))[...,None], 3, 2).astype(np.float32)
         noise = np.repeat(rng.standard_normal(rgb.shape[:2], np.float32)[...,None], 3, 2)*(lk.noise+.012)
         rgb = (rgb-.5)*(lk.contrast*1.05)+.5
     else:

@@ -8,7 +8,7 @@ Docs: https://ccreid.github.io/ccreid/data/mannequins/writing.html.md"""
 __all__ = ['MANIFEST', 'FORMAT', 'LAYOUTS', 'plan_prcc', 'plan_ltcc', 'plan_mannequins', 'draw_files', 'manifest', 'write_folder',
            'build_folder', 'find_scene', 'redress', 'truth']
 
-# %% ../../../nbs/data/mannequins/writing.ipynb #3c1759d7
+# %% ../../../nbs/data/mannequins/writing.ipynb #c0d9d926
 import hashlib
 import json
 import os
@@ -21,9 +21,10 @@ from pathlib import Path
 
 from fastcore.basics import patch
 
-from .world import SPLITS, MannequinWorld, redress_scene
+from .redressing import redress_scene
+from .world import SPLITS, Mannequin, MannequinWorld
 
-# %% ../../../nbs/data/mannequins/writing.ipynb #58e9659c
+# %% ../../../nbs/data/mannequins/writing.ipynb #399c9173
 MANIFEST = 'mannequins.json'
 FORMAT = 1 # of the manifest, and of what is drawn: raised when either changes
 
@@ -35,7 +36,7 @@ def plan_prcc(world:MannequinWorld)->dict: # relative path → scene
     if world.people>999: raise ValueError(f'PRCC numbers people with three digits: got {world.people} people')
     res = {}
     for split,n in zip(SPLITS, world.images):
-        for i in world.of_split(split):
+        for i in world.people_of(split):
             for cam,(letter,clothes) in enumerate((('A',0),('B',0),('C',1))):
                 for f in range(n):
                     name = f'rgb/test/{letter}/{i+1:03d}/cropped_rgb{f+1:03d}.jpg' if split=='test' else f'rgb/{split}/{i+1:03d}/{letter}_cropped_rgb{f+1:03d}.jpg'
@@ -49,7 +50,7 @@ def plan_ltcc(world:MannequinWorld)->dict:
     if world.people>999: raise ValueError(f'LTCC numbers people with three digits: got {world.people} people')
     res = {}
     for split,n in zip(SPLITS, world.images):
-        for i in world.of_split(split):
+        for i in world.people_of(split):
             for k in range(world.outfits):
                 for cam in range(world.cameras):
                     for f in range(n):
@@ -61,7 +62,7 @@ def plan_mannequins(world:MannequinWorld)->dict:
     "The native layout holds everything: `<split>/<identity>_<clothes>_c<camera>_<v|i>_<frame>.png`, numbers from 0, clothes unique in the data set"
     res = {}
     for split,n in zip(SPLITS, world.images):
-        for i in world.of_split(split):
+        for i in world.people_of(split):
             for k in range(world.outfits):
                 for cam in range(world.cameras):
                     m = 'i' if cam in world.infrared else 'v'
@@ -104,7 +105,7 @@ def draw_files(world:MannequinWorld, root, plan:dict, workers:int|None=None, pro
         if progress: progress(done, len(items))
     if workers>1 and 'pool' in locals(): pool.shutdown()
 
-# %% ../../../nbs/data/mannequins/writing.ipynb #a6a1dfbd
+# %% ../../../nbs/data/mannequins/writing.ipynb #6200d5cf
 def manifest(world:MannequinWorld, layout:str)->dict:
     "What identifies a written world, and where each file's scene is found"
     plan = LAYOUTS[layout](world)
@@ -114,7 +115,7 @@ def manifest(world:MannequinWorld, layout:str)->dict:
 
 def _text_files(world, layout):
     if layout!='ltcc': return {}
-    return {f'info/cloth-change_id_{s}.txt':''.join(f'{i+1}\n' for i in world.of_split(s) if world.outfits>1) for s in ('train','test')}
+    return {f'info/cloth-change_id_{s}.txt':''.join(f'{i+1}\n' for i in world.people_of(s) if world.outfits>1) for s in ('train','test')}
 
 def _existing(root):
     "The hash of the complete world at `root`, or None"
@@ -171,7 +172,7 @@ def write(self:MannequinWorld,
     from ccreid.data.layouts import load_dataset
     return load_dataset(layout, root, verbose=False)
 
-# %% ../../../nbs/data/mannequins/writing.ipynb #513ef0fd
+# %% ../../../nbs/data/mannequins/writing.ipynb #82693a9f
 @lru_cache(32)
 def _read_manifest(path:str, stamp:int):
     try: m = json.loads(Path(path).read_text())
@@ -203,6 +204,18 @@ def redress(image, # Path of a file that a world wrote
     "The person of a written image in other garments; the world is found by the file's path"
     world,scene,path = find_scene(image)
     return redress_scene(world, scene, garments, seed, path=path, **kw)
+
+@patch
+def redress(self:MannequinWorld,
+    image,     # Path of a file that this world wrote
+    garments,  # A text, a `Garment`, or a list of them
+    seed:int=0, # Of the imperfections
+    **kw,      # `mask`, `imperfections`, `strict`: see `redress_scene`
+    )->Mannequin:
+    "As the function `redress`, for images of this very world"
+    world,scene,path = find_scene(image)
+    if world.config!=self.config: raise ValueError(f'{path} belongs to another world ({world}): use ccreid.data.mannequins.redress(path, ...)')
+    return redress_scene(self, scene, garments, seed, path=path, **kw)
 
 def truth(image # Path of a file that a world wrote
     ):
