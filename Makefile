@@ -55,7 +55,7 @@ readme: $(VENV)/.installed-dev
 	$(BIN)/python tools/docs.py --what readme
 
 bench: $(VENV)/.installed-base
-	@set -e; for f in benchmarks/bench_*.py; do echo "== $$f"; $(BIN)/python $$f $(ARGS); done
+	@set -e; for f in $(filter-out benchmarks/pretrain%,$(wildcard benchmarks/*.py)); do echo "== $$f"; $(BIN)/python $$f $(ARGS); done
 
 lab: $(VENV)/.installed-dev
 	$(BIN)/jupyter lab --notebook-dir nbs

@@ -110,17 +110,18 @@ def localize(c, folder):
 
 def as_text(v):
     "A value of a card's front matter in one readable piece of Markdown"
+    if isinstance(v, dict) and 'value' in v: return f"{as_text(v['value'])} ({as_text(v.get('source'))})" if v.get('source') else as_text(v['value'])
     if isinstance(v, dict): return ', '.join(f'{k} {as_text(o)}' for k,o in v.items())
     if isinstance(v, (list,tuple)): return ', '.join(as_text(o) for o in v)
     if isinstance(v, bool): return 'yes' if v else 'no'
-    if isinstance(v, int): return f'{v:,}' if abs(v)>=10000 else str(v)
+    if isinstance(v, int): return str(v) if 1900<=v<=2100 else f'{v:,}'
     return ' '.join(str(v).split()).replace('|', '\\|') if v is not None else ''
 
 def rows(d, pre=''):
     "One row a fact; a dict of dicts is opened one level"
     for k,v in d.items():
         name = pre+str(k).replace('_',' ')
-        if isinstance(v, dict) and any(isinstance(o, (dict,list)) for o in v.values()): yield from rows(v, name+': ')
+        if isinstance(v, dict) and 'value' not in v and any(isinstance(o, (dict,list)) for o in v.values()): yield from rows(v, name+': ')
         elif isinstance(v, list) and v and all(isinstance(o, dict) for o in v):
             for i,o in enumerate(v): yield f'{name} {i+1}',as_text(o)
         else: yield name,as_text(v)
@@ -132,9 +133,9 @@ def stage_card(path):
     fm = yaml.safe_load(fm) or {}
     m = re.match(r'\s*# (.+)\n', body)
     if m: body = body[m.end():]
-    title = m[1] if m else str(fm.get('title') or fm.get('name') or path.stem)
+    title = m[1] if m else str(fm.get('title') or fm.get('pretty_name') or fm.get('name') or path.stem)
     head = yaml.safe_dump({'title': title, 'description': str(fm.get('description') or f'Data card of {title}')}, allow_unicode=True)
-    facts = {k:v for k,v in fm.items() if k not in ('title','description')}
+    facts = {k:v for k,v in fm.items() if k not in ('title','pretty_name','description')}
     table = '\n'.join(f'| **{k}** | {v} |' for k,v in rows(facts))
     table = f'\n::: {{.front-matter}}\n\n| what the code reads | |\n|:--|:--|\n{table}\n\n:::\n' if facts else ''
     dest = proc/'data_cards'/path.name
@@ -225,6 +226,11 @@ def fit_pictures():
         new = re.sub(r'<img src="data:image/png;base64,([^"]+)"', width, txt)
         if new!=txt: p.write_text(new)
 
+def card_sources():
+    "\"View source\" of a card leads to the top-level folder"
+    for p in docs.glob('data_cards/*.html'):
+        p.write_text(re.sub(r'(/(?:blob|edit)/[^"]*?)nbs/(data_cards/)', r'\1\2', p.read_text()))
+
 def markdown_copies():
     "Name the Markdown copy of each page as the modules' docstrings do: `page.html.md`"
     old,new = '.llms.md','.html.md'
@@ -241,6 +247,7 @@ def render(draft=False):
     shutil.move(proc/docs.name, docs)
     add_katex()
     fit_pictures()
+    card_sources()
     markdown_copies()
 
 # --- links
