@@ -8,14 +8,16 @@ Docs: https://ccreid.github.io/ccreid/data/transforms.html.md"""
 __all__ = ['FILTERS', 'CAL_FILL', 'read_image', 'Preprocessing', 'TestTransform', 'test_transform', 'enlarge_crop', 'pad_crop',
            'erase_rectangle', 'TrainTransform', 'train_transform']
 
-# %% ../../nbs/data/transforms.ipynb #295fc0ae
+# %% ../../nbs/data/transforms.ipynb #02868253
 import math,os,random
 import numpy as np
+from contextlib import contextmanager
+from threading import Lock
 from dataclasses import asdict,dataclass
 from PIL import Image,ImageFile,ImageOps
 from .samples import DataError
 
-# %% ../../nbs/data/transforms.ipynb #750f0990
+# %% ../../nbs/data/transforms.ipynb #a15f7e13
 def _rgb(im):
     "PIL image of any mode as RGB"
     if im.mode == 'RGB': return im
@@ -24,13 +26,26 @@ def _rgb(im):
     if im.mode == 'P' and 'transparency' in im.info: im = im.convert('RGBA')
     return im.convert('RGB')
 
+_strict = dict(lock=Lock(), inside=0, before=False)
+
+@contextmanager
+def _whole_files():
+    "Pillow's global leave to accept truncated files is off while any thread is in here, and afterwards as it was"
+    with _strict['lock']:
+        if not _strict['inside']: _strict['before'],ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES,False
+        _strict['inside'] += 1
+    try: yield
+    finally:
+        with _strict['lock']:
+            _strict['inside'] -= 1
+            if not _strict['inside']: ImageFile.LOAD_TRUNCATED_IMAGES = _strict['before']
+
 def read_image(
     path,         # Image file
 )->Image.Image:   # RGB
     "Decode a whole image; raises `DataError` naming the file and the reason where that fails"
-    lenient,ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES,False
     try:
-        with Image.open(path) as im:
+        with _whole_files(), Image.open(path) as im:
             im.load()
             if 'exif' in im.info: im = ImageOps.exif_transpose(im)
             return _rgb(im)
@@ -38,7 +53,6 @@ def read_image(
     except Image.UnidentifiedImageError:
         reason = 'the file is empty' if os.path.getsize(path)==0 else 'its content is not an image'
     except Exception as e: reason = str(e) or type(e).__name__   # decoders raise many kinds on damaged files
-    finally: ImageFile.LOAD_TRUNCATED_IMAGES = lenient
     raise DataError(f'cannot read the image {path}: {reason}\nreplace or remove it; `ccreid check` lists all such files of a data set')
 
 # %% ../../nbs/data/transforms.ipynb #242ae2a9
