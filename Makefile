@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LISTS := pyproject.toml setup.py constraints.txt
+PIP = $(BIN)/python -m pip install --disable-pip-version-check $(if $(wildcard $(VENV)/.installed-*),--quiet) -c constraints.txt
 .DEFAULT_GOAL := help
 .PHONY: help demo test notebooks pytest docs readme bench lab export clean
 
@@ -27,13 +28,13 @@ $(BIN)/python:
 # what `make demo` needs
 $(VENV)/.installed-base: $(LISTS) | $(BIN)/python
 	@echo "Installing ccreid into $(VENV): once, a few minutes"
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e .
+	$(PIP) -e .
 	@touch $@
 
 # and what tests, notebooks and the site need
 $(VENV)/.installed-dev: $(LISTS) | $(BIN)/python
 	@echo "Installing ccreid with its tools for development into $(VENV): once, a few minutes"
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
+	$(PIP) -e '.[dev,docs]'
 	@touch $(VENV)/.installed-base $@
 
 demo: $(VENV)/.installed-base
