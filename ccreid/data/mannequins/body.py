@@ -8,8 +8,9 @@ Docs: https://ccreid.github.io/ccreid/data/mannequins/body.html.md"""
 __all__ = ['HAIR', 'HAIR_COLOURS', 'SKIN', 'STRENGTH', 'KEYPOINTS', 'VIEWS', 'Identity', 'draw_identity', 'Pose', 'skeleton',
            'View', 'keypoints']
 
-# %% ../../../nbs/data/mannequins/body.ipynb #a52e19e1
+# %% ../../../nbs/data/mannequins/body.ipynb #2555660f
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -110,12 +111,12 @@ def skeleton(who:Identity, pose:Pose)->dict[str,np.ndarray]:
     for name,p in zip(KEYPOINTS[:11], _FACE): J[name] = J['head']+R@(p*half)
     return J
 
-# %% ../../../nbs/data/mannequins/body.ipynb #4d85301e
+# %% ../../../nbs/data/mannequins/body.ipynb #376f0542
 @dataclass(frozen=True)
 class View:
     "Turns body axes into pixels: orthographic, turned by the yaw, looking down by the pitch"
     yaw:float; pitch:float; scale:float; x:float; y:float # degrees, degrees, pixels per height, pixels, pixels (ground below the person)
-    @property
+    @cached_property
     def axes(self): # rows: right in the picture, down in the picture, towards the camera
         a,p = np.radians(self.yaw),np.radians(self.pitch)
         right,front = np.array([np.cos(a),0,np.sin(a)]),np.array([-np.sin(a),0,np.cos(a)])

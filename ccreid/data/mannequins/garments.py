@@ -91,7 +91,7 @@ def describe(garments # Garments of one person
     words = [str(g) for g in sorted(garments, key=lambda g: SLOTS.index(g.slot))]
     return words[0] if len(words)==1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
-# %% ../../../nbs/data/mannequins/garments.ipynb #340406de
+# %% ../../../nbs/data/mannequins/garments.ipynb #c74d659b
 _FILLER = set('a an the and with of in on over under wears wearing worn is are person man woman someone who that dressed pair his her their plain'.split())
 _OTHER = {'tshirt':'t-shirt','tee':'t-shirt','jumper':'sweater','pullover':'sweater','pants':'trousers','sneakers':'trainers','gray':'grey',
     'stripe':'striped','stripes':'striped','checkered':'checked','plaid':'checked','dots':'dotted','logo':'printed','hat':'cap','top':'tank top'}
@@ -107,7 +107,7 @@ def parse_caption(text:str, # Words such as "a red striped t-shirt, blue jeans a
         if word in COLOURS: colours.append(word)
         elif word in PATTERNS: pattern = word
         elif word in KINDS:
-            colour = colours[0] if colours else 'grey'
+            colour = colours[0] if colours else 'blue' if word=='jeans' else 'grey'
             second = None if pattern=='plain' else colours[1] if len(colours)>1 else ('white' if colour!='white' else 'black')
             res.append(Garment(word, colour, pattern, second))
             colours,pattern = [],'plain'

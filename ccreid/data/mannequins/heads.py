@@ -7,14 +7,14 @@ Docs: https://ccreid.github.io/ccreid/data/mannequins/heads.html.md"""
 # %% auto #0
 __all__ = ['SKULL', 'CAPS', 'materials', 'Painter', 'head_shape', 'shell', 'face', 'hanging_hair', 'hat', 'head']
 
-# %% ../../../nbs/data/mannequins/heads.ipynb #5f507e82
+# %% ../../../nbs/data/mannequins/heads.ipynb #4556877d
 import numpy as np
 
 from .body import Identity, Pose, View, skeleton
-from .drawing import Canvas, ball, cloth, tube
+from .drawing import Canvas, ball, cloth, tube, unit
 from .garments import rgb
 
-# %% ../../../nbs/data/mannequins/heads.ipynb #88ed3861
+# %% ../../../nbs/data/mannequins/heads.ipynb #30a4e66a
 def materials(who:Identity, garments, infrared:bool=False):
     "Colours [3] of skin, of hair, and {slot: (main, second)} of the garments"
     skin,hair = np.array(who.skin, np.float32)/255,np.array(who.hair_colour, np.float32)/255
@@ -33,7 +33,7 @@ class Painter:
         self.skin,self.hair,self.dyes = materials(who, garments, infrared)
         self.joints = skeleton(who, pose)
         self.P = dict(zip(self.joints, view(np.array(list(self.joints.values()))))) # pixels and depth
-        self.px,self.turn = view.scale,np.radians(view.yaw)
+        self.px,self.turn = float(view.scale),float(np.radians(view.yaw))
         self.front = float(np.cos(self.turn)) # 1: faces the camera, -1: turns the back
         self.near = 'left' if self.P['left_shoulder'][2]>self.P['right_shoulder'][2] else 'right'
         self.far = 'right' if self.near=='left' else 'left'
@@ -50,7 +50,7 @@ class Painter:
         "Colour of a garment's cloth, for `tube`"
         return cloth(g.pattern, *self.dyes[g.slot], around, length, self.turn, self.px, trunk)
 
-# %% ../../../nbs/data/mannequins/heads.ipynb #27e0e978
+# %% ../../../nbs/data/mannequins/heads.ipynb #4a032cd2
 SKULL = np.array([.061,.079,.068]) # half-axes of the head in body heights
 # thickness, height of the hairline at the ears, its rise to the forehead
 CAPS = dict(buzz=(1.02,.10,.48), short=(1.07,.04,.56), parted=(1.13,.00,.42), bob=(1.10,-.10,.56), long=(1.10,-.05,.70), ponytail=(1.06,.12,.60),
@@ -59,16 +59,16 @@ CAPS = dict(buzz=(1.02,.10,.48), short=(1.07,.04,.56), parted=(1.13,.00,.42), bo
 def head_shape(p:Painter):
     "Centre in pixels, half-axes in body heights, half-width and -height in pixels, yaw of the head"
     R,yaw = SKULL*[p.who.face,1,1]*p.who.head,p.turn+np.radians(p.pose.nod)
-    return p.P['head'],R,np.hypot(R[0]*np.cos(yaw), R[2]*np.sin(yaw))*p.px,R[1]*p.px,yaw
+    return p.P['head'],R,float(np.hypot(R[0]*np.cos(yaw), R[2]*np.sin(yaw))*p.px),float(R[1]*p.px),float(yaw)
 
 def shell(p:Painter, centre, rx, ry, yaw, colour, label, hairline=None):
     "The ellipsoid of the head, or what of it lies above a hairline"
     def cut(u, v):
-        f = u*np.sin(yaw)+np.sqrt(np.clip(1-u*u-v*v, 0, 1))*np.cos(yaw)
-        return np.clip((-v-hairline[0]-hairline[1]*f*np.where(f>0, 1., 1.3))*ry*.9+.5, 0, 1)
+        f = u*np.sin(yaw)+np.sqrt(np.maximum(1-u*u-v*v, 0))*np.cos(yaw)
+        return unit((-v-hairline[0]-hairline[1]*f*np.where(f>0, 1., 1.3))*ry*.9+.5)
     ball(p.c, centre, rx, ry, colour, label, cut=cut if hairline else None, shade=.34 if label==13 else .5)
 
-# %% ../../../nbs/data/mannequins/heads.ipynb #6ac193b7
+# %% ../../../nbs/data/mannequins/heads.ipynb #88de9944
 def face(p:Painter):
     "Beard, eyes, brows, nose, mouth and glasses"
     h,R,rx,ry,yaw = head_shape(p)
@@ -80,8 +80,8 @@ def face(p:Painter):
     dark,ink = p.skin*np.float32(.32),np.array([.10,.08,.08], np.float32)
     if who.beard:
         def cut(u, v):
-            f = u*np.sin(yaw)+np.sqrt(np.clip(1-u*u-v*v, 0, 1))*np.cos(yaw)
-            return np.clip((v-.16-.22*f)*7, 0, 1)*np.clip((f+.05)*6, 0, 1)*.88
+            f = u*np.sin(yaw)+np.sqrt(np.maximum(1-u*u-v*v, 0))*np.cos(yaw)
+            return unit((v-.16-.22*f)*7)*unit((f+.05)*6)*.88
         ball(c, h, rx*1.01, ry*1.01, p.hair*np.float32(.95), 13, cut=cut)
     for sg in (1,-1):
         eye,n = spot(sg*.42, .05, .86)
@@ -101,9 +101,9 @@ def face(p:Painter):
         for sg in (1,-1):
             lens,n = spot(sg*.42, .04, .92)
             if n<.1: continue
-            ball(c, lens, .0215*min(max(n*1.25, .35), 1)*px, .0185*px, ink, 13, shade=0, cut=lambda u,v: np.clip((np.sqrt(u*u+v*v)-.62)*6, 0, 1)*.85)
+            ball(c, lens, .0215*min(max(n*1.25, .35), 1)*px, .0185*px, ink, 13, shade=0, cut=lambda u,v: unit((np.sqrt(u*u+v*v)-.62)*6)*.85)
 
-# %% ../../../nbs/data/mannequins/heads.ipynb #6049f4d2
+# %% ../../../nbs/data/mannequins/heads.ipynb #f2d83c2f
 def hanging_hair(p:Painter, before:bool):
     "What stands off the head; `before` the rest is drawn, or after"
     h,R,rx,ry,yaw = head_shape(p)
@@ -136,7 +136,7 @@ def head(p:Painter):
     h,R,rx,ry,yaw = head_shape(p)
     shell(p, h, rx, ry, yaw, p.skin, 13)
     for sg in (1,-1):
-        if -sg*np.sin(yaw)+.25*np.cos(yaw)>-.25 and p.who.hair not in ('bob','long','afro'):
+        if -sg*np.sin(yaw)+.25*np.cos(yaw)>-.3 and p.who.hair not in ('bob','long','afro'):
             ball(p.c, h+[(sg*R[0]*np.cos(yaw)-.06*R[2]*np.sin(yaw))*p.px, .05*ry, 0], .014*p.px, .022*p.px, p.skin*np.float32(.93), 13)
     face(p)
     if p.who.hair in CAPS:

@@ -7,10 +7,10 @@ Docs: https://ccreid.github.io/ccreid/data/mannequins/painting.html.md"""
 # %% auto #0
 __all__ = ['WIDE', 'arm', 'leg', 'foot', 'trunk_profile', 'torso', 'skirt', 'trunk', 'neck', 'collar', 'shadow', 'paint']
 
-# %% ../../../nbs/data/mannequins/painting.ipynb #3c22297a
+# %% ../../../nbs/data/mannequins/painting.ipynb #113726a1
 import numpy as np
 
-from .drawing import ball, tube
+from .drawing import ball, tube, unit
 from .garments import rgb
 from .heads import Painter, hanging_hair, head
 
@@ -66,7 +66,7 @@ def foot(p:Painter, side:str):
     tube(p.c, h+[0,.008*px,0], t+[0,.008*px,0], [.021*px]*2, rgb('white') if white else dye*np.float32(.6), label, shade=.1)
     tube(p.c, h, t, [.023*px,.024*px,.018*px], dye, label, knots=[0,.55,1])
 
-# %% ../../../nbs/data/mannequins/painting.ipynb #04416e8d
+# %% ../../../nbs/data/mannequins/painting.ipynb #970ea916
 def trunk_profile(who):
     "Half-axes across and deep, body heights, at places from the neck (0) to the crotch (1)"
     w,s,h = who.girth,who.shoulder,who.hip
@@ -81,7 +81,7 @@ def torso(p:Painter, g, is_open=False):
     end = neck+down*((1. if g.slot in ('dress','outer') else .97)+(.03 if g.kind in ('hoodie','sweater') else 0))
     def slit(s, t): # widens upwards, in front only
         front = (np.arcsin(s)+p.turn+np.pi)%(2*np.pi)-np.pi
-        return np.clip((np.abs(front)-.10-.34*np.clip(.55-t, 0, 1))*6, 0, 1)
+        return unit((np.abs(front)-.10-.34*np.clip(.55-t, 0, 1))*6)
     tube(p.c, neck+down*.012, end, p.wide(across*e, deep*e), p.dye(g, .1, span, trunk=True), g.cut.label, knots=knots, caps=(False,False), cut=slit if is_open else None)
     if g.kind in ('hoodie','sweater'):
         tube(p.c, neck+down*.95, end, p.wide(across[-2:]*e*.99, deep[-2:]*e*.99), p.dyes[g.slot][0]*np.float32(.82), g.cut.label, caps=(False,False), shade=.3)
@@ -110,7 +110,7 @@ def trunk(p:Painter):
     if low.cut.leg: # the seat of trousers fades into the legs
         e = 1+low.cut.ease*.5
         tube(p.c, neck+down*.74, p.P['pelvis']+[0,.085*p.px,0], p.wide(np.array([.084*who.girth,.097*who.hip,.100*who.hip,.030])*e, np.array([.062,.074,.070,.03])*who.girth*e),
-            p.dye(low, .09, .17), low.cut.label, knots=[0,.45,.6,1], caps=(False,False), shade=.36, cut=lambda s,t: np.clip((1-t)*2.6, 0, 1))
+            p.dye(low, .09, .17), low.cut.label, knots=[0,.45,.6,1], caps=(False,False), shade=.36, cut=lambda s,t: unit((1-t)*2.6))
     else: skirt(p, low)
     torso(p, top)
     if top.kind in ('shirt','polo') and p.front>.15: # the button line

@@ -1,0 +1,46 @@
+"Mannequin pictures per second on one core: image, parsing map, key points and caption. Prints a table, writes a JSON"
+import argparse
+import json
+import os
+import platform
+import time
+from pathlib import Path
+
+os.environ.setdefault('OMP_NUM_THREADS', '1') # one core, before numpy starts
+
+import numpy as np
+import PIL
+
+from ccreid.data.mannequins import MannequinWorld, world_hash
+
+def rate(size, n, clock=time.perf_counter, repeats=5, **kw):
+    "Pictures per second, the median of `repeats` runs after the backgrounds are there"
+    w = MannequinWorld((100,0,0), cameras=4, size=size, seed=1, **kw)
+    scenes = [(i%100, i//3%2, i%4, None, None, i%7) for i in range(n)]
+    for s in scenes[:8]: w.render(*s)
+    def run():
+        start = clock()
+        for s in scenes: w.render(*s)
+        return n/(max(clock()-start, 1e-9))
+    runs = [run() for _ in range(repeats)]
+    return float(np.median(runs)),min(runs),max(runs)
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument('--images', type=int, default=400, help='pictures per run')
+    p.add_argument('--out', type=Path, default=Path(__file__).parent/'results'/'mannequins.json')
+    a = p.parse_args()
+    rows = {}
+    for name,size,n,kw in (('128x64',(128,64),a.images,{}), ('128x64 infrared',(128,64),a.images,dict(infrared=(0,1,2,3))), ('256x128',(256,128),a.images//2,{}), ('384x192',(384,192),a.images//4,{})):
+        median,low,high = rate(size, n, **kw)
+        core,_,_ = rate(size, n, time.process_time, **kw) # what a core does when nobody else wants it
+        rows[name] = dict(per_second=round(median,1), lowest=round(low,1), highest=round(high,1), per_cpu_second=round(core,1))
+        print(f'{name:18} {median:7.0f} pictures/s (runs {low:.0f} to {high:.0f}), {core:.0f} per second of processor time')
+    res = dict(rows=rows, load=os.getloadavg()[0], machine=platform.machine(), python=platform.python_version(), numpy=np.__version__, pillow=PIL.__version__, world=world_hash('mannequins'))
+    a.out.parent.mkdir(parents=True, exist_ok=True)
+    tmp = a.out.with_suffix('.tmp')
+    tmp.write_text(json.dumps(res, indent=1)+'\n')
+    os.replace(tmp, a.out)
+    print(f"written to {a.out}; load of the machine {res['load']:.1f}")
+
+if __name__=='__main__': main()
