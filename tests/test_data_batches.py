@@ -156,6 +156,7 @@ def loaders(ds, **kw): return reid_dataloaders(ds, PRE, **(dict(identities=4, im
 def test_workers_and_cache_change_nothing(dataset):
     ref = list(loaders(dataset).train)
     for kw in dict(num_workers=2), dict(cache=True), dict(cache=True, num_workers=2): same(ref, list(loaders(dataset, **kw).train))
+    same(list(loaders(dataset, clean=(20,12)).train), list(loaders(dataset, clean=(20,12), cache=True).train))
     same(list(loaders(dataset).valid), list(loaders(dataset, num_workers=2, cache=True).valid))
     random_state = torch.get_rng_state(), np.random.get_state()[1].copy()
     torch.manual_seed(99); np.random.seed(99)                                          # nobody else's randomness has a say

@@ -24,7 +24,7 @@ from .transforms import Preprocessing,read_image,test_transform,train_transform
 
 _all_ = ['Draw','PKSampler','Preprocessing'] # offered here too
 
-# %% ../../nbs/data/batches.ipynb #b53eea43
+# %% ../../nbs/data/batches.ipynb #06805b2d
 class ReIDImages:
     "Pictures and labels of a sample table, by `Draw` or position"
     n_inp = 1
@@ -49,15 +49,16 @@ class ReIDImages:
         for k,v in new.items():
             self.labels[k] = np.concatenate([self.labels.get(k, np.zeros(0, np.int64)), v.to_numpy(np.int64)])
         self.paths += table.path.tolist()
-        if self.cache is not None: self.cache.add(table.path)
         return start
 
     def __len__(self): return len(self.paths)
 
-    def picture(self, draw): # PIL image or uint8 array
-        "The picture of a draw before augmentation; the place for variants to be found elsewhere"
+    def picture(self, draw): # uint8 array, or PIL image where the transform names no size
+        "The resized picture of a draw before augmentation; the place for variants to be found elsewhere"
         path = self.paths[draw.row]
-        return read_image(path) if self.cache is None else self.cache[path]
+        if self.cache is not None: return self.cache[path]
+        pre = getattr(self.transform, 'preprocessing', None)
+        return pre.resize(read_image(path)) if pre else read_image(path)
 
     def __getitem__(self, draw):
         if not isinstance(draw, Draw): draw = Draw(int(draw))
@@ -68,19 +69,21 @@ class ReIDImages:
         if self.clean: labels['clean'] = torch.from_numpy(self.clean.resize(image).transpose(2,0,1)/np.float32(255))
         return torch.from_numpy(self.transform(image, draw.seed)), labels
 
-# %% ../../nbs/data/batches.ipynb #cddb5ce1
+# %% ../../nbs/data/batches.ipynb #79b30550
 class ImageCache:
-    "Decoded and resized pictures by path; may be shared by any number of loaders of the same size"
+    "Decoded and resized pictures by path, read when first asked for; may be shared by any number of loaders of the same size"
     def __init__(self, preprocessing:Preprocessing): self.preprocessing,self.images = preprocessing,{}
     def add(self,
         paths,            # Image files to decode now, those that are not there yet
         workers:int=None, # Threads; default: one a core, 8 at most
     ):
-        "Decode; raises `DataError` for the first file that is no image"
+        "Decode beforehand; raises `DataError` for the first file that is no image"
         new = [p for p in dict.fromkeys(paths) if p not in self.images]
         with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
             self.images.update(zip(new, pool.map(lambda p: self.preprocessing.resize(read_image(p)), new)))
-    def __getitem__(self, path): return self.images[path]
+    def __getitem__(self, path):
+        if path not in self.images: self.images[path] = self.preprocessing.resize(read_image(path))
+        return self.images[path]
     def __len__(self): return len(self.images)
 
 # %% ../../nbs/data/batches.ipynb #90fbe965
@@ -177,7 +180,7 @@ def _show_batch(self, b=None, max_n:int=16, ncols:int=8, **kwargs):
     show_pictures(self.preprocessing.denormalise(x), [describe(labels, i) for i in range(len(x))], ncols, **kwargs)
 ReIDLoader.show_batch = _show_batch
 
-# %% ../../nbs/data/batches.ipynb #9e68c350
+# %% ../../nbs/data/batches.ipynb #01f0c138
 def reid_dataloaders(
     data,                  # `ReIDDataset` or sample table
     preprocessing=Preprocessing((384,192)), # Size, mean and deviation
@@ -186,11 +189,11 @@ def reid_dataloaders(
     seed:int=0,            # Decides the order and the augmentation of all epochs
     num_workers:int=None,  # Loader processes; default: none with a cache, else one a core, 8 at most
     device=None,           # Where batches go; default: fastai's
-    cache=False,           # Keep resized pictures in memory? Or an `ImageCache` to share
+    cache=False,           # Keep resized pictures in memory (training: from now on; others: once read)? Or an `ImageCache` to share
     clean:tuple=None,      # (height, width) of an additional picture without augmentation in `labels['clean']`
     transform=None,        # Own training transform; default: `train_transform(preprocessing, **augment)`
     **augment,             # Arguments of `train_transform`
-)->DataLoaders:            # `.train`, `.valid`; `.preprocessing`, `.identities`, `.clothes_count`, `.clothes_of_identity`, `.dataset`
+)->DataLoaders:            # `.train`, `.valid`; `.preprocessing`, `.identities`, `.clothes_count`, `.clothes_of_identity`, `.dataset`, `.cache`
     "Loaders for training on the training part of a data set, and for its query and gallery"
     ds = data if isinstance(data, ReIDDataset) else ReIDDataset('table', '.', data)
     if not len(ds.train): raise DataError(f'{ds.name}: there is no training image to load')
@@ -204,15 +207,17 @@ def reid_dataloaders(
     train = ReIDImages(ds.train, transform or train_transform(preprocessing, **augment), cache, clean)
     test = ReIDImages(pd.concat([ds.query, ds.gallery[ds.gallery.split!='test']]), test_transform(preprocessing), cache)
     sampler = PKSampler(ds.train, identities, images, seed)
+    if cache is not None: cache.add(train.paths)
     dls = DataLoaders(ReIDLoader(train, sampler, preprocessing, **kw),
                       ReIDLoader(test, InOrder(len(test), 2*sampler.batch_size), preprocessing, **kw), device=device)
-    dls.preprocessing,dls.dataset,dls.identities,dls.clothes_count = preprocessing,ds,ds.identities,ds.clothes
+    dls.preprocessing,dls.dataset,dls.cache = preprocessing,ds,cache
+    dls.identities,dls.clothes_count = ds.identities,ds.clothes
     dls.clothes_of_identity = torch.zeros(ds.identities, ds.clothes, dtype=torch.bool)
     known = ds.train[(ds.train.identity >= 0) & (ds.train.clothes >= 0)]
     dls.clothes_of_identity[known.identity.tolist(), known.clothes.tolist()] = True
     return dls
 
-# %% ../../nbs/data/batches.ipynb #ff035dbc
+# %% ../../nbs/data/batches.ipynb #de3c0afd
 class _Plain:
     def __init__(self, images): self.images = images
     def __len__(self): return len(self.images)
@@ -234,7 +239,7 @@ def embedding_loader(
     preprocessing:Preprocessing, # The model's
     batch_size:int=128,          # Images in a batch
     num_workers:int=0,           # Loader processes
-    cache=None,                  # `ImageCache` that may already hold the pictures
+    cache=None,                  # `ImageCache` that holds the pictures, or will: without worker processes it is filled on the way
 )->EmbeddingLoader:              # Yields float32 [B,3,H,W]
     "All pictures of a table in order, as a model wants them"
     return EmbeddingLoader(_Plain(ReIDImages(table, test_transform(preprocessing), cache)), batch_size, num_workers=num_workers,
