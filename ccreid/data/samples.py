@@ -99,7 +99,7 @@ def relabel(
         table.loc[rows, c] = ranks(table.loc[rows, c])
     return table
 
-# %% ../../nbs/data/samples.ipynb #acca8bd9
+# %% ../../nbs/data/samples.ipynb #81e501cb
 class ReIDDataset:
     "A named sample table and its parts; `protocols` are those of its name unless given"
     def __init__(self,
@@ -110,6 +110,7 @@ class ReIDDataset:
         notes:list=(),         # What was skipped or looks odd, one sentence each
     ):
         self.name,self.root,self.notes,self._protocols = name,Path(root),list(notes),protocols
+        self.skipped = {}  # reason -> files that a reader passed over
         self.samples = validate(samples.reset_index(drop=True), name)
         for c in 'identity','clothes':
             have = np.unique(self.train[c][self.train[c] >= 0])
