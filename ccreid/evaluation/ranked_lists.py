@@ -7,7 +7,7 @@ Docs: https://ccreid.github.io/ccreid/evaluation/ranked_lists.html.md"""
 # %% auto #0
 __all__ = ['RULES', 'COLOURS', 'MARKS', 'Choice', 'choose_queries', 'ranked_rows', 'open_image', 'ranked_list']
 
-# %% ../../nbs/evaluation/ranked_lists.ipynb #df2a6386
+# %% ../../nbs/evaluation/ranked_lists.ipynb #0b8657b2
 from typing import NamedTuple
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from .metrics import RetrievalMetrics
 from .protocols import Protocol
+from .ranking import cosine_tolerance
 
 # %% ../../nbs/evaluation/ranked_lists.ipynb #a4dc421d
 RULES = ('best', 'worst', 'median', 'spread', 'random')
@@ -46,7 +47,7 @@ def choose_queries(
     return Choice([metrics.query_rows[i].item() for i in at],
                   f"{count} of {n} queries, {how} ({ap.min():.2f} to {ap.max():.2f}); mean of all {metrics.mAP:.2f}")
 
-# %% ../../nbs/evaluation/ranked_lists.ipynb #3f52479e
+# %% ../../nbs/evaluation/ranked_lists.ipynb #74dbfb94
 def ranked_rows(
     query_features:Tensor,   # [Q,D]
     gallery_features:Tensor, # [G,D]
@@ -58,10 +59,10 @@ def ranked_rows(
     "The nearest gallery images of each query"
     with torch.no_grad():
         d = (1 - F.normalize(query_features.float()) @ F.normalize(gallery_features.float()).T).cpu().numpy()
-    junk, lists = protocol.junk(query, gallery).cpu().numpy(), []
+    junk, lists, tolerance = protocol.junk(query, gallery).cpu().numpy(), [], cosine_tolerance(torch.float32, query_features.shape[1])
     for i, identity in enumerate(query['identity']):
         right = (gallery['identity'].to_numpy() == identity) & (identity >= 0) & ~junk[i]
-        o = np.lexsort((right, d[i].round(6)))[:count]
+        o = np.lexsort((right, d[i] + tolerance*right))[:count]
         kind = np.where(junk[i, o], 'junk', np.where(right[o], 'right', 'wrong'))
         lists.append(pd.DataFrame(dict(row=gallery.index[o], distance=d[i, o], kind=kind, rank=np.where(junk[i, o], 0, (~junk[i, o]).cumsum()))))
     return lists
