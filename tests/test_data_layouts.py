@@ -309,7 +309,7 @@ def test_imports_stay_light():
 def test_a_large_folder_is_a_matter_of_moments(tmp_path):
     for s in 'train','query','test':
         (tmp_path/s).mkdir()
-        for i in range(4000): open(tmp_path/s/f'{i//20+(s!="train")*500:03d}_{i%3}_c{i%12+1}_{i:06d}.png', 'w').close()
+        for i in range(1500): open(tmp_path/s/f'{i//20+(s!="train")*500:03d}_{i%3}_c{i%12+1}_{i:06d}.png', 'w').close()
     start = time.process_time()
-    assert len(load_dataset('ltcc', tmp_path, verbose=False).samples) == 12000
-    assert time.process_time()-start < 1.5                                      # 180,000 in 5 s is 0.33 s here
+    assert len(load_dataset('ltcc', tmp_path, verbose=False).samples) == 4500
+    assert time.process_time()-start < 1                                        # 180,000 in 5 s would be 0.13 s
