@@ -109,7 +109,7 @@ class MannequinWorld:
         self.check('identity', identity, self.people)
         return SPLITS[int(np.searchsorted(np.cumsum(self.identities), identity, side='right'))]
 
-# %% ../../../nbs/data/mannequins/world.ipynb #6ba438ab
+# %% ../../../nbs/data/mannequins/world.ipynb #fc10e0a1
 @patch
 def shot(self:MannequinWorld, identity:int, clothes:int, camera:int, view=None, frame:int=0):
     "Pose, `View`, place of the background (0..1) and light of one picture"
@@ -122,7 +122,7 @@ def shot(self:MannequinWorld, identity:int, clothes:int, camera:int, view=None, 
     else: yaw = float(view)
     pose = Pose(yaw, u[2]*2*np.pi, lk.pitch, (u[3]-.5)*24)
     scale = H*lk.scale*(1+(u[6]-.5)*.05)
-    return lk,pose,lambda height: View(yaw, lk.pitch, scale*height**.75, W*(.5+(u[4]-.5)*.09), H*(.955+(u[5]-.5)*.03)),u[7],1+(u[8]-.5)*.12
+    return lk,pose,lambda height: View(yaw, lk.pitch, scale*height**.6, W*(.5+(u[4]-.5)*.09), H*(.955+(u[5]-.5)*.03)),u[7],1+(u[8]-.5)*.12
 
 @patch
 def render(self:MannequinWorld,
