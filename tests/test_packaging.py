@@ -1,5 +1,5 @@
 "What a user gets: the wheel, the Makefile, the pins; and that notebooks, modules, README and sidebar say the same"
-import filecmp, importlib.util, os, re, shutil, subprocess, sys, time, tomllib, zipfile
+import ast, filecmp, importlib.util, json, os, re, shutil, subprocess, sys, time, tomllib, zipfile
 from pathlib import Path
 
 import pytest
@@ -127,6 +127,21 @@ def test_local_links_of_the_documents_reach_files():
     for name in 'README.md','CONTRIBUTING.md','CHANGELOG.md':
         for to in re.findall(r'\]\(([^)\s#]+)', (ROOT/name).read_text()):
             if not re.match(r'[a-z]+:', to) and not (ROOT/to).exists(): bad.append((name, to))
+    assert bad==[]
+
+
+def test_expected_failures_are_tried():
+    "`expect_fail(...)` alone makes a context manager and tests nothing; it belongs into a `with`"
+    bad = []
+    for p in sorted((ROOT/'nbs').rglob('*.ipynb')):
+        if '.ipynb_checkpoints' in p.parts: continue
+        for c in json.loads(p.read_text())['cells']:
+            if c['cell_type']!='code': continue
+            try: tree = ast.parse(''.join(c['source']))
+            except SyntaxError: continue # a magic or a shell line
+            entered = {id(i.context_expr) for w in ast.walk(tree) if isinstance(w, ast.With) for i in w.items}
+            bad += [f'{p.relative_to(ROOT)}: {ast.unparse(n)[:80]}' for n in ast.walk(tree) if isinstance(n, ast.Call)
+                    and getattr(n.func, 'id', '')=='expect_fail' and id(n) not in entered]
     assert bad==[]
 
 

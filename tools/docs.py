@@ -76,11 +76,14 @@ def outside(m, folder):
 
 class show_source(Processor):
     "Exported code stays on the page: folded, below the signatures it gives; open where it gives none (constants). Imports go"
+    def housekeeping(self, o):
+        return isinstance(o, (ast.Import,ast.ImportFrom)) or isinstance(o, ast.Assign) and getattr(o.targets[0], 'id', '') in ('_all_','__all__')
+
     def __call__(self, cell):
         if cell.cell_type!='code' or not cell.source: return
         if 'export' not in cell.directives_ or 'hide' in cell.directives_: return rm_export(cell)
         code = '\n'.join(l for l in cell.source.splitlines() if not l.startswith('#|')).strip()
-        if all(isinstance(o, (ast.Import,ast.ImportFrom)) for o in ast.parse(code).body): del cell['source']; return
+        if all(self.housekeeping(o) for o in ast.parse(code).body): del cell['source']; return
         cell.is_source,cell.source = True,code
 
     def end(self):
@@ -159,11 +162,12 @@ def stage(draft=False):
         for c in nb.cells:
             localize(c, p.relative_to(proc).parent)
             if c.cell_type=='markdown': bad += [f'{p.relative_to(proc)}: {msg}' for _,msg in scan(c.source)]
-            if c.cell_type=='code': bad += [f'{p.relative_to(proc)}: an output is an error: {o.get("ename")}'
-                                            for o in c.get('outputs', []) if o.output_type=='error']
+            if c.cell_type=='code': bad += [f'{p.relative_to(proc)}: an output is an error or a warning: {"".join(o.get("text") or o.get("ename"))[:150]}'
+                                            for o in c.get('outputs', []) if o.output_type=='error' or o.get('name')=='stderr']
         write_nb(nb, p)
     for p in sorted((root/'data_cards').glob('*.md')): stage_card(p)
-    fail('pages the site cannot show', bad)
+    if not draft: fail('pages that are not fit to be shown', bad)
+    elif bad: say('draft:', *bad)
 
 # --- rendering, and what is done to the pages afterwards
 
