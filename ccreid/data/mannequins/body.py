@@ -14,11 +14,11 @@ from functools import cached_property
 
 import numpy as np
 
-# %% ../../../nbs/data/mannequins/body.ipynb #f7907432
+# %% ../../../nbs/data/mannequins/body.ipynb #4cc584f7
 HAIR = ('bald','buzz','short','parted','bob','long','ponytail','bun','afro')
 HAIR_COLOURS = {'black':(30,26,27), 'brown':(74,48,34), 'auburn':(120,60,36), 'blond':(205,168,102), 'grey':(150,148,146), 'red':(160,74,40)}
 SKIN = ((247,216,192),(235,193,160),(217,168,130),(186,132,94),(146,98,66),(100,66,46))
-STRENGTH = dict(height=.055, girth=.12, shoulder=.10, hip=.10, leg=.035, arm=.035, head=.07, face=.09, lean=2.5, swing=.35, step=.3, splay=.35)
+STRENGTH = dict(height=.07, girth=.16, shoulder=.13, hip=.14, leg=.045, arm=.045, head=.09, face=.11, lean=3.5, swing=.4, step=.3, splay=.5)
 
 @dataclass(frozen=True)
 class Identity:

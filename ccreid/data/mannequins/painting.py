@@ -66,7 +66,7 @@ def foot(p:Painter, side:str):
     tube(p.c, h+[0,.008*px,0], t+[0,.008*px,0], [.021*px]*2, rgb('white') if white else dye*np.float32(.6), label, shade=.1)
     tube(p.c, h, t, [.023*px,.024*px,.018*px], dye, label, knots=[0,.55,1])
 
-# %% ../../../nbs/data/mannequins/painting.ipynb #970ea916
+# %% ../../../nbs/data/mannequins/painting.ipynb #1fb53d72
 def trunk_profile(who):
     "Half-axes across and deep, body heights, at places from the neck (0) to the crotch (1)"
     w,s,h = who.girth,who.shoulder,who.hip
@@ -96,7 +96,7 @@ def skirt(p:Painter, g):
     for s in ('left','right'):
         k,a = P[f'{s}_knee'],P[f'{s}_ankle']
         q = k if hem[1]<k[1] else k+(a-k)*min(1., (hem[1]-k[1])/max(a[1]-k[1], 1e-6))
-        r[2] = max(r[2], abs(q[0]-hem[0])+.052*px)
+        r[2] = max(r[2], min(abs(q[0]-hem[0])+.052*px, .2*px))
     total = float(np.linalg.norm(hem-top))
     dye = p.dye(g, .12, total/px)
     def folds(s, t): return (dye(s,t) if callable(dye) else dye)*(1+.09*t*np.sin(s*7.5+1.))[...,None]
