@@ -4,7 +4,8 @@
     python benchmarks/metrics.py --quick    a tenth of the queries, three runs
 
 Features are random people (a centre each, plus noise), labels have the sizes and the junk rules of the benchmark. Every contender gets the
-same input in the same run, one after the other, round by round; ratios are of medians. Peers join the table where they are installed.
+same input in the same run, one after the other, round by round; ratios are of medians. Processor seconds stand beside wall seconds: on a busy machine
+they say more. Peers join the table where they are installed.
 Writes benchmarks/results/metrics.json."""
 import argparse, json, os, platform, resource, statistics, sys, time
 from pathlib import Path
@@ -78,13 +79,16 @@ def run(name, rounds, share):
     } | {k: (lambda f=f: f(distances, query, gallery, protocol)) for k, f in peers(q, g, query, gallery).items()}
     check = {k: f() for k, f in contenders.items() if k != 'matrix product'}
     for k, v in check.items(): assert abs(getattr(v, 'mAP', v) - ours.mAP) < 1e-4, (k, v, ours)
-    times = {k: [] for k in contenders}
+    times, cpu = {k: [] for k in contenders}, {k: [] for k in contenders}
     for _ in range(rounds):
         for k, f in contenders.items():
-            start = time.perf_counter(); f(); times[k].append(time.perf_counter() - start)
-    seconds = {k: statistics.median(v) for k, v in times.items()}
+            start, busy = time.perf_counter(), time.process_time()
+            f()
+            times[k].append(time.perf_counter() - start); cpu[k].append(time.process_time() - busy)
+    seconds, work = ({k: statistics.median(v) for k, v in t.items()} for t in (times, cpu))
     base, loop = seconds['matrix product'], seconds['plain loop (ready matrix)']
     rows = [dict(size=name, what=k, seconds=round(s, 3), of_product=round(s/base, 2), loop_over_this=round(loop/s, 2),
+                 cpu_seconds=round(work[k], 3), cpu_of_product=round(work[k]/work['matrix product'], 2),
                  spread=[round(min(times[k]), 3), round(max(times[k]), 3)]) for k, s in seconds.items()]
     shape = dict(queries=len(query), gallery=len(gallery), dim=q.shape[1], positives=round(len(gallery)/SIZES[name]['people'], 1))
     return rows, dict(size=name, **shape, mAP=ours.mAP, rank1=ours.rank(1), skipped=ours.skipped,

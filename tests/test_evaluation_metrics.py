@@ -297,6 +297,20 @@ def test_mismatched_lengths_and_shapes():
     with pytest.raises(ValueError, match='empty'): retrieval_metrics(torch.ones(0, 3), torch.eye(3), t[:0], t, STANDARD)
     with pytest.raises(ValueError, match=r'shape \(3, 2\)'): metrics_from_distances(torch.ones(3, 2), t, t, STANDARD)
 
+@pytest.mark.parametrize('bad', [['a', 'b', 'c'], ['1', '2', '3'], [0, 1, np.nan], [.5, 1, 2]])
+def test_labels_that_are_no_integers(bad):
+    with pytest.raises(ValueError, match="column 'camera' is .*labels are integers"):
+        retrieval_metrics(torch.eye(3), torch.eye(3), people(1, 2, 1), people(1, 2, 1).assign(camera=bad), STANDARD)
+
+def test_tables_of_other_makers():
+    "Nullable integers, small integers, any unique index, no paths, no split"
+    t, f = people(1, 2, 1, 2), torch.eye(4).add(.1)
+    want = evaluate(f, t, STANDARD)
+    same(want, evaluate(f, t.astype({'identity': 'Int64', 'camera': 'int8'}), STANDARD))
+    m = evaluate(f, t.set_index(pd.Index(list('wxyz'))), STANDARD)
+    assert m.query_rows.tolist() == list('wxyz') and m.mAP == want.mAP
+    with pytest.raises(ValueError, match='repeated labels'): evaluate(f, t.set_index(pd.Index([0, 0, 1, 2])), STANDARD)
+
 def test_arrays_lists_of_types():
     t = people(1, 2, 1)
     want = retrieval_metrics(torch.eye(3), torch.eye(3), t, t, STANDARD)

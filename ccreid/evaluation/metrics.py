@@ -18,7 +18,7 @@ from .protocols import Protocol, label_tensors
 from .ranking import own_images, positive_ranks, cosine_tolerance
 from .statistics import paired_bootstrap
 
-# %% ../../nbs/evaluation/metrics.ipynb #c3eb4214
+# %% ../../nbs/evaluation/metrics.ipynb #653b565c
 @dataclass(eq=False)
 class RetrievalMetrics:
     "Figures of one protocol; fractions between 0 and 1; tensors on the CPU"
@@ -38,6 +38,7 @@ class RetrievalMetrics:
 
     def rank(self, k:int)->float:
         "Fraction of queries with a positive among the first `k`"
+        if self.draws == 1: return (self.first_rank <= k).double().mean().item()
         return float(self.cmc[min(k, len(self.cmc)) - 1])
 
     def as_dict(self)->dict:

@@ -17,7 +17,7 @@ import torch
 from torch import BoolTensor
 from fastcore.basics import patch
 
-# %% ../../nbs/evaluation/protocols.ipynb #1bce7ccb
+# %% ../../nbs/evaluation/protocols.ipynb #7069cd73
 SETTINGS = ('standard', 'same-clothes', 'clothes-changing')
 
 def label_tensors(
@@ -25,9 +25,11 @@ def label_tensors(
     columns:tuple,      # Names of integer columns
     device=None,        # Device of the tensors
 )->dict:                # Column name -> LongTensor[N]
-    "The label columns of a table as tensors; raises `ValueError` naming a missing column"
+    "The label columns of a table as tensors; raises `ValueError` naming a column that is missing or holds no integers"
     missing = [c for c in columns if c not in table.columns]
     if missing: raise ValueError(f"the table has no column {missing[0]!r} (it has {', '.join(map(str, table.columns))})")
+    wrong = [c for c in columns if not pd.api.types.is_integer_dtype(table[c]) or table[c].isna().any()]
+    if wrong: raise ValueError(f"column {wrong[0]!r} is {table[wrong[0]].dtype}: labels are integers, with -1 for unknown")
     return {c: torch.as_tensor(table[c].to_numpy(np.int64, copy=True), device=device) for c in columns}
 
 # %% ../../nbs/evaluation/protocols.ipynb #9c103370
@@ -89,7 +91,7 @@ STANDARD = Protocol('standard')
 SAME_CLOTHES = Protocol('same-clothes', 'same-clothes')
 CLOTHES_CHANGING = Protocol('clothes-changing', 'clothes-changing')
 
-# %% ../../nbs/evaluation/protocols.ipynb #6dd320aa
+# %% ../../nbs/evaluation/protocols.ipynb #4e15af42
 def pick_rows(
     table:pd.DataFrame, # Sample table
     splits:tuple,       # Values of the column `split` that may be taken (a table without it is taken whole)
@@ -102,7 +104,7 @@ def pick_rows(
         if column not in table.columns: raise ValueError(f"{what}: the table has no column {column!r}")
         keep = keep & table[column].isin(list(values) if isinstance(values, (tuple, list, set, range)) else [values]).to_numpy()
     if not keep.any():
-        has = dict(table['split'].value_counts()) if 'split' in table.columns else 'no split column'
+        has = table['split'].value_counts().to_dict() if 'split' in table.columns else 'no split column'
         raise ValueError(f"{what}: no image among {len(table)} has split in {splits}" + (f" and {where}" if where else '') +
                          f" (splits here: {has}); validation people: protocol.on('val')")
     return table[keep]

@@ -88,7 +88,7 @@ def _frame(ax, image, kind, above, below):
     ax.set_title(above, fontsize=7, color=COLOURS[kind], pad=3, fontweight='bold')
     ax.set_xlabel(below, fontsize=5.5, labelpad=2, color='.35')
 
-# %% ../../nbs/evaluation/ranked_lists.ipynb #3276b881
+# %% ../../nbs/evaluation/ranked_lists.ipynb #0ee0df00
 def ranked_list(
     query_features:Tensor,   # [Q,D] features of the rows of `query`
     gallery_features:Tensor, # [G,D] features of the rows of `gallery`
@@ -106,6 +106,7 @@ def ranked_list(
     rows = list(query.index[:5] if rows is None else rows)
     at = query.index.get_indexer(rows)
     if (at < 0).any(): raise ValueError(f"row {rows[int((at < 0).argmax())]} is not in the query table")
+    query_features, gallery_features = torch.as_tensor(query_features), torch.as_tensor(gallery_features)
     if len(query_features) != len(query) or len(gallery_features) != len(gallery):
         raise ValueError(f"{len(query_features)} and {len(gallery_features)} features for {len(query)} queries and {len(gallery)} gallery images")
     shown = query.iloc[at]
