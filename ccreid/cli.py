@@ -86,7 +86,7 @@ def _settings(a):
     from ccreid import settings
     for name,(value,source) in settings.resolve().items(): print(f'{name} = {value}    ({source})')
 
-# %% ../nbs/cli.ipynb #6d6210a3
+# %% ../nbs/cli.ipynb #877da928
 def _parser():
     p = argparse.ArgumentParser('ccreid', description='Clothes-changing person re-identification.', formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog='examples:\n  ccreid demo\n  ccreid train --data prcc --root ~/data/prcc --method cal\n  ccreid check prcc ~/data/prcc\n\nccreid COMMAND --help says more.')
@@ -124,7 +124,7 @@ def _parser():
     common(c)
     g = c.add_mutually_exclusive_group(required=True)
     g.add_argument('--weights', help='file written by training (safetensors)')
-    g.add_argument('--features', help='.npz with `paths` (relative to the folder of the data set) and `features` [N,D]')
+    g.add_argument('--features', help='.npz with `paths` (absolute, or relative to where the layout starts: for PRCC its folder rgb) and `features` [N,D]')
     c.add_argument('--protocol', help='one protocol by name, or `all` (the multi-shot ones)')
     c.add_argument('--json', action='store_true', help='print JSON')
 

@@ -8,12 +8,13 @@ Docs: https://ccreid.github.io/ccreid/experiments.html.md"""
 __all__ = ['CHAINS', 'SEEDS', 'environment', 'figures', 'test_features', 'multi_shot', 'run', 'read_features', 'query_values',
            'difference', 'Row', 'Results', 'reproduce', 'results_table']
 
-# %% ../nbs/experiments.ipynb #58d37d93
+# %% ../nbs/experiments.ipynb #d45bb60e
 import ccreid.compat
 import importlib.metadata, json, os, platform, time, warnings
 from contextlib import nullcontext
 from dataclasses import dataclass, field, asdict
 from pathlib import Path
+from zipfile import BadZipFile
 import numpy as np, pandas as pd, torch
 import ccreid
 from .data.mannequins import benchmark, world_hash
@@ -86,21 +87,26 @@ def run(
     learn.results = results
     return learn, record
 
-# %% ../nbs/experiments.ipynb #45f93648
+# %% ../nbs/experiments.ipynb #9d8beb98
 def read_features(
-    path, # `.npz` with `paths` [N] (relative to the data set's folder, or absolute) and `features` [N,D]
+    path, # `.npz` with `paths` [N] (absolute, or relative to `dataset.root`) and `features` [N,D]
     dataset, # `ReIDDataset`
 ): # As `test_features`
     "Features that other code made; `ValueError` if a query or gallery image has none"
     try:
-        with np.load(path, allow_pickle=False) as f: paths, features = f['paths'].tolist(), torch.from_numpy(f['features'])
-    except (KeyError, ValueError, OSError) as e: raise ValueError(f"{path} is no .npz with `paths` and `features`: {e}") from None
-    if len(paths)!=len(features): raise ValueError(f"{path} has {len(paths)} paths but {len(features)} features")
-    place = {str(Path(dataset.root)/p): i for i,p in enumerate(paths)}
+        with np.load(path, allow_pickle=False) as f: paths, features = f['paths'].astype(str), torch.from_numpy(f['features'])
+        if paths.ndim!=1 or features.ndim!=2: raise ValueError(f'shapes {paths.shape} and {tuple(features.shape)}, not [N] and [N,D]')
+        if len(paths)!=len(features): raise ValueError(f'{len(paths)} paths but {len(features)} features')
+    except FileNotFoundError: raise FileNotFoundError(f"No features at {path}") from None
+    except (KeyError, ValueError, TypeError, OSError, EOFError, BadZipFile) as e:
+        raise ValueError(f"{path} is no .npz with `paths` [N] and `features` [N,D]: {e}") from None
+    place = {str(Path(dataset.root)/p.replace('\\', '/')): i for i,p in enumerate(paths.tolist())}
+    if len(place)<len(paths): raise ValueError(f"{path} lists {len(paths)-len(place)} images more than once")
     table = dataset.samples
     table = table[table.split.isin(['query','gallery','test'])].reset_index(drop=True)
     missing = [p for p in table.path if p not in place]
-    if missing: raise ValueError(f"{path} has no feature for {len(missing)} of {len(table)} query and gallery images, such as {missing[0]}")
+    if missing: raise ValueError(
+        f"{path} has no feature for {len(missing)} of {len(table)} query and gallery images, such as {missing[0]}; `paths` are relative to {dataset.root}")
     return table, features[[place[p] for p in table.path]]
 
 # %% ../nbs/experiments.ipynb #aea2fe85

@@ -45,9 +45,9 @@ class Recipe:
         "Ten hexadecimal digits that change when a setting does"
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:10]
 
-# %% ../nbs/recipes.ipynb #3413391e
+# %% ../nbs/recipes.ipynb #f0b1cb8d
 _paper = Recipe('prcc', 'cal')
-_mini = dict(backbone='resnet_mini', size=(96,48), cache=True, lr=3e-3)
+_mini = dict(backbone='resnet_mini', size=(96,48), images=4, cache=True, lr=2e-3)
 MINI_EPOCHS = 16 # Length of a run on the mannequins
 
 SETTINGS = {'prcc': {}, 'ltcc': {}, 'mannequins': _mini} # What each data set changes in the paper's recipe

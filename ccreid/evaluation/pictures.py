@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from .ranked_lists import Choice, choose_queries, open_image, ranked_list, ranked_rows
 
-# %% ../../nbs/evaluation/pictures.ipynb #36892f2e
+# %% ../../nbs/evaluation/pictures.ipynb #e383284f
 PALETTE = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#000000', '#999999')   # Okabe and Ito, 2008
 DASHES = ('-', '--', '-.', ':')
 
@@ -40,7 +40,8 @@ def plot_cmc(
         ax.plot(range(1, n+1), 100*m.cmc[:n], DASHES[i // len(PALETTE) % 4 if len(results) > 4 else i % 4], color=PALETTE[i % len(PALETTE)], lw=1.8, marker='o',
                 ms=2.5, label=f'{name} (rank-1 {100*m.rank(1):.1f}, mAP {100*m.mAP:.1f})')
     ax.set_xlabel('rank k', fontsize=8); ax.set_ylabel('queries found by rank k (%)', fontsize=8)
-    ax.set_ylim(0, 102); ax.set_xlim(.5, upto + .5); ax.legend(fontsize=6.5, frameon=False, loc='lower right')
+    ax.set_ylim(0, 102); ax.set_xlim(.5, upto + .5); ax.set_xticks([1, *range(5, upto+1, 5)])
+    ax.legend(fontsize=6.5, frameon=False, loc='best' if len(results) < 3 else 'upper left', bbox_to_anchor=None if len(results) < 3 else (0, -.2))
     return fig
 
 # %% ../../nbs/evaluation/pictures.ipynb #88ad1589

@@ -28,7 +28,7 @@ def embed_batch(
         return (out['features'] if isinstance(out, dict) else out).float()
     return features(x)+features(x.flip(-1)) if flip else features(x)
 
-# %% ../../nbs/training/embedding.ipynb #27c3c171
+# %% ../../nbs/training/embedding.ipynb #a8128631
 def embed(
     model_or_learner, # A model with `.preprocessing`, or a learner that holds one
     table, # Sample table: the images to embed, one row each
@@ -45,7 +45,8 @@ def embed(
     flip = preprocessing.flip if flip is None else flip
     device, training = next(model.parameters()).device, model.training
     loader = embedding_loader(table, preprocessing, batch_size, num_workers=num_workers)
+    if progress: loader = progress_bar(loader, leave=False)
     model.eval()
-    try: parts = [embed_batch(model, x.to(device), flip).cpu() for x in progress_bar(loader, display=progress, leave=False)]
+    try: parts = [embed_batch(model, x.to(device), flip).cpu() for x in loader]
     finally: model.train(training)
     return F.normalize(torch.cat(parts))

@@ -12,7 +12,7 @@ import ccreid.compat
 from bisect import bisect_right
 from fastai.callback.core import Callback
 
-# %% ../../nbs/training/schedules.ipynb #ccb40a70
+# %% ../../nbs/training/schedules.ipynb #b33733b5
 def warmup_multistep(
     lr:float, # Base learning rate
     milestones=(), # 0-based epochs at which the rate drops
@@ -20,9 +20,9 @@ def warmup_multistep(
     warmup:int=0, # Epochs of linear warm-up
     factor:float=0.01, # Share of the base rate at epoch 0, if there is a warm-up
 ): # Function of the 0-based epoch
-    "Learning rate by epoch; `ValueError` if the milestones do not increase"
+    "Learning rate by epoch; `ValueError` if the milestones are out of order"
     milestones = list(milestones)
-    if milestones!=sorted(set(milestones)): raise ValueError(f"Milestones must increase: {milestones}")
+    if milestones!=sorted(milestones): raise ValueError(f"Milestones must be in order: {milestones}")
     def rate(epoch):
         start = factor + (1-factor)*min(epoch, warmup)/warmup if warmup else 1.
         return lr * start * gamma**bisect_right(milestones, epoch)

@@ -19,10 +19,10 @@ from .redressing import DECLARED
 from .world import MannequinWorld
 from .writing import FORMAT, MANIFEST, build_folder, manifest, write_folder
 
-# %% ../../../nbs/data/mannequins/benchmarks.ipynb #bdee3c92
+# %% ../../../nbs/data/mannequins/benchmarks.ipynb #d18db193
 BENCHMARKS = {
-    'mannequins': dict(layout='prcc', world=dict(identities=(112,24,150), outfits=2, cameras=3, images=(6,4,4), seed=2026)),
-    'mannequins-ltcc': dict(layout='ltcc', world=dict(identities=(112,0,150), outfits=3, cameras=4, images=(2,0,2), seed=2027)),
+    'mannequins': dict(layout='prcc', world=dict(identities=(160,24,150), outfits=2, cameras=3, images=4, seed=2026)),
+    'mannequins-ltcc': dict(layout='ltcc', world=dict(identities=(160,0,150), outfits=3, cameras=4, images=(1,1,2), seed=2027)),
     'mannequins-ir': dict(layout='mannequins', world=dict(identities=(112,24,150), outfits=2, cameras=4, infrared=(2,3), images=(3,2,2), seed=2028)),
     'mannequins-dg': dict(layout='mannequins', domains=DOMAINS, world=dict(identities=(64,16,150), outfits=2, cameras=2, images=(4,2,2), seed=2029))}
 
