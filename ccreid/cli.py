@@ -7,8 +7,8 @@ Docs: https://ccreid.github.io/ccreid/cli.html.md"""
 # %% auto #0
 __all__ = ['main']
 
-# %% ../nbs/cli.ipynb #4aab2f68
-import argparse, json, sys
+# %% ../nbs/cli.ipynb #08cc0f50
+import argparse, contextlib, json, sys
 from pathlib import Path
 
 # %% ../nbs/cli.ipynb #0f824799
@@ -54,16 +54,16 @@ def _train(a):
     _print_results(learn.results)
     print(f'Last epoch, seed {a.seed}; weights and figures in {out}')
 
-# %% ../nbs/cli.ipynb #231597e5
+# %% ../nbs/cli.ipynb #9be0f692
 def _evaluate(a):
     from ccreid.evaluation.metrics import evaluate
     from ccreid.experiments import multi_shot, read_features, test_features
     from ccreid.training.export import load_reid
-    dataset = _dataset(a)
+    with contextlib.redirect_stdout(sys.stderr if a.json else sys.stdout): dataset = _dataset(a)
     if a.features: table, features = read_features(a.features, dataset)
     else:
         import torch
-        table, features = test_features(load_reid(a.weights, a.device or ('cuda' if torch.cuda.is_available() else 'cpu')), dataset, progress=True)
+        table, features = test_features(load_reid(a.weights, a.device or ('cuda' if torch.cuda.is_available() else 'cpu')), dataset, progress=sys.stdout.isatty() and not a.json)
     protocols = dataset.protocols if a.protocol=='all' else multi_shot(dataset) if not a.protocol else {a.protocol: dataset.protocols.get(a.protocol)}
     if None in protocols.values(): raise ValueError(f"{a.data} has no protocol {a.protocol!r}: choose from {', '.join(dataset.protocols)}")
     results = {k: evaluate(features, table, p) for k,p in protocols.items()}
