@@ -11,7 +11,7 @@ __all__ = ['main']
 import argparse, contextlib, json, sys
 from pathlib import Path
 
-# %% ../nbs/cli.ipynb #0f824799
+# %% ../nbs/cli.ipynb #15006f21
 def _dataset(a):
     from ccreid.data.layouts import load_dataset
     from ccreid.data.mannequins import BENCHMARKS, benchmark
@@ -21,9 +21,9 @@ def _dataset(a):
 
 def _demo(a):
     from ccreid.demo import demo
-    demo(a.out, a.quick, a.seed, a.device)
+    demo(a.out or a.runs/'demo', a.quick, a.seed, a.device)
 
-# %% ../nbs/cli.ipynb #9f3366e2
+# %% ../nbs/cli.ipynb #4efd344c
 def _value(text):
     try: v = json.loads(text)
     except json.JSONDecodeError: return text
@@ -47,14 +47,14 @@ def _train(a):
     if a.hold_out:
         dataset, people = hold_out(dataset, a.hold_out, a.seed)
         cbs = [RetrievalEval(people, every=a.every)]
-    out = Path(a.out or f'runs/{a.data}-{a.method}-{a.seed}')
+    out = Path(a.out or a.runs/f'{a.data}-{a.method}-{a.seed}')
     learn, record = run(r, dataset, a.seed, a.device, a.precision, out/'checkpoint.pth', num_workers=a.workers, cbs=cbs)
     export_reid(learn, out/f'{a.method}.safetensors')
     (out/'metrics.json').write_text(json.dumps(record, indent=1))
     _print_results(learn.results)
     print(f'Last epoch, seed {a.seed}; weights and figures in {out}')
 
-# %% ../nbs/cli.ipynb #9be0f692
+# %% ../nbs/cli.ipynb #d3e60fdc
 def _evaluate(a):
     from ccreid.evaluation.metrics import evaluate
     from ccreid.experiments import multi_shot, read_features, test_features
@@ -62,8 +62,7 @@ def _evaluate(a):
     with contextlib.redirect_stdout(sys.stderr if a.json else sys.stdout): dataset = _dataset(a)
     if a.features: table, features = read_features(a.features, dataset)
     else:
-        import torch
-        table, features = test_features(load_reid(a.weights, a.device or ('cuda' if torch.cuda.is_available() else 'cpu')), dataset, progress=sys.stdout.isatty() and not a.json)
+        table, features = test_features(load_reid(a.weights, a.device), dataset, progress=sys.stdout.isatty() and not a.json)
     protocols = dataset.protocols if a.protocol=='all' else multi_shot(dataset) if not a.protocol else {a.protocol: dataset.protocols.get(a.protocol)}
     if None in protocols.values(): raise ValueError(f"{a.data} has no protocol {a.protocol!r}: choose from {', '.join(dataset.protocols)}")
     results = {k: evaluate(features, table, p) for k,p in protocols.items()}
@@ -73,7 +72,7 @@ def _evaluate(a):
 def _reproduce(a):
     from ccreid.experiments import reproduce, results_table
     from ccreid import settings
-    results = reproduce(a.chain, a.out or f'runs/{a.chain}.json', a.root or settings.get('data'), minutes=a.minutes, device=a.device)
+    results = reproduce(a.chain, a.out or a.runs/f'{a.chain}.json', a.root or settings.get('data'), minutes=a.minutes, device=a.device)
     print(results_table(results).T.to_string())
 
 def _check(a):
@@ -86,7 +85,7 @@ def _settings(a):
     from ccreid import settings
     for name,(value,source) in settings.resolve().items(): print(f'{name} = {value}    ({source})')
 
-# %% ../nbs/cli.ipynb #877da928
+# %% ../nbs/cli.ipynb #652dd0a3
 def _parser():
     p = argparse.ArgumentParser('ccreid', description='Clothes-changing person re-identification.', formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog='examples:\n  ccreid demo\n  ccreid train --data prcc --root ~/data/prcc --method cal\n  ccreid check prcc ~/data/prcc\n\nccreid COMMAND --help says more.')
@@ -99,12 +98,12 @@ def _parser():
         if data:
             c.add_argument('--data', required=True, help='name of the data set, such as prcc, ltcc or mannequins')
             c.add_argument('--root', help='its folder; the setting `data` if not given')
-        c.add_argument('--device', help='cpu, cuda, cuda:1 ...; CUDA if there is one')
+        c.add_argument('--device', help='cpu, cuda, cuda:1 ...; the setting `device` if not given')
 
     c = command('demo', _demo, 'draw people, train two methods, evaluate, write a report', 'ccreid demo\n  ccreid demo --quick --out /tmp/look')
-    c.add_argument('--out', default='runs/demo', help='folder for everything that is written (runs/demo)')
+    c.add_argument('--out', help='folder for everything that is written (runs/demo)')
     c.add_argument('--quick', action='store_true', help='a tiny world and two epochs, less than a minute')
-    c.add_argument('--seed', type=int, default=0); common(c, data=False)
+    c.add_argument('--seed', type=int, help='the setting `seed` if not given'); common(c, data=False)
 
     c = command('train', _train, 'train a method on a data set with the settings of its paper',
         'ccreid train --data prcc --root ~/data/prcc --method cal\n  ccreid train --data ltcc --root ~/data/LTCC_ReID --method triplet --epochs 40 --precision bf16')
@@ -112,7 +111,7 @@ def _parser():
     c.add_argument('--method', default='cal', help='identity, triplet or cal (cal)')
     c.add_argument('--epochs', type=int, help='another length; milestones and start epoch are scaled')
     c.add_argument('--set', action='append', default=[], metavar='NAME=VALUE', help='change a setting of the recipe; may be repeated')
-    c.add_argument('--seed', type=int, default=0)
+    c.add_argument('--seed', type=int, help='the setting `seed` if not given')
     c.add_argument('--out', help='folder of the run (runs/DATA-METHOD-SEED); a run that was killed goes on from there')
     c.add_argument('--precision', choices=['bf16','fp16'], help='mixed precision and channels-last, on CUDA')
     c.add_argument('--hold-out', type=int, default=0, metavar='N', help='take N people out of training and evaluate them while training')
@@ -142,13 +141,24 @@ def _parser():
     command('settings', _settings, 'print each setting and where it comes from', 'ccreid settings')
     return p
 
-# %% ../nbs/cli.ipynb #6bd6d4cd
+# %% ../nbs/cli.ipynb #0e14f830
+def _fill(a):
+    "Seed, device and folder of runs from the settings, where the command uses them"
+    if a.command in ('check','settings'): return
+    from ccreid import settings
+    a.runs = Path(settings.get('runs'))
+    if getattr(a, 'seed', 0) is None: a.seed = settings.get('seed')
+    if a.device is None: a.device = settings.get('device')
+
+# %% ../nbs/cli.ipynb #ef05a1cf
 def main(
     argv=None, # Words of the command line; those of the process if `None`
 )->int: # 0, 1 or 2
     "Run a command"
     a = _parser().parse_args(argv)
-    try: return a.fn(a) or 0
+    try:
+        _fill(a)
+        return a.fn(a) or 0
     except KeyboardInterrupt: print('ccreid: interrupted', file=sys.stderr); return 1
     except (OSError, ValueError, KeyError) as e:
         print(f"ccreid: {' '.join(str(e).split())}", file=sys.stderr)

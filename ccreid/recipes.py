@@ -61,11 +61,11 @@ def miniature(
     scaled = {k: scale_epochs(getattr(recipe, k), epochs, recipe.epochs) for k in ('milestones','warmup','start_epoch')}
     return replace(recipe, epochs=epochs, **scaled)
 
-# %% ../nbs/recipes.ipynb #8f50333c
+# %% ../nbs/recipes.ipynb #e9a002bb
 METHODS = {
     'identity': lambda r: [],
     'triplet':  lambda r: [],
-    'cal':      lambda r: [CAL(start_epoch=r.start_epoch)],
+    'cal':      lambda r: [CAL(start_epoch=r.start_epoch, lr=r.lr, wd=r.wd)],
 } # Callbacks by method
 
 def loss_of(

@@ -1,6 +1,7 @@
 "Take the table and the ranked list that `make demo` made into the README and the front page"
-import json, os, shutil, subprocess, sys
+import json, os, subprocess, sys
 from pathlib import Path
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,7 +24,8 @@ def main(demo=ROOT/'runs'/'demo'):
     if missing: raise SystemExit(f"{demo} has no {' and no '.join(missing)}: run `make demo` first")
     to.mkdir(exist_ok=True)
     (to/'demo_table.md').write_text(table(json.loads((demo/'metrics.json').read_text())))
-    shutil.copyfile(demo/'ranked_list.png', to/'demo_ranked_list.png')
+    picture = Image.open(demo/'ranked_list.png').convert('RGB').quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    picture.save(to/'demo_ranked_list.png', optimize=True)
     env = dict(os.environ, OMP_NUM_THREADS='1')
     run = lambda *cmd: subprocess.run([sys.executable, *cmd], cwd=ROOT, env=env, check=True)
     run('-c', "from nbdev.test import nbdev_test; nbdev_test('nbs/index.ipynb', save=True, n_workers=0)")

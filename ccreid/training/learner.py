@@ -7,7 +7,7 @@ Docs: https://ccreid.github.io/ccreid/training/learner.html.md"""
 # %% auto #0
 __all__ = ['Method', 'trained_parameters', 'ReIDLearner', 'epoch_seed', 'Bookkeeping', 'ReIDRecorder', 'reid_learner']
 
-# %% ../../nbs/training/learner.ipynb #c6efa1b4
+# %% ../../nbs/training/learner.ipynb #e4ece7fa
 import ccreid.compat
 import random, warnings
 from functools import partial
@@ -20,6 +20,7 @@ from fastai.learner import Learner, Recorder
 from fastai.optimizer import OptimWrapper
 from fastcore.basics import noop, patch
 from fastcore.foundation import L
+from ..data.transforms import Preprocessing
 from ..models.backbones import create_backbone
 from ..models.reid_model import ReIDModel
 from .embedding import embed
@@ -147,6 +148,16 @@ def wrap_sampler(self:ReIDLearner,
     old = loader.sampler
     loader.wrap_sampler(fn)
     self._record(lambda: loader.wrap_sampler(lambda _: old))
+
+# %% ../../nbs/training/learner.ipynb #4f17ae76
+@patch
+def add_clean_view(self:ReIDLearner,
+    size:tuple, # Height and width, in pixels
+):
+    "Ask the loader for a second picture of each image, resized only: `labels['clean']` [B,3,h,w], values in [0,1]"
+    images = self.dls.train.dataset
+    old, images.clean = images.clean, Preprocessing(size)
+    self._record(lambda: setattr(images, 'clean', old))
 
 # %% ../../nbs/training/learner.ipynb #ace8db78
 def epoch_seed(
