@@ -7,8 +7,8 @@ Docs: https://ccreid.github.io/ccreid/cli.html.md"""
 # %% auto #0
 __all__ = ['main']
 
-# %% ../nbs/cli.ipynb #08cc0f50
-import argparse, contextlib, json, sys
+# %% ../nbs/cli.ipynb #bdf9ed47
+import argparse, contextlib, json, re, sys
 from pathlib import Path
 
 # %% ../nbs/cli.ipynb #15006f21
@@ -23,7 +23,7 @@ def _demo(a):
     from ccreid.demo import demo
     demo(a.out or a.runs/'demo', a.quick, a.seed, a.device)
 
-# %% ../nbs/cli.ipynb #4efd344c
+# %% ../nbs/cli.ipynb #df8ee58d
 def _value(text):
     try: v = json.loads(text)
     except json.JSONDecodeError: return text
@@ -39,6 +39,8 @@ def _train(a):
     from ccreid.recipes import recipe
     from ccreid.training.export import export_reid
     from ccreid.training.retrieval import RetrievalEval
+    wrong = [c for c in a.set if '=' not in c]
+    if wrong: raise ValueError(f'--set {wrong[0]}: write NAME=VALUE')
     changes = dict(c.split('=', 1) for c in a.set)
     if a.epochs: changes['epochs'] = a.epochs
     r = recipe(a.data, a.method, **{k: _value(v) if isinstance(v, str) else v for k,v in changes.items()})
@@ -48,7 +50,7 @@ def _train(a):
         dataset, people = hold_out(dataset, a.hold_out, a.seed)
         cbs = [RetrievalEval(people, every=a.every)]
     out = Path(a.out or a.runs/f'{a.data}-{a.method}-{a.seed}')
-    learn, record = run(r, dataset, a.seed, a.device, a.precision, out/'checkpoint.pth', num_workers=a.workers, cbs=cbs)
+    learn, record = run(r, dataset, a.seed, a.device, a.precision, out/'checkpoint.pth', quiet=a.quiet, num_workers=a.workers, cbs=cbs)
     export_reid(learn, out/f'{a.method}.safetensors')
     (out/'metrics.json').write_text(json.dumps(record, indent=1))
     _print_results(learn.results)
@@ -85,7 +87,7 @@ def _settings(a):
     from ccreid import settings
     for name,(value,source) in settings.resolve().items(): print(f'{name} = {value}    ({source})')
 
-# %% ../nbs/cli.ipynb #652dd0a3
+# %% ../nbs/cli.ipynb #bf1df585
 def _parser():
     p = argparse.ArgumentParser('ccreid', description='Clothes-changing person re-identification.', formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog='examples:\n  ccreid demo\n  ccreid train --data prcc --root ~/data/prcc --method cal\n  ccreid check prcc ~/data/prcc\n\nccreid COMMAND --help says more.')
@@ -117,6 +119,7 @@ def _parser():
     c.add_argument('--hold-out', type=int, default=0, metavar='N', help='take N people out of training and evaluate them while training')
     c.add_argument('--every', type=int, default=5, help='epochs between two evaluations of the held-out people (5)')
     c.add_argument('--workers', type=int, help='processes that read images')
+    c.add_argument('--quiet', action='store_true', help='no progress bars')
 
     c = command('evaluate', _evaluate, 'evaluate a model, or features of another code base',
         'ccreid evaluate --data prcc --root ~/data/prcc --weights runs/prcc-cal-0/cal.safetensors\n  ccreid evaluate --data ltcc --root ~/data/LTCC_ReID --features features.npz')
@@ -141,16 +144,16 @@ def _parser():
     command('settings', _settings, 'print each setting and where it comes from', 'ccreid settings')
     return p
 
-# %% ../nbs/cli.ipynb #0e14f830
+# %% ../nbs/cli.ipynb #fa82d68a
 def _fill(a):
     "Seed, device and folder of runs from the settings, where the command uses them"
     if a.command in ('check','settings'): return
     from ccreid import settings
     a.runs = Path(settings.get('runs'))
     if getattr(a, 'seed', 0) is None: a.seed = settings.get('seed')
-    if a.device is None: a.device = settings.get('device')
+    a.device = settings.get('device') if a.device is None else settings.pick_device(a.device, '--device')
 
-# %% ../nbs/cli.ipynb #ef05a1cf
+# %% ../nbs/cli.ipynb #ba135dbf
 def main(
     argv=None, # Words of the command line; those of the process if `None`
 )->int: # 0, 1 or 2
@@ -161,5 +164,6 @@ def main(
         return a.fn(a) or 0
     except KeyboardInterrupt: print('ccreid: interrupted', file=sys.stderr); return 1
     except (OSError, ValueError, KeyError) as e:
-        print(f"ccreid: {' '.join(str(e).split())}", file=sys.stderr)
+        text = re.sub(r'^Exception occured in .*? when calling event .*?:', '', str(e), flags=re.S) # fastai's prefix
+        print(f"ccreid: {' '.join(text.split())}", file=sys.stderr)
         return 2

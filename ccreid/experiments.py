@@ -60,7 +60,7 @@ def multi_shot(
     "Protocols that use the whole gallery"
     return {k: p for k,p in dataset.protocols.items() if p.shots=='multi'}
 
-# %% ../nbs/experiments.ipynb #8bf9a792
+# %% ../nbs/experiments.ipynb #45d82a76
 def run(
     r:Recipe, # What to train
     dataset, # `ReIDDataset`
@@ -73,8 +73,8 @@ def run(
     cbs=(), # More callbacks
 ): # The learner, and the figures of the run as a dict
     "Train a recipe and evaluate its last epoch"
-    cbs = [*cbs, *([Checkpoint(checkpoint)] if checkpoint else [])]
-    learn = build(r, dataset, seed, device, precision, num_workers, cbs)
+    saving = [Checkpoint(checkpoint, plan=dict(recipe=r.hash, images=len(dataset.train)))] if checkpoint else []
+    learn = build(r, dataset, seed, device, precision, num_workers, [*cbs, *saving])
     started = time.time()
     with (learn.no_bar() if quiet else nullcontext()), (learn.no_logging() if quiet else nullcontext()): learn.fit(r.epochs)
     trained = time.time()
@@ -82,7 +82,7 @@ def run(
     results = {name: evaluate(features, table, p) for name,p in multi_shot(dataset).items()}
     steps = len(learn.dls.train)*r.epochs
     record = dict(data=r.data, method=r.method, recipe=asdict(r), recipe_hash=r.hash, seed=seed, steps=steps, images_seen=steps*learn.dls.train.bs,
-        seconds=round(trained-started, 1), evaluation_seconds=round(time.time()-trained, 1), history=learn.history,
+        seconds=round(saving[0].seconds if saving else trained-started, 1), evaluation_seconds=round(time.time()-trained, 1), history=learn.history,
         protocols={name: figures(m, table) for name,m in results.items()}, **environment(learn.dls.device))
     learn.results = results
     return learn, record

@@ -76,7 +76,7 @@ def loss_of(
     if r.triplet: loss.add('triplet', triplet_term(r.margin), r.triplet)
     return loss
 
-# %% ../nbs/recipes.ipynb #5a6206c0
+# %% ../nbs/recipes.ipynb #cb811336
 def recipe(
     data:str, # `prcc`, `ltcc` or `mannequins`; another data set gets the paper's settings
     method:str='cal', # One of `METHODS`
@@ -86,6 +86,10 @@ def recipe(
     if method not in METHODS: raise ValueError(f"Unknown method {method!r}: choose from {', '.join(METHODS)}")
     unknown = set(changes)-set(Recipe.__dataclass_fields__)
     if unknown: raise ValueError(f"Unknown setting {', '.join(sorted(unknown))}: a recipe has {', '.join(Recipe.__dataclass_fields__)}")
+    for k,v in changes.items():
+        asked = type(getattr(_paper, k))
+        if not isinstance(v, (int,float) if asked is float else asked) or isinstance(v, bool)!=(asked is bool):
+            raise ValueError(f"Setting {k} must be {asked.__name__}, such as {getattr(_paper, k)}: got {v!r}")
     base = replace(_paper, data=data, method=method, triplet=float(method=='triplet'), **SETTINGS.get(data, {}))
     epochs = changes.pop('epochs', MINI_EPOCHS if data=='mannequins' else base.epochs)
     return replace(miniature(base, epochs), **changes)

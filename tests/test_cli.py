@@ -28,9 +28,10 @@ SMALL = ['--set','backbone=resnet_mini','--set','size=[64,32]','--set','pretrain
 def train(ccreid, root, *more): return ccreid('train','--data','prcc','--root',root,'--method','cal','--epochs','2','--device','cpu','--workers','0',*SMALL,*more)
 
 def test_train_then_evaluate_and_go_on(ccreid, root, tmp_path):
-    code, out, err = train(ccreid, root)
+    run = tmp_path/'run'
+    code, out, err = train(ccreid, root, '--out', run)
     assert code==0, err
-    run = tmp_path/'runs/prcc-cal-0'
+
     assert {p.name for p in run.iterdir()}=={'checkpoint.pth','cal.safetensors','metrics.json'}
     record = json.loads((run/'metrics.json').read_text())
     assert record['seed']==0 and record['recipe']['start_epoch']==1 and set(record['protocols'])=={'same-clothes','clothes-changing'}
@@ -39,8 +40,11 @@ def test_train_then_evaluate_and_go_on(ccreid, root, tmp_path):
     assert code==0
     for k,p in figures.items(): assert p['mAP']==pytest.approx(record['protocols'][k]['mAP'], abs=1e-6)
     before = (run/'cal.safetensors').read_bytes()
-    assert train(ccreid, root)[0]==0                    # finds the finished checkpoint: nothing is trained again
+    assert train(ccreid, root, '--out', run)[0]==0                    # finds the finished checkpoint: nothing is trained again
     assert (run/'cal.safetensors').read_bytes()==before
+    assert json.loads((run/'metrics.json').read_text())['seconds']==record['seconds']
+    code, _, err = train(ccreid, root, '--out', run, '--set','lr=0.1')
+    assert code==2 and 'another run' in err and 'recipe' in err and not err.split('ccreid: ')[-1].startswith('Exception')
 
 def test_single_shot_by_name_and_all(ccreid, root, tmp_path):
     d = load_dataset('prcc', root, verbose=False)
@@ -66,7 +70,8 @@ def test_bad_feature_files_are_one_line(ccreid, root, tmp_path, write):
 @pytest.mark.parametrize('words', [
     ('train','--data','prcc','--root','nowhere'), ('train','--data','nothing','--root','.'), ('train','--data','prcc','--method','call'),
     ('train','--data','prcc','--root','.','--set','epoch=3'), ('evaluate','--data','prcc','--root','.','--weights','none.safetensors'),
-    ('check','prcc','nowhere'), ('check','nothing','.'), ('reproduce','hsgl'), ('demo','--seed','x'), ('train',), (), ('train','--data','prcc','--set','lr'),
+    ('check','prcc','nowhere'), ('check','nothing','.'), ('reproduce','hsgl'), ('demo','--seed','x'), ('train',), (), ('train','--data','prcc','--set','lr'), ('train','--data','prcc','--root','.','--set','size=64'),
+    ('train','--data','prcc','--root','.','--set','lr=fast'), ('train','--data','prcc','--root','.','--device','cuda:99'),
     ('evaluate','--data','prcc','--root','.')])
 def test_what_cannot_start_ends_with_2_and_says_why(ccreid, words):
     code, out, err = ccreid(*words)

@@ -169,6 +169,18 @@ def test_removing_a_method_restores_the_learner(dataset):
     for cb in cbs: learn.remove_cb(cb)
     assert learn.loss_func.terms==terms and learn.dls.train.sampler is sampler and learn.dls.train.bs==bs and not len(learn.model.aux)
 
+def test_wrapped_samplers_can_be_removed_in_any_order(dataset):
+    learn = reid_learner(loaders(half_generated(dataset)), 'resnet_mini')
+    sampler, bs = learn.dls.train.sampler, learn.dls.train.bs
+    class Twice(SmallPairs): pass
+    first, second = SmallPairs(), Twice()
+    learn.add_cbs([first, second])
+    assert learn.dls.train.bs==4*bs
+    learn.remove_cb(first)
+    assert learn.dls.train.bs==2*bs and learn.dls.train.sampler.sampler is sampler
+    learn.remove_cb(second)
+    assert learn.dls.train.bs==bs and learn.dls.train.sampler is sampler
+
 def test_a_method_that_cannot_start_says_so(dataset):
     learn = reid_learner(loaders(dataset), 'resnet_mini', [CAL(start_epoch=5)])
     with pytest.warns(UserWarning, match='never become active'): quiet(learn, 1)

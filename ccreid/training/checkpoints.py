@@ -7,9 +7,9 @@ Docs: https://ccreid.github.io/ccreid/training/checkpoints.html.md"""
 # %% auto #0
 __all__ = ['save_atomically', 'Checkpoint']
 
-# %% ../../nbs/training/checkpoints.ipynb #ab86f346
+# %% ../../nbs/training/checkpoints.ipynb #068fd635
 import ccreid.compat
-import os, torch
+import os, time, torch
 from pathlib import Path
 from fastai.callback.core import Callback
 from fastcore.foundation import L
@@ -28,7 +28,7 @@ def save_atomically(
         os.replace(tmp, path)
     finally: tmp.unlink(missing_ok=True)
 
-# %% ../../nbs/training/checkpoints.ipynb #ac4df376
+# %% ../../nbs/training/checkpoints.ipynb #c0354568
 class Checkpoint(Callback):
     "Save after each epoch; go on from the file if it is there"
     order = 90
@@ -36,27 +36,31 @@ class Checkpoint(Callback):
         path, # The checkpoint's file
         every:int=1, # Epochs between two savings; the last epoch is always saved
         resume:bool=True, # Go on from the file if there is one
-    ): self.path, self.every, self.resume = Path(path), every, resume
+        plan:dict|None=None, # Plain values that must be the same when going on, such as the hash of a recipe
+    ): self.path, self.every, self.resume, self.plan, self.seconds = Path(path), every, resume, plan or {}, 0.
 
     def _states(self): return {cb.name: cb for cb in self.learn.cbs if hasattr(type(cb), 'load_state_dict')}
 
-    def _plan(self): return dict(epochs=self.n_epoch, seed=self.learn.seed, terms=list(self.loss_func.terms), callbacks=sorted(self._states()))
+    def _plan(self): return dict(**self.plan, epochs=self.n_epoch, seed=self.learn.seed, terms=list(self.loss_func.terms), callbacks=sorted(self._states()))
 
     def before_fit(self):
+        self.started = time.time()
         if not (self.resume and self.path.exists()): return
         try: state = torch.load(self.path, map_location='cpu', weights_only=True)
         except Exception as e: raise ValueError(f"{self.path} is no readable checkpoint ({type(e).__name__}): delete it to start afresh") from None
         plan = self._plan()
-        other = {k: (state['plan'].get(k), v) for k,v in plan.items() if state['plan'].get(k)!=v}
+        other = {k: (state['plan'].get(k), plan.get(k)) for k in {**state['plan'], **plan} if state['plan'].get(k)!=plan.get(k)}
         if other: raise ValueError(f"{self.path} belongs to another run (saved, asked): {other}; delete it or choose another folder")
         self.learn.model.load_state_dict(state['model'])
         self.learn.opt.load_state_dict(state['opt'])
         for name,cb in self._states().items(): cb.load_state_dict(state['callbacks'][name])
-        self.learn.history, self.learn.first_epoch = state['history'], state['epoch']+1
+        self.learn.history, self.learn.first_epoch, self.started = state['history'], state['epoch']+1, self.started-state['seconds']
+        self.seconds = state['seconds']
         self.recorder.values = L(L(v) for v in state['values'])
 
     def after_epoch(self):
+        self.seconds = time.time()-self.started
         if (self.epoch+1)%self.every and self.epoch+1!=self.n_epoch: return
-        save_atomically(dict(plan=self._plan(), epoch=self.epoch, model=self.learn.model.state_dict(), opt=self.learn.opt.state_dict(),
+        save_atomically(dict(plan=self._plan(), epoch=self.epoch, seconds=self.seconds, model=self.learn.model.state_dict(), opt=self.learn.opt.state_dict(),
             callbacks={k: cb.state_dict() for k,cb in self._states().items()}, history=self.learn.history,
             values=[[v if isinstance(v, (int,float,str)) or v is None else float(v) for v in vs] for vs in self.recorder.values]), self.path)

@@ -42,13 +42,13 @@ def trained_parameters(
     own = {id(p) for m in getattr(model, 'aux', {}).values() if getattr(m, 'own_optimiser', False) for p in m.parameters()}
     return [p for p in model.parameters() if p.requires_grad and id(p) not in own]
 
-# %% ../../nbs/training/learner.ipynb #ebabf237
+# %% ../../nbs/training/learner.ipynb #f7406797
 class ReIDLearner(Learner):
     "A `Learner` for batches, outputs and losses made of named parts"
     def __init__(self, dls, model, loss_func=None, seed=0, opt_func=partial(OptimWrapper, opt=torch.optim.Adam), lr=3.5e-4, wd=5e-4,
                  wd_bn_bias=True, train_bn=False, cbs=None, splitter=trained_parameters, **kwargs):
         self.seed, self.first_epoch, self.history, self.step_taken = seed, 0, [], True
-        self._undo, self._attaching = {}, None
+        self._undo, self._attaching, self._wrappers = {}, None, []
         super().__init__(dls, model, ReIDLoss(identity=identity_term()) if loss_func is None else loss_func, opt_func=opt_func,
                          lr=lr, wd=wd, wd_bn_bias=wd_bn_bias, train_bn=train_bn, splitter=splitter, **kwargs)
         self.remove_cb(self.recorder)
@@ -124,7 +124,7 @@ def drop_term(self:ReIDLearner,
     "Take a term out of the loss; `ValueError` if there is none of that name"
     self._change_term('drop', name)
 
-# %% ../../nbs/training/learner.ipynb #26e66bb0
+# %% ../../nbs/training/learner.ipynb #f700d65b
 @patch
 def add_module(self:ReIDLearner,
     name:str, # Its name in `model.aux`
@@ -143,11 +143,18 @@ def add_module(self:ReIDLearner,
 def wrap_sampler(self:ReIDLearner,
     fn, # Takes the sampler, gives one with the same two members, `batch_size` and `epoch(e)`
 ):
-    "Put a sampler around the training sampler"
-    loader = self.dls.train
-    old = loader.sampler
-    loader.wrap_sampler(fn)
-    self._record(lambda: loader.wrap_sampler(lambda _: old))
+    "Put a sampler around the training sampler; removing the callback takes only its own away"
+    if not self._wrappers: self._innermost = self.dls.train.sampler
+    entry = (fn, object())
+    self._wrappers.append(entry)
+    self._wrap()
+    self._record(lambda: (self._wrappers.remove(entry), self._wrap()))
+
+@patch
+def _wrap(self:ReIDLearner):
+    sampler = self._innermost
+    for fn,_ in self._wrappers: sampler = fn(sampler)
+    self.dls.train.wrap_sampler(lambda _: sampler)
 
 # %% ../../nbs/training/learner.ipynb #4f17ae76
 @patch
