@@ -181,6 +181,19 @@ def test_wrapped_samplers_can_be_removed_in_any_order(dataset):
     learn.remove_cb(second)
     assert learn.dls.train.bs==bs and learn.dls.train.sampler is sampler
 
+def test_a_skipped_step_is_known_after_it(dataset):
+    "As half precision skips one: a memory must not be updated then"
+    from fastai.callback.core import CancelStepException
+    seen = []
+    class Skip(Callback):
+        order = 10
+        def before_step(self):
+            if self.iter==1: raise CancelStepException
+    class Memory(Method):
+        def after_step(self): seen.append((self.iter, self.learn.step_taken))
+    quiet(reid_learner(loaders(dataset, 2, 2), 'resnet_mini', [Skip(), Memory()]), 1)
+    assert seen[:3]==[(0, True), (1, False), (2, True)]
+
 def test_a_method_that_cannot_start_says_so(dataset):
     learn = reid_learner(loaders(dataset), 'resnet_mini', [CAL(start_epoch=5)])
     with pytest.warns(UserWarning, match='never become active'): quiet(learn, 1)
