@@ -52,9 +52,10 @@ def peers(q, g, query, gallery):
     "What installed libraries offer for one query after another, given the distances (same mAP or left out)"
     found = {}
     try:
+        import ccreid.compat # torchmetrics brings torchvision along
         from torchmetrics.functional.retrieval import retrieval_average_precision
         def torchmetrics_loop(distances, query, gallery, protocol):
-            ids, aps = torch.as_tensor(gallery.identity.to_numpy()), []
+            ids, aps = torch.tensor(gallery.identity.to_numpy().copy()), []
             for i in range(len(distances)):
                 keep = ~protocol.junk(query.iloc[i:i+1], gallery)[0]
                 hit = ids[keep] == int(query.identity.iloc[i])
