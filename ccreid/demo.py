@@ -7,12 +7,11 @@ Docs: https://ccreid.github.io/ccreid/demo.html.md"""
 # %% auto #0
 __all__ = ['METHODS', 'quick_world', 'figures_table', 'difference_line', 'write_report', 'demo']
 
-# %% ../nbs/demo.ipynb #5aa083d2
+# %% ../nbs/demo.ipynb #6ac269bf
 import ccreid.compat
 import json, os, time
 from pathlib import Path
 import pandas as pd
-from . import settings
 from .data.mannequins import MannequinWorld, benchmark, world_hash
 from .evaluation.pictures import plot_cmc, plot_training
 from .evaluation.ranked_lists import choose_queries, ranked_list

@@ -8,9 +8,9 @@ Docs: https://ccreid.github.io/ccreid/experiments.html.md"""
 __all__ = ['CHAINS', 'SEEDS', 'environment', 'figures', 'test_features', 'multi_shot', 'run', 'read_features', 'query_values',
            'difference', 'Row', 'Results', 'reproduce', 'results_table']
 
-# %% ../nbs/experiments.ipynb #d45bb60e
+# %% ../nbs/experiments.ipynb #d7a28454
 import ccreid.compat
-import importlib.metadata, json, os, platform, time, warnings
+import importlib.metadata, json, os, platform, time
 from contextlib import nullcontext
 from dataclasses import dataclass, field, asdict
 from pathlib import Path
@@ -169,7 +169,7 @@ class Results:
         found = [r for r in self.records if r['row']==row.name and ((r['recipe_hash'],r['world'])==(now,self.world))==fresh]
         return sorted(found, key=lambda r: r['seed'])
 
-# %% ../nbs/experiments.ipynb #539ce3eb
+# %% ../nbs/experiments.ipynb #0c1060c7
 def reproduce(
     chain:str, # One of `CHAINS`
     path, # JSON file of the results
@@ -184,14 +184,14 @@ def reproduce(
     if chain not in CHAINS: raise ValueError(f"Unknown chain {chain!r}: choose from {', '.join(CHAINS)}")
     dataset, started = benchmark('mannequins', root), time.time()
     results = Results(path, chain, world_hash('mannequins'))
-    todo = [(row,seed) for seed in seeds for row in CHAINS[chain] if rows is None or row.name in rows]
-    todo = [(row,seed) for row,seed in todo if seed not in [r['seed'] for r in results.of(row)]]
-    for i,(row,seed) in enumerate(todo):
+    missing = [(row,seed) for seed in seeds for row in CHAINS[chain] if rows is None or row.name in rows]
+    missing = [(row,seed) for row,seed in missing if seed not in [r['seed'] for r in results.of(row)]]
+    for i,(row,seed) in enumerate(missing):
         if time.time()-started > 60*minutes:
-            log(f'{len(todo)-i} runs not started: {minutes:g} minutes are over'); break
+            log(f'{len(missing)-i} runs not started: {minutes:g} minutes are over'); break
         learn, record = run(recipe('mannequins', row.method, **row.changes), dataset, seed, device, quiet=True)
         results.add(dict(row=row.name, world=results.world, **record))
-        log(f"{i+1}/{len(todo)} {row.name}, seed {seed}: " + ', '.join(f"{k} R1 {100*p['R1']:.1f}" for k,p in record['protocols'].items()) +
+        log(f"{i+1}/{len(missing)} {row.name}, seed {seed}: " + ', '.join(f"{k} R1 {100*p['R1']:.1f}" for k,p in record['protocols'].items()) +
             f" ({record['seconds']:.0f} s)")
     return results
 
