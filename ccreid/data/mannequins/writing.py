@@ -71,7 +71,7 @@ def plan_mannequins(world:MannequinWorld)->dict:
 
 LAYOUTS = {'prcc':plan_prcc, 'ltcc':plan_ltcc, 'mannequins':plan_mannequins}
 
-# %% ../../../nbs/data/mannequins/writing.ipynb #ae86b615
+# %% ../../../nbs/data/mannequins/writing.ipynb #4daa00af
 def _draw(job):
     "Render and save a share of the files"
     world,root,part = job
@@ -96,14 +96,15 @@ def draw_files(world:MannequinWorld, root, plan:dict, workers:int|None=None, pro
     parts = [items[i:i+64] for i in range(0, len(items), 64)]
     jobs = [(_Config(world.config), str(root), p) for p in parts]
     done = 0
-    if workers<2 or len(items)<400 or 'fork' not in get_all_start_methods(): results = map(_draw, jobs)
+    alone = workers<2 or len(items)<400 or 'fork' not in get_all_start_methods() or __name__=='__main__' # workers find functions by their module
+    if alone: results = map(_draw, jobs)
     else:
         pool = ProcessPoolExecutor(workers, get_context('fork'))
         results = pool.map(_draw, jobs)
     for n in results:
         done += n
         if progress: progress(done, len(items))
-    if workers>1 and 'pool' in locals(): pool.shutdown()
+    if not alone: pool.shutdown()
 
 # %% ../../../nbs/data/mannequins/writing.ipynb #6200d5cf
 def manifest(world:MannequinWorld, layout:str)->dict:
