@@ -24,7 +24,7 @@ MODALITIES = ('visible','infrared')
 class DataError(ValueError):
     "Something is wrong with the user's data: the message says what, where, and what to do"
 
-# %% ../../nbs/data/samples.ipynb #9f959ba5
+# %% ../../nbs/data/samples.ipynb #a7f7f48e
 _rules = {
     'path is absolute':            lambda t: ~t.path.map(lambda p: str(p).startswith(('/','\\')) or str(p)[1:2]==':').to_numpy(bool),
     'path is listed once in its split': lambda t: t.duplicated(['path','split']).to_numpy(),
@@ -34,6 +34,7 @@ _rules = {
     'camera is at least -1':       lambda t: (t.camera < -1).to_numpy(),
     'modality is visible or infrared': lambda t: ~t.modality.isin(MODALITIES).to_numpy(),
     f"split is one of {', '.join(SPLITS)}": lambda t: ~t.split.isin(SPLITS).to_numpy(),
+    'role is query, gallery or empty': lambda t: ~t.role.isin(['','query','gallery']).to_numpy() if 'role' in t else np.zeros(len(t), bool),
 }
 
 def validate(
@@ -138,16 +139,18 @@ class ReIDDataset:
             self._protocols = protocols_for(self.name)
         return self._protocols
 
-# %% ../../nbs/data/samples.ipynb #b0f27346
+# %% ../../nbs/data/samples.ipynb #f313c8d5
 @patch
 def summary(
     self:ReIDDataset,
-)->pd.DataFrame: # One row a part: images, identities, clothes, cameras
+)->pd.DataFrame: # One row a part: images, identities, clothes, cameras; tracklets and infrared images where there are any
     "Counts of each part"
-    def count(t): return dict(images=len(t), identities=t.identity[t.identity>=0].nunique(),
-                              clothes=t.clothes[t.clothes>=0].nunique(), cameras=t.camera[t.camera>=0].nunique())
-    parts = {s: getattr(self, s) for s in ('train','val','query','gallery')}
-    return pd.DataFrame({s: count(t) for s,t in parts.items() if len(t)}, index=['images','identities','clothes','cameras']).T
+    known = lambda t, c: int(t[c][t[c]>=0].nunique())
+    count = dict(images=len, identities=lambda t: known(t, 'identity'), clothes=lambda t: known(t, 'clothes'), cameras=lambda t: known(t, 'camera'))
+    if 'tracklet' in self.samples: count['tracklets'] = lambda t: known(t, 'tracklet')
+    if (self.samples.modality=='infrared').any(): count['infrared'] = lambda t: int((t.modality=='infrared').sum())
+    parts = {s: t for s in ('train','val','query','gallery') if len(t := getattr(self, s))}
+    return pd.DataFrame({s: {k: f(t) for k,f in count.items()} for s,t in parts.items()}, index=list(count)).T
 
 @patch
 def __repr__(self:ReIDDataset): return f'{self.name}: {len(self.samples)} images\n{self.summary()}'
