@@ -110,6 +110,7 @@ def localize(c, folder):
         d = o.get('data', {})
         for k in 'text/markdown','text/html': # names of the page itself are those of the module
             if k in d: d[k] = ''.join(d[k]).replace(base, '/').replace('__main__.', '')
+        if 'text/markdown' in d: d['text/markdown'] = re.sub(r'(\])\(([^)\s]+)\)', lambda m: outside(m, folder), d['text/markdown'])
 
 def as_text(v):
     "A value of a card's front matter in one readable piece of Markdown"
@@ -129,21 +130,53 @@ def rows(d, pre=''):
             for i,o in enumerate(v): yield f'{name} {i+1}',as_text(o)
         else: yield name,as_text(v)
 
+def count_rows(counts):
+    "Part, what, count and source of each count of a card"
+    for split,facts in counts.items():
+        for what,fact in facts.items(): yield split,what,f"{fact['value']:,}",as_text(fact.get('source'))
+
+def counts_table(title, counts):
+    "The counts of a card as a table, a part named once"
+    lines,last = [f'| {title} | | count | source |','|:--|:--|--:|:--|'],None
+    for split,what,count,source in count_rows(counts):
+        lines.append(f"| {f'**{split}**' if split!=last else ''} | {what} | {count} | {source} |")
+        last = split
+    return '\n'.join(lines)
+
+def rule_text(r):
+    "A rule of a card: its sentence, and how it is checked"
+    if 'between' in r: values = '{} to {}'.format(*r['between'])
+    else: values = as_text(r['among']) if 'among' in r else 'one person each'
+    where = f", {as_text(r['split'])}" if r.get('split') else ''
+    return f"- {as_text(r['rule'])} (`{r['column']}`{where}: {values})"
+
+def from_card(m):
+    "A link of a card to a notebook becomes a link to its page"
+    return f'{m[1]}(/{m[2]})'
+
 def stage_card(path):
-    "A data card as a page: its front matter, which the code reads, as a table above its prose"
+    "A data card as a page: what it is, then what the code reads, counts and rules as tables, then its other sections"
     txt = path.read_text()
     _,fm,body = txt.split('---\n', 2) if txt.startswith('---\n') else ('','{}',txt)
     fm = yaml.safe_load(fm) or {}
     m = re.match(r'\s*# (.+)\n', body)
     if m: body = body[m.end():]
+    body = re.sub(r'(\])\(\.\./nbs/([^)\s]+)\)', from_card, body)
     title = m[1] if m else str(fm.get('title') or fm.get('pretty_name') or fm.get('name') or path.stem)
     head = yaml.safe_dump({'title': title, 'description': str(fm.get('description') or f'Data card of {title}')}, allow_unicode=True)
-    facts = {k:v for k,v in fm.items() if k not in ('title','pretty_name','description')}
-    table = '\n'.join(f'| **{k}** | {v} |' for k,v in rows(facts))
-    table = f'\n::: {{.front-matter}}\n\n| what the code reads | |\n|:--|:--|\n{table}\n\n:::\n' if facts else ''
+    counts = {'part': fm['counts']} if isinstance(fm.get('counts'), dict) else {}
+    counts |= {f'with {o.replace("=", " = ")}': c for o,c in (fm.get('counts_by_option') or {}).items()}
+    apart = ('title','pretty_name','description','rules','counts_by_option')+('counts',)*bool(counts)
+    facts = {k:v for k,v in fm.items() if k not in apart}
+    linked = lambda v: re.sub(r'(https?://[^\s,;)]+)', r'<\1>', v)
+    table = '\n'.join(f'| **{k}** | {linked(v)} |' for k,v in rows(facts))
+    tables = ([('front-matter', f'| what the code reads | |\n|:--|:--|\n{table}')] if facts else []) + [('front-matter .counts', counts_table(o, c)) for o,c in counts.items()]
+    read = ''.join(f'\n::: {{.{kind}}}\n\n{o}\n\n:::\n' for kind,o in tables)
+    if fm.get('rules'): read += '\nRules that `ccreid check` verifies on the table (cameras count from 0 there):\n\n' + '\n'.join(map(rule_text, fm['rules'])) + '\n'
+    what,sections,rest = body.partition('\n## ')
     dest = proc/'data_cards'/path.name
     dest.parent.mkdir(parents=True, exist_ok=True)
-    dest.write_text(f'---\n{head}---\n{table}\n{body}')
+    dest.write_text(f'---\n{head}---\n{what}\n{read}{sections}{rest}')
 
 def stage(draft=False):
     "Processed notebooks and cards in `_proc`; stops at Pandoc-only syntax, which `smalldocs check` does not look for in notebooks"
@@ -166,6 +199,9 @@ def stage(draft=False):
                                             for o in c.get('outputs', []) if o.output_type=='error' or o.get('name')=='stderr']
         write_nb(nb, p)
     for p in sorted((root/'data_cards').glob('*.md')): stage_card(p)
+    for p in sorted((root/'data_cards'/'pictures').glob('*.png')): # the cards show them
+        (proc/'data_cards'/'pictures').mkdir(exist_ok=True)
+        shutil.copy2(p, proc/'data_cards'/'pictures')
     if not draft: fail('pages that are not fit to be shown', bad)
     elif bad: say('draft:', *bad)
 

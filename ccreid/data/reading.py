@@ -184,11 +184,11 @@ class Reader:
             groups.update(settled)
             if people is None or int(groups['identity']) in people: yield path,groups
 
-# %% ../../nbs/data/reading.ipynb #10158761
+# %% ../../nbs/data/reading.ipynb #90f65f38
 @patch
 def numbers(self:Reader, file:str)->list:
     "The whole numbers of a list file, however separated; raises `DataError` on anything else"
-    words = re.split(r'[\s,;]+', self.tree.text(file).strip(' \t\r\n,;'))
+    words = [w for w in re.split(r'[\s,;]+', self.tree.text(file)) if w]
     bad = [w for w in words if not re.fullmatch(r'\d+', w, re.ASCII)]
     if bad: raise DataError(f"{file}: expected whole numbers with commas between, found {bad[0][:40]!r}")
     return words
@@ -206,7 +206,8 @@ def locate(self:Reader, path:str, where:str):
 
 @patch
 def listed(self:Reader, part:Part):
-    "(relative path, groups) of the images that a part's list names"
+    "(relative path, groups) of the images that a part's list names; none where an optional part has no list"
+    if not part.required and self.tree.entries(part.listed.rpartition('/')[0]).get(part.listed.rpartition('/')[2]) is None: return
     grammar,name,seen = re.compile(part.line, re.ASCII),re.compile(part.name, re.ASCII),set()
     for n,line in enumerate(self.tree.text(part.listed).splitlines(), 1):
         if not (line := line.strip()): continue
@@ -225,7 +226,7 @@ def listed(self:Reader, part:Part):
         else: self.skip('name breaks the grammar', path)
         seen.add(path)
 
-# %% ../../nbs/data/reading.ipynb #d31166d4
+# %% ../../nbs/data/reading.ipynb #6a5cd940
 def _rank(keys, start=0):
     "Rank of each key among the sorted distinct ones, from `start`; None is -1"
     rank = {k:i for i,k in enumerate(sorted({k for k in keys if k[1] is not None}), start)}
@@ -260,12 +261,14 @@ def label(
             for i,r in zip(rows, _rank([(dataset[i], identity[i]) for i in rows])[0]): final[i] = r
     res = dict(dataset=dataset, path=path, identity=final, clothes=worn, camera=_shift(dataset, camera),
                modality=[layout.modality(g) for g in groups], split=split)
-    if layout.tracklet: res['tracklet'] = _rank([(d, layout.tracklet(g)) for d,g in zip(dataset, groups)])[0]
+    if layout.tracklet:
+        walks,n = _rank([(d, layout.tracklet(g)) for d,g in zip(dataset, groups)])
+        if n: res['tracklet'] = walks
     if all(str(g.get('frame')).isdecimal() for g in groups): res['frame'] = [int(g['frame']) for g in groups]
     if any('role' in g for g in groups): res['role'] = [g.get('role', '') for g in groups]
     return res
 
-# %% ../../nbs/data/reading.ipynb #cf6e1d9a
+# %% ../../nbs/data/reading.ipynb #430e284e
 def _some(keys, n=5): return ', '.join(map(str, keys[:n])) + ' ...'*(len(keys)>n)
 
 def _oddities(layout, files, table):
@@ -285,10 +288,11 @@ def _read(layout, tree, verbose):
     skipped = {reason: sorted(reader.skipped[reason]) for reason in REASONS if reader.skipped[reason]}
     if not files:
         seen = [f'{p} ({reason})' for reason,ps in skipped.items() for p in ps]
-        want = ', '.join(f"{p.folder}/{p.example}".lstrip('/') for p in layout.parts[:3]) or layout.marker
+        want = ', '.join([*dict.fromkeys(f"{p.folder}/{p.example}".lstrip('/') for p in layout.parts)][:3]) or layout.marker
         raise DataError(f'{layout}: 0 images in {tree.root}; expected files such as {want}\n'
                         f"found {', '.join(seen[:3]) or 'only empty folders'}{f' and {len(seen)-3} more' if len(seen)>3 else ''}")
     table = make_table(label(layout, files), str(layout))
+    if not len(table): raise DataError(f'{layout}: all {len(files)} images in {tree.root} are junk (identity -1)')
     notes = [f"skipped {len(ps)} file(s) or folder(s), {reason}: {_some(ps, 3)}" for reason,ps in skipped.items()]
     if table.attrs['junk']: notes.append(f"dropped {table.attrs['junk']} junk images (identity -1)")
     if layout.camera is None: notes.append('no camera labels: every image counts as a camera of its own')

@@ -56,7 +56,7 @@ def validate(
                 f'{row.modality}, {row.split})')
     return table
 
-# %% ../../nbs/data/samples.ipynb #82dbd597
+# %% ../../nbs/data/samples.ipynb #c563d9e2
 def make_table(
     rows,          # One dict an image, or a dict of columns, or a DataFrame; absent: modality is visible, clothes and camera -1
     source:str='', # Where they come from, for messages
@@ -68,7 +68,7 @@ def make_table(
     for c in LABELS:
         if c not in table.columns: continue
         try: whole = table[c].astype('int64')
-        except (ValueError, TypeError) as e:
+        except (ValueError, TypeError, OverflowError) as e:
             raise DataError(f"{source or 'sample table'}: column {c} must hold whole numbers ({e})") from None
         if not (whole == table[c].astype(float)).all():
             raise DataError(f"{source or 'sample table'}: column {c} must hold whole numbers")
@@ -160,6 +160,17 @@ def _repr_html_(self:ReIDDataset):
     title = f'<p><b>{html.escape(self.name)}</b>, {len(self.samples)} images</p>'
     notes = ''.join(f'<li>{html.escape(n)}</li>' for n in self.notes)
     return title + self.summary().to_html() + (notes and f'<ul>{notes}</ul>')
+
+# %% ../../nbs/data/samples.ipynb #bf130a2c
+@patch
+def evaluate(self:ReIDDataset,
+    features, # Path (absolute, or relative to the root) -> vector; or a function from a table of the N rows that need one to [N,D]
+    protocol, # Name of one of `protocols`, or a `Protocol`
+    **kwargs, # ranks, chunk_bytes, tolerance
+): # `RetrievalMetrics`, means over the draws where there are several
+    "Figures under a protocol; raises `DataError` on an unknown protocol, or where images that are compared have no feature"
+    from ccreid.evaluation.scoring import score
+    return score(self, features, protocol, **kwargs)
 
 # %% ../../nbs/data/samples.ipynb #2b04080a
 def hold_out(

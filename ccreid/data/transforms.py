@@ -17,7 +17,7 @@ from dataclasses import asdict,dataclass
 from PIL import Image,ImageFile,ImageOps
 from .samples import DataError
 
-# %% ../../nbs/data/transforms.ipynb #a15f7e13
+# %% ../../nbs/data/transforms.ipynb #a1d4f89f
 def _rgb(im):
     "PIL image of any mode as RGB"
     if im.mode == 'RGB': return im
@@ -41,7 +41,7 @@ def _whole_files():
             if not _strict['inside']: ImageFile.LOAD_TRUNCATED_IMAGES = _strict['before']
 
 def read_image(
-    path,         # Image file
+    path,         # Image file, or one that is open
 )->Image.Image:   # RGB
     "Decode a whole image; raises `DataError` naming the file and the reason where that fails"
     try:
@@ -51,7 +51,7 @@ def read_image(
             return _rgb(im)
     except FileNotFoundError: reason = 'there is no such file'
     except Image.UnidentifiedImageError:
-        reason = 'the file is empty' if os.path.getsize(path)==0 else 'its content is not an image'
+        reason = 'the file is empty' if not hasattr(path, 'read') and os.path.getsize(path)==0 else 'its content is not an image'
     except Exception as e: reason = str(e) or type(e).__name__   # decoders raise many kinds on damaged files
     raise DataError(f'cannot read the image {path}: {reason}\nreplace or remove it; `ccreid check` lists all such files of a data set')
 

@@ -7,18 +7,19 @@ Docs: https://ccreid.github.io/ccreid/evaluation/metrics.html.md"""
 # %% auto #0
 __all__ = ['RetrievalMetrics', 'summarise', 'metrics_from_distances', 'retrieval_metrics', 'mean_metrics', 'evaluate']
 
-# %% ../../nbs/evaluation/metrics.ipynb #5ca0426d
+# %% ../../nbs/evaluation/metrics.ipynb #8995462b
 import warnings
 from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from .comparing import compared
 from .protocols import Protocol, label_tensors
-from .ranking import own_images, positive_ranks, cosine_tolerance
+from .ranking import own_images, positive_ranks, identity_ranks, cosine_tolerance
 from .statistics import paired_bootstrap
 
-# %% ../../nbs/evaluation/metrics.ipynb #653b565c
+# %% ../../nbs/evaluation/metrics.ipynb #1f0a096f
 @dataclass(eq=False)
 class RetrievalMetrics:
     "Figures of one protocol; fractions between 0 and 1; tensors on the CPU"
@@ -29,12 +30,16 @@ class RetrievalMetrics:
     skipped:int             # How many were left out because no valid positive is in the gallery
     ap:Tensor               # [queries] float32
     inp:Tensor              # [queries] float32
-    first_rank:Tensor       # [queries] rank of the first positive (float32: a mean where draws were averaged)
-    query_rows:np.ndarray   # [queries] index labels of the counted rows of the query table
+    first_rank:Tensor       # [queries] rank of the first positive, in images or people (float32: a mean where draws were averaged)
+    query_rows:np.ndarray   # [queries] index labels of the counted rows of the query table (a tracklet's is its first frame's)
     ranks:tuple=(1,5,10,20) # Which ranks to report
     protocol:str=''         # Name of the protocol
     draws:int=1             # How many galleries were averaged
     spread:dict=field(default_factory=dict) # Standard deviation over the draws of rank-k, mAP and mINP
+    hits:Tensor=None        # [queries] 1 where the first positive has rank 1, else 0; with draws, the share of them
+
+    def __post_init__(self):
+        if self.hits is None: self.hits = (self.first_rank <= 1).float()
 
     def rank(self, k:int)->float:
         "Fraction of queries with a positive among the first `k`"
@@ -70,18 +75,20 @@ def summarise(
     return RetrievalMetrics(cmc.float(), ap.mean().item(), inp.mean().item(), n, len(keep) - n, ap.float(), inp.float(), first.float(),
                             np.asarray(rows)[keep.numpy()], **kwargs)
 
-# %% ../../nbs/evaluation/metrics.ipynb #1f692799
+# %% ../../nbs/evaluation/metrics.ipynb #0f11fda1
 def _chunked(distance_rows, query, gallery, protocol, device, chunk_bytes, tolerance, ranks):
     "`distance_rows(i, j)` gives the distances [j-i,G] of some queries"
     fast = getattr(protocol, 'same_identity_only', False) and type(protocol).junk is Protocol.junk
+    people = getattr(protocol, 'by_identity', False)
     columns = protocol.columns if fast else ('identity',)
     q, g = label_tensors(query, columns, device), label_tensors(gallery, columns, device)
     order = g['identity'].argsort(stable=True)
-    step = max(1, chunk_bytes // ((16 if torch.device(device).type == 'cpu' else 32) * max(1, len(gallery))))
+    ordered = g['identity'][order]
+    step = max(1, chunk_bytes // ((16 if torch.device(device).type == 'cpu' and not people else 32) * max(1, len(gallery))))
     values = []
     for i in range(0, len(query), step):
         part, distances = {k: v[i:i+step] for k, v in q.items()}, distance_rows(i, i+step)
-        own, mine = own_images(part['identity'], order, g['identity'][order])
+        own, mine = own_images(part['identity'], order, ordered)
         if fast: junk = protocol.rule({k: v[:, None] for k, v in part.items()}, {k: v[own] for k, v in g.items()})
         else:
             junk = protocol.junk(query.iloc[i:i+step], gallery).to(device)
@@ -90,7 +97,8 @@ def _chunked(distance_rows, query, gallery, protocol, device, chunk_bytes, toler
         k = torch.arange(1, rank.shape[1]+1)
         ap = torch.where(k <= n[:, None], k / rank.double(), 0).sum(1) / n
         inp = n / rank.gather(1, (n-1).clamp(min=0)[:, None])[:, 0].double()
-        values.append(torch.stack([ap, inp.masked_fill(n == 0, torch.nan), rank[:, 0].double()]))
+        first = identity_ranks(distances, own, mine & ~junk, order, ordered, tolerance).cpu() if people else rank[:, 0]
+        values.append(torch.stack([ap, inp.masked_fill(n == 0, torch.nan), first.double()]))
     return summarise(*torch.cat(values, 1), query.index, len(gallery), ranks=tuple(ranks), protocol=getattr(protocol, 'name', ''))
 
 # %% ../../nbs/evaluation/metrics.ipynb #cef643db
@@ -157,33 +165,36 @@ def retrieval_metrics(
     try: return _chunked(rows, query, gallery, protocol, g.device, chunk_bytes, tolerance, ranks)
     finally: torch.set_float32_matmul_precision(precision)
 
-# %% ../../nbs/evaluation/metrics.ipynb #90092afb
+# %% ../../nbs/evaluation/metrics.ipynb #91a5f0b1
 def mean_metrics(
-    results:list, # `RetrievalMetrics`, one for each draw
+    results:list,    # `RetrievalMetrics`, one for each draw
+    asked:int|None=None, # How many queries there are in all; default: as many as in the first draw
 )->RetrievalMetrics:
     "Mean over draws; `.spread` holds the standard deviation (n-1); a query's values are means over the draws that kept it"
     first = results[0]
     if len(results) == 1: return first
-    values = pd.concat([pd.DataFrame(dict(ap=r.ap, inp=r.inp, first=r.first_rank), index=r.query_rows) for r in results])
+    values = pd.concat([pd.DataFrame(dict(ap=r.ap, inp=r.inp, first=r.first_rank, hits=r.hits), index=r.query_rows) for r in results])
     values = values.groupby(level=0, sort=False).mean()
     size = max(len(r.cmc) for r in results)
     cmc = torch.stack([torch.cat([r.cmc, r.cmc[-1:].expand(size - len(r.cmc))]) for r in results])
     figures = [{f'rank-{k}': r.rank(k) for k in first.ranks} | dict(mAP=r.mAP, mINP=r.mINP) for r in results]
     column = lambda k: np.array([f[k] for f in figures])
+    ap, inp, rank, hits = (torch.tensor(values[c].to_numpy(), dtype=torch.float32) for c in values)
     return RetrievalMetrics(cmc.mean(0), float(column('mAP').mean()), float(column('mINP').mean()), len(values),
-        first.queries + first.skipped - len(values), *(torch.tensor(values[c].to_numpy(), dtype=torch.float32) for c in values),
-        values.index.to_numpy(), first.ranks, first.protocol, len(results), {k: float(column(k).std(ddof=1)) for k in figures[0]})
+        (asked or first.queries + first.skipped) - len(values), ap, inp, rank, values.index.to_numpy(), first.ranks, first.protocol, len(results),
+        {k: float(column(k).std(ddof=1)) for k in figures[0]}, hits)
 
-# %% ../../nbs/evaluation/metrics.ipynb #a177c5a1
+# %% ../../nbs/evaluation/metrics.ipynb #1acc2444
 def evaluate(
-    features,            # [N,D], one row for each row of `table`, in its order
+    features,            # [N,D], one row for each row of `table`, in its order (or for each of `rows`)
     table:pd.DataFrame,  # Sample table with unique index
     protocol:Protocol,   # Who is asked for, who is searched, what is junk
+    rows=None,           # Index labels of the rows that have features, where these are not all
     **kwargs,            # ranks, chunk_bytes, tolerance
 )->RetrievalMetrics:
     "Select, compare, average over draws"
-    features = torch.as_tensor(features)
-    if len(features) != len(table): raise ValueError(f"features has {len(features)} rows, but the table has {len(table)}")
-    if not table.index.is_unique: raise ValueError("the table's index has repeated labels; use table.reset_index(drop=True)")
-    at = lambda part: features[torch.as_tensor(table.index.get_indexer(part.index), device=features.device)]
-    return mean_metrics([retrieval_metrics(at(q), at(g), q, g, protocol, **kwargs) for q, g in protocol.select(table)])
+    results, asked = [], pd.Index([])
+    for q, g, query, gallery in compared(features, table, protocol, rows):
+        results.append(retrieval_metrics(q, g, query, gallery, protocol, **kwargs))
+        asked = query.index if len(results) == 1 else asked.union(query.index, sort=False)
+    return mean_metrics(results, len(asked))

@@ -6,7 +6,7 @@ Docs: https://ccreid.github.io/ccreid/evaluation/protocols.html.md"""
 
 # %% auto #0
 __all__ = ['SETTINGS', 'STANDARD', 'SAME_CLOTHES', 'CLOTHES_CHANGING', 'label_tensors', 'is_junk', 'Protocol', 'pick_rows',
-           'draw_single_shot', 'protocols_for']
+           'draw_single_shot', 'first_frames', 'protocols_for']
 
 # %% ../../nbs/evaluation/protocols.ipynb #056a8f37
 from dataclasses import dataclass, replace
@@ -32,20 +32,21 @@ def label_tensors(
     if wrong: raise ValueError(f"column {wrong[0]!r} is {table[wrong[0]].dtype}: labels are integers, with -1 for unknown")
     return {c: torch.as_tensor(table[c].to_numpy(np.int64, copy=True), device=device) for c in columns}
 
-# %% ../../nbs/evaluation/protocols.ipynb #9c103370
+# %% ../../nbs/evaluation/protocols.ipynb #25769a19
 def is_junk(
     setting:str,     # One of `SETTINGS`
     q:dict,          # Labels of queries: identity, camera, clothes (tensors that broadcast with those of `g`)
     g:dict,          # Labels of gallery images
+    seen_by:str='camera', # The label whose equality means "seen together"; '' when nothing does
 )->BoolTensor:       # True where the gallery image is removed for that query
     "The junk rule of a setting, elementwise"
     own = (q['identity'] == g['identity']) & (q['identity'] >= 0)
-    same_camera = q['camera'] == g['camera']
-    if setting == 'standard': return own & same_camera
+    together = q[seen_by] == g[seen_by] if seen_by else torch.zeros_like(own)
+    if setting == 'standard': return own & together
     same_clothes = (q['clothes'] == g['clothes']) & (q['clothes'] >= 0)
-    return own & (same_camera | (same_clothes if setting == 'clothes-changing' else ~same_clothes))
+    return own & (together | (same_clothes if setting == 'clothes-changing' else ~same_clothes))
 
-# %% ../../nbs/evaluation/protocols.ipynb #20601e56
+# %% ../../nbs/evaluation/protocols.ipynb #9c0afdb4
 @dataclass(frozen=True)
 class Protocol:
     "Who is asked for, who is searched, what is junk; a subclass with its own rule overrides `rule` (or `junk`)"
@@ -58,6 +59,9 @@ class Protocol:
     seed:int=0                                # Of those draws
     query_splits:tuple=('query', 'test')      # Values of `split` that may be asked for
     gallery_splits:tuple=('gallery', 'test')  # Values of `split` that are searched
+    seen_by:str='camera'                      # Column whose equality means "seen together"; '' when nothing does
+    unit:str='image'                          # What is compared: 'image', or 'tracklet' (mean feature of its frames)
+    by_identity:bool=False                    # Do ranks (CMC) count people, each at their nearest image?
     same_identity_only:ClassVar[bool]=True    # `rule` never removes other people; False for a subclass that does not declare it
 
     def __init_subclass__(cls, **kwargs):
@@ -68,15 +72,21 @@ class Protocol:
         if self.setting not in SETTINGS: raise ValueError(f"unknown setting {self.setting!r}; choose one of {', '.join(SETTINGS)}")
         if self.shots not in ('multi', 'single'): raise ValueError(f"shots is 'multi' or 'single', not {self.shots!r}")
         if self.draws < 1: raise ValueError(f"draws must be at least 1, not {self.draws}")
+        if self.unit not in ('image', 'tracklet'): raise ValueError(f"unit is 'image' or 'tracklet', not {self.unit!r}")
 
     @property
     def columns(self)->tuple: # Label columns that `rule` reads
         "The label columns that the junk rule needs"
-        return ('identity', 'camera') + (() if self.setting == 'standard' else ('clothes',))
+        return ('identity',) + ((self.seen_by,) if self.seen_by else ()) + (() if self.setting == 'standard' else ('clothes',))
+
+    @property
+    def drawn(self)->bool: # False where `select` gives one pair
+        "Are there several galleries, drawn at random?"
+        return self.shots == 'single'
 
     def rule(self, q:dict, g:dict)->BoolTensor:
         "Junk, elementwise, on dicts of label tensors that broadcast"
-        return is_junk(self.setting, q, g)
+        return is_junk(self.setting, q, g, self.seen_by)
 
     def junk(self,
         query:pd.DataFrame,   # Q rows
@@ -125,16 +135,49 @@ def draw_single_shot(
         if p >= 0: take[by_identity[s + np.random.default_rng([seed, draw, int(p)]).integers(n)]] = True
     return gallery[take]
 
-# %% ../../nbs/evaluation/protocols.ipynb #661b0214
+# %% ../../nbs/evaluation/protocols.ipynb #b6afc591
+def first_frames(
+    rows:pd.DataFrame, # Rows with columns `tracklet`, and `frame` or `path` for the order
+    what:str='',       # How an error calls these rows
+)->pd.DataFrame:       # One row a tracklet, index and order kept
+    "The first frame of each tracklet by (frame, path); raises `ValueError` where a row has no tracklet, or a tracklet shows two people"
+    bad = ~(label_tensors(rows, ('tracklet',))['tracklet'] >= 0) if 'tracklet' in rows.columns else None
+    if bad is None: raise ValueError(f"{what}: the table has no column 'tracklet', and unit='tracklet' compares tracklets")
+    if bad.any(): raise ValueError(f"{what}: {int(bad.sum())} of {len(rows)} rows have no tracklet (it is below 0)")
+    if (mixed := rows.groupby('tracklet')['identity'].nunique() > 1).any():
+        raise ValueError(f"{what}: tracklet {mixed.idxmax()} shows more than one identity")
+    order = [c for c in ('frame', 'path') if c in rows.columns]
+    ordered = rows.assign(at=np.arange(len(rows)))
+    if order: ordered = ordered.sort_values(order, kind='stable')
+    return rows.iloc[np.sort(ordered.drop_duplicates('tracklet')['at'].to_numpy())]
+
+# %% ../../nbs/evaluation/protocols.ipynb #1647135f
+@patch
+def roles(self:Protocol,
+    table:pd.DataFrame, # Sample table; without a column `split` every row plays both roles
+)->tuple:               # (query rows, gallery rows): nothing drawn yet, every frame of a tracklet
+    "The rows of both roles, index kept; raises `ValueError` when one is empty"
+    return (pick_rows(table, self.query_splits, self.query_where, f"protocol {self.name!r}, query"),
+            pick_rows(table, self.gallery_splits, self.gallery_where, f"protocol {self.name!r}, gallery"))
+
+@patch
+def draw(self:Protocol,
+    query:pd.DataFrame,   # Query rows
+    gallery:pd.DataFrame, # Gallery rows
+    k:int,                # Which draw
+)->tuple:                 # (query rows, gallery rows) of that draw
+    "One draw: one gallery image a person; a subclass may draw otherwise"
+    return query, draw_single_shot(gallery, self.seed, k)
+
 @patch
 def select(self:Protocol,
     table:pd.DataFrame, # Sample table; without a column `split` every row plays both roles
-)->list:                # [(query, gallery), ...]: one pair, or `draws` pairs when single-shot
-    "The sub-tables that are compared, index kept; raises `ValueError` when a role is empty"
-    query = pick_rows(table, self.query_splits, self.query_where, f"protocol {self.name!r}, query")
-    gallery = pick_rows(table, self.gallery_splits, self.gallery_where, f"protocol {self.name!r}, gallery")
-    if self.shots == 'multi': return [(query, gallery)]
-    return [(query, draw_single_shot(gallery, self.seed, k)) for k in range(self.draws)]
+)->list:                # [(query, gallery), ...]: one pair, or `draws` pairs when galleries are drawn
+    "The sub-tables that are compared, index kept, one row a tracklet where these are compared; raises `ValueError` when a role is empty"
+    query, gallery = self.roles(table)
+    if self.unit == 'tracklet':
+        query, gallery = first_frames(query, f"protocol {self.name!r}, query"), first_frames(gallery, f"protocol {self.name!r}, gallery")
+    return [self.draw(query, gallery, k) for k in range(self.draws)] if self.drawn else [(query, gallery)]
 
 @patch
 def on(self:Protocol,
@@ -143,12 +186,11 @@ def on(self:Protocol,
     "The same protocol on other people, for example the data set's own validation people"
     return replace(self, query_splits=splits, gallery_splits=splits)
 
-# %% ../../nbs/evaluation/protocols.ipynb #c53ec12e
+# %% ../../nbs/evaluation/protocols.ipynb #03b6a37b
 def protocols_for(
-    name:str, # Name of a data set, such as 'prcc'
-)->dict:      # Name of a protocol -> Protocol
+    name:str,  # Name of a data set, such as 'prcc'
+    **options, # What its protocols may be told, such as `permutations` of SYSU-MM01
+)->dict:       # Name of a protocol -> Protocol
     "The protocols that the field uses on a data set; the three settings where nothing else is known"
-    if name.lower() != 'prcc': return {p.name: p for p in (STANDARD, SAME_CLOTHES, CLOTHES_CHANGING)}
-    multi = [replace(p, query_where={'camera': (c,)}, gallery_where={'camera': (0,)})
-             for p, c in ((SAME_CLOTHES, 1), (CLOTHES_CHANGING, 2))]
-    return {p.name: p for p in multi + [replace(p, name=p.name + '-single-shot', shots='single') for p in multi]}
+    from ccreid.evaluation.conventions import conventions
+    return conventions(name, **options)

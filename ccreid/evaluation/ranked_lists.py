@@ -47,7 +47,7 @@ def choose_queries(
     return Choice([metrics.query_rows[i].item() for i in at],
                   f"{count} of {n} queries, {how} ({ap.min():.2f} to {ap.max():.2f}); mean of all {metrics.mAP:.2f}")
 
-# %% ../../nbs/evaluation/ranked_lists.ipynb #74dbfb94
+# %% ../../nbs/evaluation/ranked_lists.ipynb #560da6bc
 def ranked_rows(
     query_features:Tensor,   # [Q,D]
     gallery_features:Tensor, # [G,D]
@@ -60,11 +60,14 @@ def ranked_rows(
     with torch.no_grad():
         d = (1 - F.normalize(query_features.float()) @ F.normalize(gallery_features.float()).T).cpu().numpy()
     junk, lists, tolerance = protocol.junk(query, gallery).cpu().numpy(), [], cosine_tolerance(torch.float32, query_features.shape[1])
+    who = gallery['identity'].where(gallery['identity'] >= 0, -2 - np.arange(len(gallery))).to_numpy() # each passer-by is a person of its own
     for i, identity in enumerate(query['identity']):
         right = (gallery['identity'].to_numpy() == identity) & (identity >= 0) & ~junk[i]
         o = np.lexsort((right, d[i] + tolerance*right))[:count]
-        kind = np.where(junk[i, o], 'junk', np.where(right[o], 'right', 'wrong'))
-        lists.append(pd.DataFrame(dict(row=gallery.index[o], distance=d[i, o], kind=kind, rank=np.where(junk[i, o], 0, (~junk[i, o]).cumsum()))))
+        kept, kind = ~junk[i, o], np.where(junk[i, o], 'junk', np.where(right[o], 'right', 'wrong'))
+        rank = np.zeros(len(o), np.int64)
+        rank[kept] = 1 + (pd.factorize(who[o][kept])[0] if protocol.by_identity else np.arange(kept.sum()))
+        lists.append(pd.DataFrame(dict(row=gallery.index[o], distance=d[i, o], kind=kind, rank=rank)))
     return lists
 
 # %% ../../nbs/evaluation/ranked_lists.ipynb #d7fde188
