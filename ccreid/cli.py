@@ -11,19 +11,21 @@ __all__ = ['main']
 import argparse, contextlib, json, re, sys
 from pathlib import Path
 
-# %% ../nbs/cli.ipynb #15006f21
+# %% ../nbs/cli.ipynb #747aa629
 def _dataset(a):
     from ccreid.data.layouts import load_dataset
     from ccreid.data.mannequins import BENCHMARKS, benchmark
     from ccreid import settings
     if a.data in BENCHMARKS: return benchmark(a.data, a.root or settings.get('data'))
-    return load_dataset(a.data, a.root or settings.get('data'))
+    return load_dataset(a.data, a.root or settings.get('data'), **_given(a))
+
+def _given(a): return {k.removeprefix('layout_'): v for k,v in vars(a).items() if k.startswith('layout_')}
 
 def _demo(a):
     from ccreid.demo import demo
     demo(a.out or a.runs/'demo', a.quick, a.seed, a.device)
 
-# %% ../nbs/cli.ipynb #df8ee58d
+# %% ../nbs/cli.ipynb #99a36548
 def _value(text):
     try: v = json.loads(text)
     except json.JSONDecodeError: return text
@@ -49,24 +51,24 @@ def _train(a):
     if a.hold_out:
         dataset, people = hold_out(dataset, a.hold_out, a.seed)
         cbs = [RetrievalEval(people, every=a.every)]
-    out = Path(a.out or a.runs/f'{a.data}-{a.method}-{a.seed}')
+    given = [re.sub(r'[^\w.+-]+', '_', f'{k}_{v}') for k,v in _given(a).items()]
+    out = Path(a.out or a.runs/'-'.join([a.data, *given, a.method, str(a.seed)]))
     learn, record = run(r, dataset, a.seed, a.device, a.precision, out/'checkpoint.pth', quiet=a.quiet, num_workers=a.workers, cbs=cbs)
     export_reid(learn, out/f'{a.method}.safetensors')
     (out/'metrics.json').write_text(json.dumps(record, indent=1))
     _print_results(learn.results)
     print(f'Last epoch, seed {a.seed}; weights and figures in {out}')
 
-# %% ../nbs/cli.ipynb #d3e60fdc
+# %% ../nbs/cli.ipynb #b48085d5
 def _evaluate(a):
     from ccreid.evaluation.metrics import evaluate
     from ccreid.experiments import multi_shot, read_features, test_features
     from ccreid.training.export import load_reid
     with contextlib.redirect_stdout(sys.stderr if a.json else sys.stdout): dataset = _dataset(a)
-    if a.features: table, features = read_features(a.features, dataset)
-    else:
-        table, features = test_features(load_reid(a.weights, a.device), dataset, progress=sys.stdout.isatty() and not a.json)
     protocols = dataset.protocols if a.protocol=='all' else multi_shot(dataset) if not a.protocol else {a.protocol: dataset.protocols.get(a.protocol)}
     if None in protocols.values(): raise ValueError(f"{a.data} has no protocol {a.protocol!r}: choose from {', '.join(dataset.protocols)}")
+    if a.features: table, features = read_features(a.features, dataset, protocols.values())
+    else: table, features = test_features(load_reid(a.weights, a.device), dataset, protocols.values(), progress=sys.stdout.isatty() and not a.json)
     results = {k: evaluate(features, table, p) for k,p in protocols.items()}
     if a.json: print(json.dumps({k: m.as_dict() for k,m in results.items()}))
     else: _print_results(results)
@@ -77,9 +79,19 @@ def _reproduce(a):
     results = reproduce(a.chain, a.out or a.runs/f'{a.chain}.json', a.root or settings.get('data'), minutes=a.minutes, device=a.device)
     print(results_table(results).T.to_string())
 
+def _layout_options(c):
+    "Let a parser know the options of all layouts: each argument of a layout's function is one"
+    import inspect
+    from ccreid.data.layouts import LAYOUTS
+    takers = {}
+    for name,f in LAYOUTS.items():
+        for o,p in inspect.signature(f).parameters.items(): takers.setdefault(o, []).append(f'{name}: {p.default}')
+    group = c.add_argument_group('options of single data sets (and what they are if not given)')
+    for o,names in takers.items(): group.add_argument('--'+o.replace('_', '-'), type=_value, dest='layout_'+o, default=argparse.SUPPRESS, metavar=o.upper(), help='; '.join(names).replace('%', '%%'))
+
 def _check(a):
     from ccreid.data.checks import check
-    report = check(a.name, a.root, decode=not a.no_decode, counts_from=a.counts_from)
+    report = check(a.name, a.root, decode=not a.no_decode, workers=a.workers, counts_from=a.counts_from, **_given(a))
     print(json.dumps(report.as_dict()) if a.json else report)
     return 0 if report.ok else 1
 
@@ -87,8 +99,8 @@ def _settings(a):
     from ccreid import settings
     for name,(value,source) in settings.resolve().items(): print(f'{name} = {value}    ({source})')
 
-# %% ../nbs/cli.ipynb #bf1df585
-def _parser():
+# %% ../nbs/cli.ipynb #90afdb45
+def _parser(words=()): # Words of the command line: the options of layouts are only looked up for commands that read a data set
     p = argparse.ArgumentParser('ccreid', description='Clothes-changing person re-identification.', formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog='examples:\n  ccreid demo\n  ccreid train --data prcc --root ~/data/prcc --method cal\n  ccreid check prcc ~/data/prcc\n\nccreid COMMAND --help says more.')
     sub = p.add_subparsers(dest='command', metavar='COMMAND', required=True)
@@ -120,6 +132,7 @@ def _parser():
     c.add_argument('--every', type=int, default=5, help='epochs between two evaluations of the held-out people (5)')
     c.add_argument('--workers', type=int, help='processes that read images')
     c.add_argument('--quiet', action='store_true', help='no progress bars')
+    if words[:1]==['train']: _layout_options(c)
 
     c = command('evaluate', _evaluate, 'evaluate a model, or features of another code base',
         'ccreid evaluate --data prcc --root ~/data/prcc --weights runs/prcc-cal-0/cal.safetensors\n  ccreid evaluate --data ltcc --root ~/data/LTCC_ReID --features features.npz')
@@ -127,8 +140,9 @@ def _parser():
     g = c.add_mutually_exclusive_group(required=True)
     g.add_argument('--weights', help='file written by training (safetensors)')
     g.add_argument('--features', help='.npz with `paths` (absolute, or relative to where the layout starts: for PRCC its folder rgb) and `features` [N,D]')
-    c.add_argument('--protocol', help='one protocol by name, or `all` (the multi-shot ones)')
+    c.add_argument('--protocol', help='one protocol by name, or `all` (those of the test people that search the whole gallery)')
     c.add_argument('--json', action='store_true', help='print JSON')
+    if words[:1]==['evaluate']: _layout_options(c)
 
     c = command('reproduce', _reproduce, "run a chain's results table on the mannequins", 'ccreid reproduce foundations\n  ccreid reproduce foundations --minutes 10')
     c.add_argument('chain', help='name of the chain: foundations')
@@ -136,11 +150,15 @@ def _parser():
     c.add_argument('--out', help='JSON file of the results (runs/CHAIN.json)')
     c.add_argument('--minutes', type=float, default=float('inf'), help='start no run after this time'); common(c, data=False)
 
-    c = command('check', _check, 'compare a data set on disk with its card', 'ccreid check prcc ~/data/prcc\n  ccreid check ltcc ~/data/LTCC_ReID --no-decode --json')
-    c.add_argument('name', help='name of the data set'); c.add_argument('root', help='its folder')
+    c = command('check', _check, 'compare a data set on disk with its card', 'ccreid check prcc ~/data/prcc\n  ccreid check ltcc ~/data/LTCC_ReID --no-decode --json'
+        '\n  ccreid check regdb ~/data/RegDB --trial 2\n  ccreid check folder ~/pictures --pattern "{identity}_c{camera}_{frame}.jpg"'
+        '\nThe exit code is 0 if all is well, 1 if anything is off, 2 if there was nothing to compare.')
+    c.add_argument('name', help='name of the data set'); c.add_argument('root', help='its folder, or one above or below it')
     c.add_argument('--no-decode', action='store_true', help='do not open the images')
     c.add_argument('--counts-from', choices=['card','manifest'], default='card', help='expect the counts of the card, or those of a mannequin copy')
+    c.add_argument('--workers', type=int, help='threads that decode (one a core)')
     c.add_argument('--json', action='store_true', help='print JSON')
+    if words[:1]==['check']: _layout_options(c)
     command('settings', _settings, 'print each setting and where it comes from', 'ccreid settings')
     return p
 
@@ -153,17 +171,19 @@ def _fill(a):
     if getattr(a, 'seed', 0) is None: a.seed = settings.get('seed')
     a.device = settings.get('device') if a.device is None else settings.pick_device(a.device, '--device')
 
-# %% ../nbs/cli.ipynb #ba135dbf
+# %% ../nbs/cli.ipynb #4a7dce3b
 def main(
     argv=None, # Words of the command line; those of the process if `None`
 )->int: # 0, 1 or 2
     "Run a command"
-    a = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    a = _parser(words).parse_args(words)
     try:
         _fill(a)
         return a.fn(a) or 0
     except KeyboardInterrupt: print('ccreid: interrupted', file=sys.stderr); return 1
     except (OSError, ValueError, KeyError) as e:
         text = re.sub(r'^Exception occured in .*? when calling event .*?:', '', str(e), flags=re.S) # fastai's prefix
-        print(f"ccreid: {' '.join(text.split())}", file=sys.stderr)
+        lines = [' '.join(l.split()) for l in text.splitlines() if l.strip()]
+        print('ccreid: ' + ('\n        ' if len(lines)==2 else ' ').join(lines), file=sys.stderr)
         return 2

@@ -7,15 +7,16 @@ Docs: https://ccreid.github.io/ccreid/data/own_folders.html.md"""
 # %% auto #0
 __all__ = ['PLACES', 'UNKNOWN', 'KINDS', 'DEFAULT', 'grammar', 'folder']
 
-# %% ../../nbs/data/own_folders.ipynb #074ab9c2
+# %% ../../nbs/data/own_folders.ipynb #aec6ecf5
 import os,re,unicodedata
 from csv import Error as CSVError,reader as csv_reader
+from functools import lru_cache
 from io import StringIO
 from .folders import clean_path
 from .reading import Layout,Part,Reader,layout
 from .samples import SPLITS,DataError
 
-# %% ../../nbs/data/own_folders.ipynb #b488d324
+# %% ../../nbs/data/own_folders.ipynb #5d41d7d7
 PLACES = ('identity','clothes','camera','frame','tracklet','modality','split') # What a name or a column may say
 UNKNOWN = ('','-1','unknown')
 
@@ -23,6 +24,7 @@ def _words(**meanings): return {w: meaning for meaning,words in meanings.items()
 _splits = _words(train='train training', val='val valid validation', query='query probe', gallery='gallery', test='test testing')
 _modalities = _words(visible='visible vis v rgb', infrared='infrared ir nir i thermal')
 
+@lru_cache(2**16)
 def _plain(word):
     "One spelling of a word; a whole number without leading zeros"
     word = unicodedata.normalize('NFC', word.strip())
@@ -54,7 +56,7 @@ def _groups(
             clothes=None if worn=='-1' else worn if clothes=='shared' else (person,worn), tracklet=None if walk=='-1' else (person,camera,walk),
             modality=_modalities.get(g.get('modality'), 'visible'))
 
-# %% ../../nbs/data/own_folders.ipynb #e52ee965
+# %% ../../nbs/data/own_folders.ipynb #be4f5772
 KINDS = (('.jpg','.jpeg'),('.png',),('.bmp',),('.webp',),('.tif','.tiff')) # Extensions of one kind of file
 _any = tuple(e for kind in KINDS for e in kind)
 _help = f"placeholders are {', '.join('{%s}' % p for p in PLACES)}; * stands for anything"
@@ -73,13 +75,13 @@ def grammar(
     regex,example,seen = '','',set()
     for i,t in enumerate(tokens):
         after,place = tokens[i+1] if i+1<len(tokens) else '/',t[1:-1]
-        if t=='*': regex,example = regex+'[^/]*?',example+'x'
+        if after[0] in '{*' and (t=='*' or t[0]=='{'): wrong(f'has {t}{after} without a character between them: where would the first one end?')
+        if t=='*': regex,example = regex+f'[^/{re.escape(after[0])}]*',example+'x'
         elif not re.fullmatch(r'\{.*\}', t):
             if '{' in t or '}' in t: wrong('has a brace without its partner')
             regex,example = regex+re.escape(t),example+t
         else:
             if place not in PLACES: wrong(f'has an unknown placeholder {t}')
-            if after[0] in '{*': wrong(f'has {t}{after} without a character between them: where would the first one end?')
             if place in seen: what = f'(?P={place})'
             elif place in ('split','modality'): what = f"(?P<{place}>(?i:{'|'.join(_splits if place=='split' else _modalities)}))"
             elif place=='frame' or place=='camera' and i and tokens[i-1][-1].isalpha(): what = f'(?P<{place}>\\d{{1,18}})'
@@ -89,14 +91,13 @@ def grammar(
     if 'identity' not in seen: wrong('does not say where the person is: {identity} is missing')
     return re.compile(regex, re.ASCII), kinds[0], path.count('/'), example+(ending[0] if ending and ending[1]!='*' else '.jpg')
 
-# %% ../../nbs/data/own_folders.ipynb #9e6f8556
+# %% ../../nbs/data/own_folders.ipynb #479f31f7
 def _files(reader, depth, relative=''):
-    "Paths of the images `depth` folders below; whatever else there is is counted"
+    "Paths of the images at most `depth` folders below; whatever else there is is counted"
     for name,kind,path in reader.entries(relative):
         if kind=='folder' and depth: yield from _files(reader, depth-1, path)
         elif kind=='folder': reader.skip('folder name breaks the grammar', path)
         elif not reader.is_image(name): reader.skip('not an image', path)
-        elif depth: reader.skip('name breaks the grammar', path)
         else: yield path
 
 def _by_pattern(reader, pattern):
@@ -111,7 +112,7 @@ def _by_pattern(reader, pattern):
         raise DataError(f"folder: nothing in {reader.tree.root} fits the pattern {pattern}, not {' or '.join(dict.fromkeys((bad[0], bad[-1])))}\n{_help}")
     return found
 
-# %% ../../nbs/data/own_folders.ipynb #e0a20ccf
+# %% ../../nbs/data/own_folders.ipynb #237eb8f4
 def _table(text, file):
     "(where, {heading: cell}) of each line; raises `DataError` naming the line"
     first = text.split('\n', 1)[0]
@@ -141,13 +142,14 @@ def _by_table(reader, file):
         if not row['path'] or not row['identity']: raise DataError(f"{where}: {'path' if row['identity'] else 'identity'} is empty; write -1 for an unknown person")
         if row.get('frame') and not re.fullmatch(r'\d{1,18}', row['frame'], re.ASCII): raise DataError(f"{where}: frame is {row['frame']!r}, it must be a whole number")
         if (path := reader.locate(row.pop('path'), where)) is None: continue
-        if not reader.is_image(path):
-            reader.skip('not an image', path)
-            continue
-        before,old = seen.setdefault((path, row.get('split')), (where, row))
-        if old is row: found.append((path, row))
-        elif old==row: reader.skip('listed twice', where)
-        else: raise DataError(f'{where} contradicts {before}, which is about the same image {path}')
+        above,_,name = path.rpartition('/')
+        before,old,roles = seen.setdefault(path, (where, {**row, 'split': ''}, set()))
+        if old != {**row, 'split': ''}: raise DataError(f'{where} contradicts {before}, which is about the same image {path}')
+        if not reader.is_image(name) or reader.tree.entries(above).get(name)!='file': reader.skip('not an image', path)
+        elif (role := _splits.get(row.get('split', '').casefold())) in roles: reader.skip('listed twice', where)
+        else:
+            found.append((path, row))
+            roles.add(role)
     return found
 
 # %% ../../nbs/data/own_folders.ipynb #691d645a

@@ -7,26 +7,27 @@ Docs: https://ccreid.github.io/ccreid/training/retrieval.html.md"""
 # %% auto #0
 __all__ = ['RetrievalEval']
 
-# %% ../../nbs/training/retrieval.ipynb #1996cdf7
+# %% ../../nbs/training/retrieval.ipynb #62cb95cf
 import ccreid.compat
 from fastai.learner import ValueMetric
 from fastcore.foundation import L
+from ..evaluation.conventions import main_protocols, splits_of
 from ..evaluation.metrics import evaluate
 from .embedding import embed
 from .learner import Method
 
-# %% ../../nbs/training/retrieval.ipynb #75db7bb4
+# %% ../../nbs/training/retrieval.ipynb #71e2127e
 class RetrievalEval(Method):
     "Embed a data set and rank it after every `every` epochs and after the last"
     order = 40 # before the recorder, which reads the columns
     def __init__(self,
         dataset, # `ReIDDataset`, best one of held-out people
-        protocols=None, # Names or `Protocol`s; all multi-shot ones of the data set if `None`
+        protocols=None, # Names or `Protocol`s; the data set's `main_protocols` if `None`: those that draw nothing, if any
         every:int=5, # Epochs between evaluations
         num_workers:int=0, # Processes that read images
     ):
         self.dataset, self.every, self.num_workers = dataset, every, num_workers
-        chosen = [k for k,p in dataset.protocols.items() if p.shots=='multi'] if protocols is None else protocols
+        chosen = main_protocols(dataset.protocols) if protocols is None else protocols
         self.protocols = {getattr(p,'name',p): dataset.protocols[p] if isinstance(p,str) else p for p in chosen}
         self.results, self.curve = {}, []
 
@@ -44,7 +45,7 @@ class RetrievalEval(Method):
         self.results = {}
         if (self.epoch+1)%self.every and self.epoch+1!=self.n_epoch: return
         table = self.dataset.samples
-        table = table[table.split.isin(['query','gallery','test'])]
+        table = table[table.split.isin(splits_of(self.protocols.values()))]
         features = embed(self.learn, table, num_workers=self.num_workers)
         table = table.reset_index(drop=True)
         self.results = {name: evaluate(features, table, p) for name,p in self.protocols.items()}
