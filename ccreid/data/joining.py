@@ -48,7 +48,7 @@ class Share:
             rows.loc[known, c] -= n
         return rows
 
-# %% ../../nbs/data/joining.ipynb #e46458a6
+# %% ../../nbs/data/joining.ipynb #3eb42031
 @lru_cache(None)
 def _among(kind):
     "The subclass of a protocol class whose objects look at one set of a joined table"
@@ -74,7 +74,8 @@ def _outside(protocol):
     "The reverse of `_inside`"
     values = {f.name: getattr(protocol, f.name) for f in fields(protocol)}
     first,*rest = values.pop('shares')
-    return _make(type(protocol).__base__, {**values, 'name': protocol.name.removeprefix(f'{first.name}/'), **(dict(shares=tuple(rest)) if rest else {})})
+    if rest: values['shares'] = tuple(rest)
+    return _make(type(protocol).__base__, {**values, 'name': protocol.name.removeprefix(f'{first.name}/')})
 
 # %% ../../nbs/data/joining.ipynb #1fed5124
 def rename(
@@ -150,7 +151,7 @@ def separate(
     found += [(d, dataset.samples[dataset.samples.dataset==d], free or None) for d in dataset.samples.dataset.unique() if d not in taken]
     return {name: ReIDDataset(name, dataset.root, relabel(rows), protocols) for name,rows,protocols in found if len(rows)}
 
-# %% ../../nbs/data/joining.ipynb #190d9c77
+# %% ../../nbs/data/joining.ipynb #bb9c9bac
 def transfer(
     source:ReIDDataset, # Trains
     target:ReIDDataset, # Is tested on
@@ -159,7 +160,8 @@ def transfer(
     _by_name([source, target])
     train,test = source.part('train','val'),target.part('query','gallery','test')
     if not len(source.train): raise DataError(f'{source.name} has no training images: nothing can be learned from it')
-    if not len(target.query) or not len(target.gallery): raise DataError(f'{target.name} has no query or no gallery images: nothing can be tested on it')
+    if not len(target.query) or not len(target.gallery):
+        raise DataError(f'{target.name} has no query or no gallery images: nothing can be tested on it')
     return ReIDDataset(f'{source.name}->{target.name}', _root([source, target]), _stack([train, test]), target.protocols,
                        [f'{ds.name}: {n}' for ds in (source, target) for n in ds.notes])
 

@@ -40,23 +40,25 @@ def _numbers(
     kept = whole if whole==words else {w for w in whole if w[0]=='-'}
     return {**{w: i for i,w in enumerate(sorted(words-kept))}, **{w: int(w) for w in kept}}
 
-# %% ../../nbs/data/own_folders.ipynb #6431700e
+# %% ../../nbs/data/own_folders.ipynb #033cd1b5
 def _groups(
     found,      # [(relative path, {what: word})]
     split:str,  # Of those that say nothing about it
     clothes:str, # 'own' or 'shared'
 ):              # (split, relative path, groups) of each image
     "What the rules of the layout work on"
-    found = [(path, {k: _plain(v) if k in ('identity','clothes','camera','tracklet') else v.strip().casefold() for k,v in g.items() if v is not None}) for path,g in found]
+    def read(g): return {k: v.strip().casefold() if k in ('frame','modality','split') else _plain(v) for k,v in g.items()}
+    found = [(path, read(g)) for path,g in found]
     people,cameras = _numbers(g['identity'] for _,g in found),_numbers(g.get('camera', '-1') for _,g in found)
     for path,g in found:
         person,camera = people[g['identity']],cameras[g.get('camera', '-1')]
         worn,walk = g.get('clothes', '-1'),g.get('tracklet', '-1')
-        yield _splits.get(g.get('split'), split), path, dict(identity=person, name=g['identity'], camera=camera, frame=g.get('frame'),
-            clothes=None if worn=='-1' else worn if clothes=='shared' else (person,worn), tracklet=None if walk=='-1' else (person,camera,walk),
-            modality=_modalities.get(g.get('modality'), 'visible'))
+        yield _splits.get(g.get('split'), split), path, dict(
+            identity=person, name=g['identity'], camera=camera, frame=g.get('frame'), modality=_modalities.get(g.get('modality'), 'visible'),
+            clothes=None if worn=='-1' else worn if clothes=='shared' else (person,worn),
+            tracklet=None if walk=='-1' else (person,camera,walk))
 
-# %% ../../nbs/data/own_folders.ipynb #be4f5772
+# %% ../../nbs/data/own_folders.ipynb #6c55419b
 KINDS = (('.jpg','.jpeg'),('.png',),('.bmp',),('.webp',),('.tif','.tiff')) # Extensions of one kind of file
 _any = tuple(e for kind in KINDS for e in kind)
 _help = f"placeholders are {', '.join('{%s}' % p for p in PLACES)}; * stands for anything"
@@ -69,13 +71,15 @@ def grammar(
     path = clean_path(pattern, 'folder: the pattern')
     ending = re.search(r'\.([A-Za-z]+|\*)$', path)
     kinds = [k for k in KINDS if ending and ending[0].lower() in k] or [_any]
-    if ending and ending[1]!='*' and kinds==[_any]: wrong(f"ends in {ending[0]}, which is no kind of image: use one of {', '.join(_any)}, .* or nothing")
+    if ending and ending[1]!='*' and kinds==[_any]:
+        wrong(f"ends in {ending[0]}, which is no kind of image: use one of {', '.join(_any)}, .* or nothing")
     tokens = [t for t in re.split(r'(\{[^{}]*\}|\*)', path[:ending.start()] if ending else path) if t]
     sample = dict(identity='0001', clothes='2', camera='1', frame='0003', tracklet='4', modality='visible', split='train')
     regex,example,seen = '','',set()
     for i,t in enumerate(tokens):
         after,place = tokens[i+1] if i+1<len(tokens) else '/',t[1:-1]
-        if after[0] in '{*' and (t=='*' or t[0]=='{'): wrong(f'has {t}{after} without a character between them: where would the first one end?')
+        if after[0] in '{*' and (t=='*' or t[0]=='{'):
+            wrong(f'has {t}{after} without a character between them: where would the first one end?')
         if t=='*': regex,example = regex+f'[^/{re.escape(after[0])}]*',example+'x'
         elif not re.fullmatch(r'\{.*\}', t):
             if '{' in t or '}' in t: wrong('has a brace without its partner')
@@ -91,7 +95,7 @@ def grammar(
     if 'identity' not in seen: wrong('does not say where the person is: {identity} is missing')
     return re.compile(regex, re.ASCII), kinds[0], path.count('/'), example+(ending[0] if ending and ending[1]!='*' else '.jpg')
 
-# %% ../../nbs/data/own_folders.ipynb #479f31f7
+# %% ../../nbs/data/own_folders.ipynb #994ad6d0
 def _files(reader, depth, relative=''):
     "Paths of the images at most `depth` folders below; whatever else there is is counted"
     for name,kind,path in reader.entries(relative):
@@ -109,10 +113,11 @@ def _by_pattern(reader, pattern):
         if extension.lower() in extensions and (m := fits(stem)): found.append((path, m.groupdict()))
         else: reader.skip('name breaks the grammar', path)
     if not found and (bad := sorted(reader.skipped['name breaks the grammar'] | reader.skipped['folder name breaks the grammar'])):
-        raise DataError(f"folder: nothing in {reader.tree.root} fits the pattern {pattern}, not {' or '.join(dict.fromkeys((bad[0], bad[-1])))}\n{_help}")
+        shown = ' or '.join(dict.fromkeys((bad[0], bad[-1])))
+        raise DataError(f'folder: nothing in {reader.tree.root} fits the pattern {pattern}, not {shown}\n{_help}')
     return found
 
-# %% ../../nbs/data/own_folders.ipynb #237eb8f4
+# %% ../../nbs/data/own_folders.ipynb #7c225dc7
 def _table(text, file):
     "(where, {heading: cell}) of each line; raises `DataError` naming the line"
     first = text.split('\n', 1)[0]
@@ -139,8 +144,10 @@ def _by_table(reader, file):
     for where,row in _table(reader.tree.text(clean_path(file, 'folder: csv')), file):
         for what,known,good in ('split', _splits, ', '.join(SPLITS)), ('modality', _modalities, 'visible, infrared'):
             if row.get(what) and row[what].casefold() not in known: raise DataError(f'{where}: {what} is {row[what]!r}, it must be one of {good}')
-        if not row['path'] or not row['identity']: raise DataError(f"{where}: {'path' if row['identity'] else 'identity'} is empty; write -1 for an unknown person")
-        if row.get('frame') and not re.fullmatch(r'\d{1,18}', row['frame'], re.ASCII): raise DataError(f"{where}: frame is {row['frame']!r}, it must be a whole number")
+        if not row['path']: raise DataError(f'{where}: path is empty')
+        if not row['identity']: raise DataError(f'{where}: identity is empty; write -1 for an unknown person')
+        if row.get('frame') and not re.fullmatch(r'\d{1,18}', row['frame'], re.ASCII):
+            raise DataError(f"{where}: frame is {row['frame']!r}, it must be a whole number")
         if (path := reader.locate(row.pop('path'), where)) is None: continue
         above,_,name = path.rpartition('/')
         before,old,roles = seen.setdefault(path, (where, {**row, 'split': ''}, set()))
@@ -152,7 +159,7 @@ def _by_table(reader, file):
             roles.add(role)
     return found
 
-# %% ../../nbs/data/own_folders.ipynb #691d645a
+# %% ../../nbs/data/own_folders.ipynb #765f708f
 DEFAULT = '{identity}_{clothes}_c{camera}_{frame}.jpg'
 
 @layout
@@ -165,9 +172,10 @@ def folder(
     "A user's own images: labels by a pattern of the names, or by a table"
     if split not in SPLITS: raise DataError(f"folder: split is {split!r}, it must be one of {', '.join(SPLITS)}")
     if clothes not in ('own','shared'): raise DataError(f"folder: clothes is {clothes!r}, it must be 'own' (names count within a person) or 'shared'")
-    if csv is not None and pattern!=DEFAULT: raise DataError(f'folder: a pattern and a table were given: labels come from one of them\nleave out pattern={pattern!r} or csv={str(csv)!r}')
+    if csv is not None and pattern!=DEFAULT:
+        raise DataError(f'folder: a pattern and a table were given: labels come from one of them\nleave out pattern={pattern!r} or csv={str(csv)!r}')
     example = grammar(pattern)[3] if csv is None else f'those that {csv} lists'
     def rows(reader): return _groups(_by_pattern(reader, pattern) if csv is None else _by_table(reader, str(csv)), split, clothes)
-    return Layout('folder', (Part('', split, r'.*', example, required=False, listed='' if csv is None else str(csv)),),
-        identity=lambda g: g['identity'], clothes=lambda g: g['clothes'], camera=lambda g: g['camera'], modality=lambda g: g['modality'],
-        tracklet=lambda g: g['tracklet'], person=lambda g: g['name'] if g['identity']>=0 else None, rows=rows, extensions=_any)
+    def group(k): return lambda g: g[k]
+    return Layout('folder', (Part('', split, r'.*', example, required=False, listed='' if csv is None else str(csv)),), rows=rows, extensions=_any,
+        person=lambda g: g['name'] if g['identity']>=0 else None, **{k: group(k) for k in ('identity','clothes','camera','modality','tracklet')})
