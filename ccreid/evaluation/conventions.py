@@ -7,7 +7,7 @@ Docs: https://ccreid.github.io/ccreid/evaluation/conventions.html.md"""
 # %% auto #0
 __all__ = ['CONVENTIONS', 'SOURCES', 'convention', 'three_settings', 'ccvid', 'at_cameras', 'prcc', 'vc_clothes', 'only_standard',
            'with_validation', 'last', 'deepchange', 'across', 'sysu_mm01', 'regdb', 'llcm', 'mannequins_ir',
-           'conventions', 'main_protocols', 'splits_of', 'conventions_table', 'domain_splits']
+           'conventions', 'main_protocols', 'splits_of', 'conventions_table']
 
 # %% ../../nbs/evaluation/conventions.ipynb #09482ed9
 import inspect
@@ -162,14 +162,3 @@ def conventions_table(
     rows = [{'data set': n, 'protocol': p.name, 'queries': words(p.query_where), 'gallery': words(p.gallery_where), 'junk': junk(p), 'draws': draws(p),
              'compared': p.unit+'s', 'ranks count': 'people' if p.by_identity else p.unit+'s'} for n in names or CONVENTIONS for p in conventions(n).values()]
     return pd.DataFrame(rows).set_index(['data set', 'protocol'])
-
-# %% ../../nbs/evaluation/conventions.ipynb #514bac55
-def domain_splits(
-    names,                     # Data sets
-    kind:str='single-source',  # 'single-source' or 'leave-one-out'
-)->list:                       # [(names to train on, name to test on), ...]
-    "Who trains and who is tested in domain generalisation"
-    names = list(names)
-    if kind == 'single-source': return [((s,), t) for s in names for t in names if s != t]
-    if kind == 'leave-one-out': return [(tuple(s for s in names if s != t), t) for t in names]
-    raise ValueError(f"kind is 'single-source' or 'leave-one-out', not {kind!r}")
