@@ -7,8 +7,9 @@ Docs: https://ccreid.github.io/ccreid/models/reid_model.html.md"""
 # %% auto #0
 __all__ = ['NECKS', 'CLASSIFIERS', 'ReIDModel']
 
-# %% ../../nbs/models/reid_model.ipynb #ab7387f3
+# %% ../../nbs/models/reid_model.ipynb #0ee9441e
 import torch
+from importlib import import_module
 from fastcore.basics import patch
 from torch import nn, Tensor
 from .backbones import create_backbone, create_pool
@@ -53,7 +54,15 @@ class ReIDModel(nn.Module):
         if self.classifier is not None: res['logits'] = self.classifier(features)
         return res
 
-# %% ../../nbs/models/reid_model.ipynb #01aedde5
+# %% ../../nbs/models/reid_model.ipynb #d2b957ad
+def _kind(name):
+    "A subclass of `ReIDModel` in this package"
+    module,_,cls = str(name).rpartition('.')
+    try: found = getattr(import_module(module), cls) if module.startswith('ccreid.') else None
+    except (ImportError, AttributeError): found = None
+    if not (isinstance(found, type) and issubclass(found, ReIDModel)): raise ValueError(f'there is no kind of model {name!r}')
+    return found
+
 @patch(cls_method=True)
 def from_config(cls:ReIDModel,
     config:dict,                  # As `model.config`
@@ -61,6 +70,7 @@ def from_config(cls:ReIDModel,
 )->ReIDModel: # With random weights
     "Build a model from its description"
     config = dict(config)
+    if 'kind' in config: return _kind(config.pop('kind')).from_config(config, backbone)
     name,last_stride = config.pop('backbone'),config.pop('last_stride', 1)
     if backbone is None:
         if name is None: raise ValueError('this model has a backbone of its own kind; pass it as `backbone`')
