@@ -34,7 +34,7 @@ $(VENV)/.installed-base: $(LISTS) | $(BIN)/python
 # and what tests, notebooks and the site need
 $(VENV)/.installed-dev: $(LISTS) | $(BIN)/python
 	@echo "Installing ccreid with its tools for development into $(VENV): once, a few minutes"
-	$(PIP) -e '.[dev,docs]'
+	$(PIP) -e '.[dev,docs,generate,pose]'
 	@touch $(VENV)/.installed-base $@
 
 demo: $(VENV)/.installed-base

@@ -31,7 +31,7 @@ def _local(name, file):
         if single.is_file(): return single
         if file and (whole/file).is_file(): return whole/file
 
-# %% ../nbs/weights.ipynb #32d9c998
+# %% ../nbs/weights.ipynb #af7af903
 def _reachable(timeout):
     "Raise OSError unless the hub answers one short request, whatever it answers"
     from huggingface_hub import constants
@@ -39,24 +39,25 @@ def _reachable(timeout):
     try: urlopen(Request(constants.ENDPOINT, method='HEAD'), timeout=timeout).close()
     except HTTPError: pass
 
-def _hub(repo, file, timeout):
+def _hub(repo, file, timeout, only=None):
     "Path in the hub's cache, downloaded if need be; any trouble is raised as it comes"
     from huggingface_hub import hf_hub_download, snapshot_download, try_to_load_from_cache
     if file is None:
         try: _reachable(timeout)
-        except OSError: return Path(snapshot_download(repo, local_files_only=True))
-        return Path(snapshot_download(repo, etag_timeout=timeout))
+        except OSError: return Path(snapshot_download(repo, local_files_only=True, allow_patterns=only))
+        return Path(snapshot_download(repo, etag_timeout=timeout, allow_patterns=only))
     cached = try_to_load_from_cache(repo, file)
     if isinstance(cached, str): return Path(cached)
     _reachable(timeout)
     return Path(hf_hub_download(repo, file, etag_timeout=timeout))
 
-# %% ../nbs/weights.ipynb #16afa8c2
+# %% ../nbs/weights.ipynb #368173cb
 def locate(
     name:str|Path,                     # A name, a hub id OWNER/NAME, or the path of an existing file or folder
     file:str|None='model.safetensors', # The file wanted of a folder or hub repository, None for the whole folder
     hub:str|None=None,                 # Hub id, by default that of the setting `weights_NAME`
     timeout:float=5.,                  # Seconds to wait for the hub's first answer
+    only:list|None=None,               # Of a whole folder, download the files that fit one of these patterns
 )->Path: # Of a file, or of a folder if `file` is None
     "Path of pretrained weights: an existing path, shipped, the user's folder, the hub; else `WeightsNotFound`"
     path,name = Path(name).expanduser(),str(name)
@@ -68,7 +69,7 @@ def locate(
     repo = hub or (known and known.value) or (name if name.count('/')==1 else None)
     reason = f'no hub id is known for it (setting weights_{name})'
     if repo:
-        try: return _hub(repo, file, timeout)
+        try: return _hub(repo, file, timeout, only)
         except ImportError: reason = f'huggingface_hub is not installed, so {repo} cannot be downloaded'
         except Exception as e:
             why = [*str(getattr(e, 'reason', e)).splitlines(), 'no reason given'][0]
