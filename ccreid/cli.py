@@ -99,7 +99,7 @@ def _settings(a):
     from ccreid import settings
     for name,(value,source) in settings.resolve().items(): print(f'{name} = {value}    ({source})')
 
-# %% ../nbs/cli.ipynb #90afdb45
+# %% ../nbs/cli.ipynb #ae5b1e54
 def _parser(words=()): # Words of the command line: the options of layouts are only looked up for commands that read a data set
     p = argparse.ArgumentParser('ccreid', description='Clothes-changing person re-identification.', formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog='examples:\n  ccreid demo\n  ccreid train --data prcc --root ~/data/prcc --method cal\n  ccreid check prcc ~/data/prcc\n\nccreid COMMAND --help says more.')
@@ -122,7 +122,7 @@ def _parser(words=()): # Words of the command line: the options of layouts are o
     c = command('train', _train, 'train a method on a data set with the settings of its paper',
         'ccreid train --data prcc --root ~/data/prcc --method cal\n  ccreid train --data ltcc --root ~/data/LTCC_ReID --method triplet --epochs 40 --precision bf16')
     common(c)
-    c.add_argument('--method', default='cal', help='identity, triplet or cal (cal)')
+    c.add_argument('--method', default='cal', help='identity, triplet, cal, aim, fire or cssc; the last four also with +hsal (cal)')
     c.add_argument('--epochs', type=int, help='another length; milestones and start epoch are scaled')
     c.add_argument('--set', action='append', default=[], metavar='NAME=VALUE', help='change a setting of the recipe; may be repeated')
     c.add_argument('--seed', type=int, help='the setting `seed` if not given')

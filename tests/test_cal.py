@@ -2,7 +2,7 @@
 import math
 import pytest, torch
 from hypothesis import given, strategies as st
-from ccreid.baselines.cal import clothes_adversarial_loss
+from ccreid.baselines.cal import CAL, clothes_adversarial_loss
 
 def by_hand(cosines, clothes, own, scale, epsilon):
     total, n = 0., 0
@@ -58,3 +58,8 @@ def test_shared_garment_counts_for_all_who_wear_it():
 
 def test_shapes_must_agree():
     with pytest.raises(ValueError, match='one shape'): clothes_adversarial_loss(torch.zeros(2,3), torch.tensor([0,1]), torch.ones(2,4).bool())
+
+@pytest.mark.parametrize('generated', [False, True])
+def test_generated_images_take_part_where_asked_and_their_garment_is_known(generated):
+    labels = dict(clothes=torch.tensor([0,3,-1,-1]), generated=torch.tensor([0,1,1,0]))
+    assert CAL(generated=generated).usable(labels).tolist()==[True,generated,False,False]

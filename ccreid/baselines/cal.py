@@ -33,7 +33,7 @@ def clothes_adversarial_loss(
     q = epsilon*own/own.sum(1, keepdim=True) + (1-epsilon)*F.one_hot(clothes, cosines.shape[1])
     return -(q*logp*own).sum()/max(len(z), 1)
 
-# %% ../../nbs/baselines/cal.ipynb #39d30877
+# %% ../../nbs/baselines/cal.ipynb #daf025a7
 class CAL(Method):
     "Clothes-based adversarial loss (Gu et al., CVPR 2022)"
     def __init__(self,
@@ -42,7 +42,8 @@ class CAL(Method):
         epsilon:float=0.1, # Smoothing over a person's own clothes
         lr:float=3.5e-4, # Learning rate of the clothes classifier, constant
         wd:float=5e-4, # Its weight decay
-    ): self.start_epoch, self.scale, self.epsilon, self.clothes_lr, self.clothes_wd = start_epoch, scale, epsilon, lr, wd
+        generated:bool=False, # Do generated images with known clothes take part, as HSGL's do?
+    ): self.start_epoch, self.scale, self.epsilon, self.clothes_lr, self.clothes_wd, self.generated = start_epoch, scale, epsilon, lr, wd, generated
 
     def attach(self, learn):
         own = learn.dls.clothes_of_identity
@@ -56,7 +57,7 @@ class CAL(Method):
         if self.clothes_opt is None: self.clothes_opt = torch.optim.Adam(
             self.classifier_of_clothes.parameters(), lr=self.clothes_lr, weight_decay=self.clothes_wd)
 
-    def usable(self, labels): return (labels['clothes']>=0) & (labels['generated']==0)
+    def usable(self, labels): return (labels['clothes']>=0) & ((labels['generated']==0) | self.generated)
 
     def after_pred(self):
         if not self.training or self.epoch<self.start_epoch: return
