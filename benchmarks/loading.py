@@ -159,7 +159,7 @@ def main():
         files(root, names, contents)
         run = lambda decode: check('prcc', root, decode=decode, workers=args.workers, progress=None)
         report = run(True)
-        assert not report.unreadable and not report.copies and sum(r['found'] for r in report.counts if r['what']=='images') == len(names)
+        assert not report.unreadable and not report.copies and sum(r['found'] for r in report.counts if r['what']=='images' and r['split']!='total') == len(names)
         t = timed({'check': lambda: run(True), 'check --no-decode': lambda: run(False), 'Pillow, load()': lambda: look(root, True), 'Pillow, verify()': lambda: look(root, False)}, rounds)
         checks = [dict(what=k, images=len(names), **v, images_per_second=round(len(names)/max(v['seconds'], .01)), of_load_loop=round(v['seconds']/t['Pillow, load()']['seconds'], 2))
                   for k,v in t.items()]

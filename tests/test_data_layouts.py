@@ -262,6 +262,14 @@ def test_line_ends_and_marks_of_lists(tmp_path, name, change):
     edit = {'\ufeff': lambda t: '\ufeff'+t, 'BOTH': lambda t: '\ufeff'+t.replace('\n', '\r\n')}.get(change, lambda t: t.replace('\n', change))
     same(load(name, good(tmp_path/'a', name, texts={f: edit(t) for f,t in SETS[name][2].items()})), load(name, good(tmp_path/'b', name)))
 
+def test_only_line_ends_end_a_line(tmp_path):
+    "Other characters that some programs break lines at may stand in a name"
+    paths,texts = SETS['deepchange'][1:]
+    odd = [f'P9_C2_20200813_a{c}b.jpg' for c in ('\u2028','\u2029','\x85','\x0b','\x0c','\x1c')]
+    ds = load('deepchange', good(tmp_path, 'deepchange', [*paths, *(f'train-set/{n}' for n in odd)],
+                                 {**texts, 'train-set-bbox.txt': texts['train-set-bbox.txt']+''.join(f'{n},90\n' for n in odd)}))
+    assert {f'train-set/{n}' for n in odd} <= set(rel(ds)) and not ds.skipped
+
 @pytest.mark.parametrize('name', LISTS)
 def test_a_listed_image_is_missing(tmp_path, name, capsys):
     root = good(tmp_path, name)
@@ -315,8 +323,8 @@ def test_newcomers_are_told_in_two_lines(tmp_path, name):
     deep = next(p for p in images_of(name)[1] if p)
     two_lines(lambda: load(name, tmp_path/'nowhere'), 'does not exist', 'name the folder')
     two_lines(lambda: load(name, tmp_path/'notes.txt'), 'is a file', 'name the folder')
-    two_lines(lambda: load(name, tmp_path/'empty'), 'looked for', 'an empty folder')
-    two_lines(lambda: load(name, tmp_path/'photos'), 'looked for', 'IMG_1.jpg')
+    two_lines(lambda: load(name, tmp_path/'empty'), 'looked for', 'an empty folder', 'name the folder that holds')
+    two_lines(lambda: load(name, tmp_path/'photos'), 'looked for', 'IMG_1.jpg', 'name the folder that holds')
     two_lines(lambda: load(name, other), 'looked for', 'found') if name not in ('vc_clothes','celeb_reid') else None
     two_lines(lambda: load(name, root/deep), 'looked for', f'{root} looks right')
 

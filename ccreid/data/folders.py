@@ -12,7 +12,7 @@ import os,re
 from collections import defaultdict
 from .samples import DataError
 
-# %% ../../nbs/data/folders.ipynb #2aeb1afd
+# %% ../../nbs/data/folders.ipynb #80a15e0e
 class Folder:
     "What lies below `root`; paths are relative to it, with forward slashes, '' is the root itself"
     def __init__(self, root): # An existing folder
@@ -45,7 +45,7 @@ class Folder:
             with open(path, encoding='utf-8-sig') as f: return f.read()
         except (UnicodeDecodeError, OSError) as e: raise DataError(f'{path} cannot be read as text: {e}') from None
 
-    def path(self, relative): return os.path.join(self.root, relative)
+    def path(self, relative): return f'{self.root}{os.sep*(self.root[-1]!=os.sep)}{relative}' # `os.path.join` takes five times as long
 
 # %% ../../nbs/data/folders.ipynb #2cd1a979
 class Names(Folder):
@@ -68,12 +68,13 @@ class Names(Folder):
         if relative not in self.texts: raise DataError(f'{relative} is missing in {self.root}')
         return self.texts[relative].lstrip('\ufeff')
 
-# %% ../../nbs/data/folders.ipynb #db1cd618
+# %% ../../nbs/data/folders.ipynb #0e382b3e
 def clean_path(
     path:str,  # As a list states it
     where:str, # List and line, for the message
 )->str:        # Relative, with forward slashes
     "A listed path in one form; raises `DataError` where it leads out of the data set"
+    if '\\' not in path and '\0' not in path and path[1:2]!=':' and not {'', '.', '..'}.intersection(path.split('/')): return path
     p = path.replace('\\', '/')
     parts = [q for q in p.split('/') if q not in ('', '.')]
     if p.startswith('/') or re.match(r'[A-Za-z]:', p) or '..' in parts or '\0' in p:

@@ -87,7 +87,7 @@ def _descend(root, relative):
         root = os.path.join(root, name if name in found else sorted(found)[0])
     return root
 
-# %% ../../nbs/data/reading.ipynb #a5cfcd4c
+# %% ../../nbs/data/reading.ipynb #78cb3f6c
 def _place(root, layout):
     "The likeliest start of `layout` at or below the folder `root`, its landmarks there, and those that are missing"
     places = [p for p in map(lambda r: _descend(root, r), ('',)+layout.roots) if p]
@@ -108,10 +108,12 @@ def find_root(
     best,have,missing = _place(root, layout)
     if not missing and (have or not _landmarks(layout)): return Path(best)
     found = sorted(e.name + '/'*e.is_dir() for e in os.scandir(best if have else root))
-    hint = next((f'; {p} looks right' for p in root.parents if not _fits(p, layout)[1] and _fits(p, layout)[0]), '')
+    right = next((p for p in root.parents if not _fits(p, layout)[1] and _fits(p, layout)[0]), None)
+    hint = (f'{right} looks right: name that folder' if right else 'a part of the data set is missing, or this is another one' if have else
+            f'name the folder that holds {(missing or list(_landmarks(layout)))[0]}, or one above it')
     below = '' if have or not layout.roots else f" or one of {', '.join(layout.roots)} below it"
     raise DataError(f'{layout}: looked for {", ".join(missing or _landmarks(layout))} in {best if have else root}{below}\n'
-                    f"found {', '.join(found[:8]) or 'an empty folder'}{' ...' if len(found)>8 else ''}{hint}")
+                    f"found {', '.join(found[:8]) or 'an empty folder'}{' ...' if len(found)>8 else ''}; {hint}")
 
 def find_form(
     root,          # Folder the user named
@@ -124,7 +126,7 @@ def find_form(
         forms = [max(zip(forms, tried), key=lambda o: (not o[1][2] and bool(o[1][1]), len(o[1][1])))[0]]
     return forms[0], find_root(root, forms[0])
 
-# %% ../../nbs/data/reading.ipynb #84125f7e
+# %% ../../nbs/data/reading.ipynb #c1f35f3c
 CLUTTER = {'thumbs.db','desktop.ini','__macosx','@eadir'}
 REASONS = ('hidden or system file', 'not an image', 'name breaks the grammar', 'folder name breaks the grammar', 'link that leaves the folder',
            'line breaks the grammar', 'listed but missing', 'listed twice')
@@ -166,9 +168,10 @@ class Reader:
         "(relative path, groups) of the images in one folder"
         grammar = re.compile(part.name, re.ASCII)
         for name,kind,path in self.entries(relative):
+            stem,extension = os.path.splitext(name)
             if kind=='folder': self.skip(REASONS[3], path)
-            elif not self.is_image(name): self.skip(REASONS[1], path)
-            elif m := grammar.fullmatch(os.path.splitext(name)[0]): yield path, {**m.groupdict(), **groups}
+            elif extension.lower() not in self.layout.extensions: self.skip(REASONS[1], path)
+            elif m := grammar.fullmatch(stem): yield path, {**m.groupdict(), **groups}
             else: self.skip(REASONS[2], path)
 
     def files(self, part):
@@ -184,7 +187,7 @@ class Reader:
             groups.update(settled)
             if people is None or int(groups['identity']) in people: yield path,groups
 
-# %% ../../nbs/data/reading.ipynb #90f65f38
+# %% ../../nbs/data/reading.ipynb #b472fd7e
 @patch
 def numbers(self:Reader, file:str)->list:
     "The whole numbers of a list file, however separated; raises `DataError` on anything else"
@@ -198,6 +201,7 @@ def locate(self:Reader, path:str, where:str):
     "The relative path of a listed image or folder as it lies on disk, or None (counted) where it is missing; refuses what leads outside"
     path = clean_path(path, where)
     above,_,name = path.rpartition('/')
+    if self.tree.entries(above).get(name) in ('file','folder'): return path   # a folder outside has no entries
     for i,n in enumerate(parts := path.split('/')):
         kind = self.tree.entries('/'.join(parts[:i])).get(n)
         if kind=='link': raise DataError(f'{where} points outside the data set: {path} is a link that leads elsewhere\nnothing outside it is read')
@@ -209,7 +213,8 @@ def listed(self:Reader, part:Part):
     "(relative path, groups) of the images that a part's list names; none where an optional part has no list"
     if not part.required and self.tree.entries(part.listed.rpartition('/')[0]).get(part.listed.rpartition('/')[2]) is None: return
     grammar,name,seen = re.compile(part.line, re.ASCII),re.compile(part.name, re.ASCII),set()
-    for n,line in enumerate(self.tree.text(part.listed).splitlines(), 1):
+    elsewhere,below = re.compile(r'[\\/]|[A-Za-z]:').match,f'{part.folder}/' if part.folder else ''
+    for n,line in enumerate(re.split(r'\r\n?|\n', self.tree.text(part.listed)), 1):
         if not (line := line.strip()): continue
         where = f'{part.listed}, line {n}'
         if not (m := grammar.fullmatch(line)):
@@ -217,16 +222,17 @@ def listed(self:Reader, part:Part):
             continue
         groups = m.groupdict()
         given = groups.pop('path')
-        path = self.locate(f'{part.folder}/{given}' if part.folder and not re.match(r'[\\/]|[A-Za-z]:', given) else given, where)
+        path = self.locate(given if elsewhere(given) else below+given, where)
         if path is None: continue
+        stem,extension = os.path.splitext(path[path.rfind('/')+1:])
         if path in seen: self.skip('listed twice', where)
         elif part.tracklets: yield from self.images(part, path, {**groups, 'tracklet': given})
-        elif not self.is_image(path): self.skip('not an image', path)
-        elif f := name.fullmatch(os.path.splitext(os.path.basename(path))[0]): yield path, {**f.groupdict(), **groups}
+        elif extension.lower() not in self.layout.extensions: self.skip('not an image', path)
+        elif f := name.fullmatch(stem): yield path, {**f.groupdict(), **groups}
         else: self.skip('name breaks the grammar', path)
         seen.add(path)
 
-# %% ../../nbs/data/reading.ipynb #6a5cd940
+# %% ../../nbs/data/reading.ipynb #b81d92ee
 def _rank(keys, start=0):
     "Rank of each key among the sorted distinct ones, from `start`; None is -1"
     rank = {k:i for i,k in enumerate(sorted({k for k in keys if k[1] is not None}), start)}
@@ -234,6 +240,7 @@ def _rank(keys, start=0):
 
 def _shift(datasets, values):
     "Let the values of each data set start after the largest of the one before; negative values stay"
+    if len(set(datasets))==1: return values
     start,offset = 0,{}
     for d in sorted(set(datasets)):
         offset[d] = start
@@ -268,13 +275,13 @@ def label(
     if any('role' in g for g in groups): res['role'] = [g.get('role', '') for g in groups]
     return res
 
-# %% ../../nbs/data/reading.ipynb #430e284e
+# %% ../../nbs/data/reading.ipynb #59ce8618
 def _some(keys, n=5): return ', '.join(map(str, keys[:n])) + ' ...'*(len(keys)>n)
 
 def _oddities(layout, files, table):
     "Sentences on labels that look wrong"
     key = layout.person or layout.identity
-    people = lambda *splits: {(layout.dataset(g), key(g)) if layout.dataset else key(g) for s,_,g in files if s in splits and key(g) is not None}
+    def people(*splits): return {(layout.dataset(g), k) if layout.dataset else k for s,_,g in files if s in splits and (k := key(g)) is not None}
     both = sorted(p for p in people('train') & people('query','gallery','test') if isinstance(p, (str,tuple)) or p >= 0)
     if both: yield f"{len(both)} people are in training and in the test: {_some(both)}"
     query = set(table.identity[table.split.isin(('query','test')) & (table.identity >= 0)])

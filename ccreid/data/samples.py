@@ -24,9 +24,9 @@ MODALITIES = ('visible','infrared')
 class DataError(ValueError):
     "Something is wrong with the user's data: the message says what, where, and what to do"
 
-# %% ../../nbs/data/samples.ipynb #a7f7f48e
+# %% ../../nbs/data/samples.ipynb #1a46cb2b
 _rules = {
-    'path is absolute':            lambda t: ~t.path.map(lambda p: str(p).startswith(('/','\\')) or str(p)[1:2]==':').to_numpy(bool),
+    'path is absolute':            lambda t: np.array([p[:1] not in ('/','\\') and p[1:2]!=':' for p in map(str, t.path.tolist())], bool),
     'path is listed once in its split': lambda t: t.duplicated(['path','split']).to_numpy(),
     'identity is at least -2':     lambda t: (t.identity < -2).to_numpy(),
     'identity -1 (junk) is dropped before': lambda t: (t.identity == -1).to_numpy(),
