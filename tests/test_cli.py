@@ -70,7 +70,7 @@ def test_bad_feature_files_are_one_line(ccreid, root, tmp_path, write):
 @pytest.mark.parametrize('words', [
     ('train','--data','prcc','--root','nowhere'), ('train','--data','nothing','--root','.'), ('train','--data','prcc','--method','call'),
     ('train','--data','prcc','--root','.','--set','epoch=3'), ('evaluate','--data','prcc','--root','.','--weights','none.safetensors'),
-    ('check','prcc','nowhere'), ('check','nothing','.'), ('reproduce','hsgl'), ('demo','--seed','x'), ('train',), (), ('train','--data','prcc','--set','lr'), ('train','--data','prcc','--root','.','--set','size=64'),
+    ('check','prcc','nowhere'), ('check','nothing','.'), ('reproduce','nothing'), ('demo','--seed','x'), ('train',), (), ('train','--data','prcc','--set','lr'), ('train','--data','prcc','--root','.','--set','size=64'),
     ('train','--data','prcc','--root','.','--set','lr=fast'), ('train','--data','prcc','--root','.','--device','cuda:99'),
     ('evaluate','--data','prcc','--root','.')])
 def test_what_cannot_start_ends_with_2_and_says_why(ccreid, words):

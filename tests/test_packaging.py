@@ -224,3 +224,17 @@ def test_every_direct_dependency_is_pinned_within_its_bounds():
             elif not r.specifier.contains(next(iter(pin.specifier)).version): bad.append(f'{group}: {r} excludes the tested {pin}')
     assert bad==[]
     assert all(len(r.specifier)==1 and next(iter(r.specifier)).operator=='==' for r in pinned.values())
+
+def test_cells_with_imports_hold_nothing_else():
+    "The build of the site runs each cell that imports, and none of those before it"
+    import ast
+    from fastcore.nbio import read_nb
+    bad = []
+    for f in sorted((ROOT/'nbs').rglob('*.ipynb')):
+        for c in read_nb(f).cells:
+            if c.cell_type!='code' or '#| export' in c.source or f.name[0]=='.' or 'checkpoint' in str(f): continue
+            try: body = ast.parse('\n'.join(l for l in c.source.splitlines() if not l.lstrip().startswith(('%','!')))).body
+            except SyntaxError: continue
+            kinds = {isinstance(o, (ast.Import,ast.ImportFrom)) for o in body}
+            if kinds=={True,False}: bad.append(f'{f.relative_to(ROOT)}: {c.source[:60]!r}')
+    assert not bad, '\n'.join(bad)
