@@ -144,7 +144,8 @@ def test_reproduce_goes_on_where_it_stopped(tmp_path, monkeypatch):
     table = experiments.results_table(results)
     assert table.loc['CAL','clothes-changing R1']=='50.0 ± 0.0' and table.loc['CAL','clothes-changing R1 difference'].startswith('+0.0')
 
-def test_committed_results_are_of_this_world_and_these_recipes():
-    file = Path(__file__).parent.parent/'benchmarks'/'results'/'foundations.json'
-    results = experiments.Results(file, 'foundations', experiments.world_hash('mannequins'))
-    for row in experiments.CHAINS['foundations']: assert [r['seed'] for r in results.of(row)]==list(experiments.SEEDS), f'{row.name} is stale: run `ccreid reproduce foundations`'
+@pytest.mark.parametrize('chain', list(experiments.CHAINS))
+def test_committed_results_are_of_this_world_and_these_recipes(chain):
+    file = Path(__file__).parent.parent/'benchmarks'/'results'/f'{chain}.json'
+    results = experiments.Results(file, chain, experiments.world_hash('mannequins'))
+    for row in experiments.CHAINS[chain]: assert [r['seed'] for r in results.of(row)]==list(experiments.SEEDS), f'{row.name} is stale: run `ccreid reproduce {chain}`'
