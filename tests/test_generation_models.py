@@ -71,13 +71,13 @@ def test_clothes_mask_refuses_nonsense():
 
 def slow_main_person(labels):
     "The same, region by region, by flooding"
-    todo,regions = {tuple(p) for p in np.argwhere(labels>0)},[]
-    while todo:
-        front,region = [todo.pop()],[]
+    left,regions = {tuple(p) for p in np.argwhere(labels>0)},[]
+    while left:
+        front,region = [left.pop()],[]
         while front:
             y,x = front.pop(); region.append((y,x))
             for n in [(y+i,x+j) for i in (-1,0,1) for j in (-1,0,1)]:
-                if n in todo: todo.remove(n); front.append(n)
+                if n in left: left.remove(n); front.append(n)
         regions.append(sorted(region))
     res = labels.copy()
     if regions:

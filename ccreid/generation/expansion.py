@@ -84,12 +84,12 @@ def _moved(known, sources):
         if p in had or image_key(p) not in keys or not os.path.isfile(p): continue
         if old := away.get((image_key(p), _content(p))): yield from ({**l, 'source':p} for l in old.pop(next(iter(old))))
 
-# %% ../../nbs/generation/expansion.ipynb #a40719b8
+# %% ../../nbs/generation/expansion.ipynb #36373288
 class _Job:
     "What is on record, what is missing, and how one result goes in"
     def __init__(self, table, out, variants, seed, shard, check, retry, rec):
         self.rec,self.seed,self.sources = rec,seed,list(map(str, table.path))
-        self.known,self.skipped,self.made,self.damaged,self.found,self.todo,self.last = read_manifest(out),Counter(),0,0,0,[],(None,)
+        self.known,self.skipped,self.made,self.damaged,self.found,self.missing,self.last = read_manifest(out),Counter(),0,0,0,[],(None,)
         for line in list(_moved(self.known, self.sources)): self.record(line)
         self.names = file_names(self.sources, {l['file'].rsplit('_v', 1)[0]: p for (p,_),l in self.known.items() if 'file' in l})
         good = _look(out, check)
@@ -100,7 +100,7 @@ class _Job:
                 if 'file' in line: self.damaged += 1; del self.known[p,v]
                 elif 'skip' in line and not (retry or line.get('unreadable')):
                     self.skipped[line['skip']] += 1; continue
-                if i%shard[1]==shard[0]: self.todo.append((i,v))
+                if i%shard[1]==shard[0]: self.missing.append((i,v))
 
     def record(self, line, data=None):
         self.rec.put(line, data)
@@ -138,7 +138,7 @@ class _Job:
         results = iter(results)
         for i,v,image,facts in ready: self.bring(i, v, image if isinstance(image, str) else next(results), facts)
 
-# %% ../../nbs/generation/expansion.ipynb #18b3ab2f
+# %% ../../nbs/generation/expansion.ipynb #0c5aef87
 def _generated(table, job, out, variants, by):
     "The sample table of what is there"
     lines = [(i, v, job.known[p,v]) for i,p in enumerate(job.sources) for v in variants if 'file' in job.known.get((p,v), {})]
@@ -177,11 +177,11 @@ def expand(
     rec = Recorder(out, shard, describe_job(seed, table.dataset, by, getattr(edit, 'settings', {}) if settings is None else settings))
     try:
         job = _Job(table, out, variants, seed, shard, check, retry, rec)
-        todo = job.todo[:limit]
+        missing = job.missing[:limit]
         report = Rate(job.found) if progress is True else progress or (lambda *_: None)
-        for b in range(0, len(todo), batch):
-            job.batch(todo[b:b+batch], table, edit)
-            report(min(b+batch, len(todo)), len(todo))
+        for b in range(0, len(missing), batch):
+            job.batch(missing[b:b+batch], table, edit)
+            report(min(b+batch, len(missing)), len(missing))
     finally: rec.close()
     if job.skipped: print(f'{sum(job.skipped.values())} images skipped: ' + '; '.join(f'{n} {r}' for r,n in job.skipped.most_common()))
     return _generated(table, job, out, variants, by)
