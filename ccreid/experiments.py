@@ -105,7 +105,7 @@ def hand_over(
     target.model.load_state_dict(state, strict=False)
     return list(state)
 
-# %% ../nbs/experiments.ipynb #b5168948
+# %% ../nbs/experiments.ipynb #8abe27d5
 def run(
     r:Recipe, # What to train
     dataset, # `ReIDDataset`
@@ -118,7 +118,9 @@ def run(
     cbs=(), # More callbacks
     start=None, # A trained learner to start from, see `hand_over`
 ): # The learner, and the figures of the run as a dict
-    "Train a recipe and evaluate its last epoch"
+    "Train a recipe and evaluate its last epoch; `ValueError` where it wants generated images or a pretraining and none is given"
+    if (r.extra and 'generated_by' not in dataset.train) or (r.pretrain and start is None):
+        raise ValueError(f"The recipe wants generated images ({', '.join(o for o in (r.extra, r.pretrain) if o)}): run it with run_row(recipe, Sets(dataset, folder), seed)")
     saving = [Checkpoint(checkpoint, plan=dict(recipe=r.hash, images=train_hash(dataset)))] if checkpoint else []
     learn = build(r, dataset, seed, device, precision, num_workers, [*cbs, *saving])
     if start: hand_over(start, learn)

@@ -58,3 +58,7 @@ def test_rows_without_additions_run_as_before(sets):
 def test_every_row_has_a_base_in_its_table():
     for rows in CHAINS.values():
         assert len(rows)<=12 and all(not r.base or r.base in [q.name for q in rows] for r in rows)
+
+@pytest.mark.parametrize('change', [dict(extra='shsg'), dict(pretrain='chpsg')])
+def test_a_recipe_with_generated_images_is_not_run_without_them(sets, change):
+    with pytest.raises(ValueError, match='run_row'): run(recipe('mannequins', 'fire', epochs=1, **change), sets[''], 0, 'cpu', quiet=True)
