@@ -11,7 +11,7 @@ PIP = $(BIN)/python -m pip install --disable-pip-version-check $(if $(wildcard $
 .PHONY: help demo test notebooks pytest docs readme bench lab export clean
 
 help:
-	@echo "make demo    draw a data set, train two methods, compare them: runs/demo/report.html"
+	@echo "make demo    draw a data set, train three networks, compare them: runs/demo/report.html"
 	@echo "make test    run every notebook (nbdev-test) and every test (pytest)"
 	@echo "make docs    README.md and the site in _docs/, links checked"
 	@echo "make bench   speed of the evaluation against the plain loop"

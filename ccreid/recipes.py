@@ -8,7 +8,7 @@ Docs: https://ccreid.github.io/ccreid/recipes.html.md"""
 __all__ = ['MINI_EPOCHS', 'PRETRAIN', 'SETTINGS', 'PUBLISHED', 'METHODS', 'MODELS', 'Recipe', 'miniature', 'loss_of', 'recipe',
            'build']
 
-# %% ../nbs/recipes.ipynb #1cc57092
+# %% ../nbs/recipes.ipynb #da9bae91
 import ccreid.compat
 import hashlib, json
 from dataclasses import dataclass, replace, asdict
@@ -16,13 +16,14 @@ import torch
 from .baselines import aim, cssc, fire
 from .baselines.cal import CAL
 from .data.batches import reid_dataloaders
+from .data.mannequins.benchmarks import BENCHMARKS
 from .data.transforms import Preprocessing
 from .hsgl.hsal import HSAL
 from .training.learner import reid_learner
 from .training.schedules import EpochSchedule, scale_epochs, warmup_multistep
 from .training.terms import ReIDLoss, identity_term, triplet_term
 
-# %% ../nbs/recipes.ipynb #c3780efc
+# %% ../nbs/recipes.ipynb #11343f31
 @dataclass(frozen=True)
 class Recipe:
     "All settings of a training run"
@@ -49,6 +50,8 @@ class Recipe:
     extra:str = '' # Generated training images beside the real ones, one of `hsgl.miniature.GENERATED`
     pretrain:str = '' # The same for a pretraining; empty: none
     pretrain_epochs:int = 0 # Its length
+    hsal_alpha:float = 0.05 # HSAL's relative change of hard distances
+    hsal_weight:float = 0.1 # Its weight; where it replaces a triplet loss, that one's stays unless another is asked for
 
     @property
     def hash(self)->str:
@@ -56,36 +59,41 @@ class Recipe:
         settings = {k: v for k,v in asdict(self).items() if k not in _later or v!=_later[k]}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
 
-_later = dict(warmup_factor=0.01, pad=0, fill=(), extra='', pretrain='', pretrain_epochs=0)
+_later = dict(warmup_factor=0.01, pad=0, fill=(), extra='', pretrain='', pretrain_epochs=0, hsal_alpha=0.05, hsal_weight=0.1)
 
-# %% ../nbs/recipes.ipynb #3c4d0a42
+# %% ../nbs/recipes.ipynb #170ceee6
 _paper = Recipe('prcc', 'cal')
 _mini = dict(backbone='resnet_mini', size=(96,48), images=4, cache=True, lr=2e-3)
 MINI_EPOCHS = 16 # Length of a run on the mannequins
-PRETRAIN = 7 # Epochs of HSGL's pretraining on coarse samples: FIRe²'s checkpoint for PRCC is of epoch 7
+PRETRAIN = {'fire': 7, 'cssc': 1} # Epochs of HSGL's pretraining on coarse samples: its checkpoints are FIRe²'s of epoch 7 for PRCC and CSSC's of epoch 1 for LTCC
 
-SETTINGS = {'prcc': {}, 'ltcc': {}, 'mannequins': _mini} # What each data set changes in the paper's recipe
+SETTINGS = {'prcc': {}, 'ltcc': {}} | {name: _mini for name in BENCHMARKS} # What each data set changes in the paper's recipe
 PUBLISHED = {'aim': aim.SETTINGS, 'fire': fire.SETTINGS, 'cssc': cssc.SETTINGS} # What a method changes before that, by data set
 
-# %% ../nbs/recipes.ipynb #4e8a8fd6
+# %% ../nbs/recipes.ipynb #bad185eb
 def miniature(
     recipe:Recipe, # Settings in epochs of the paper
     epochs:int, # Length of the run
 )->Recipe: # The same with all epoch numbers scaled
     "Shorten a recipe by one rule"
     scaled = {k: scale_epochs(getattr(recipe, k), epochs, recipe.epochs) for k in ('milestones','warmup','start_epoch','pretrain_epochs')}
+    if recipe.pretrain_epochs: scaled['pretrain_epochs'] = max(1, scaled['pretrain_epochs'])
     return replace(recipe, epochs=epochs, **scaled)
 
-# %% ../nbs/recipes.ipynb #ced16755
+# %% ../nbs/recipes.ipynb #39cf65ec
 METHODS = {
     'identity': lambda r: [],
     'triplet':  lambda r: [],
     'cal':      lambda r: [CAL(start_epoch=r.start_epoch, lr=r.lr, wd=r.wd, generated=bool(r.extra))],
-    'aim':      aim.aim,
+    'aim':      lambda r: aim.aim(r, generated=bool(r.extra)),
     'fire':     fire.fire,
     'cssc':     cssc.cssc,
 } # Callbacks by method
-METHODS |= {f'{name}+hsal': (lambda r, f=METHODS[name]: [*f(r), HSAL()]) for name in ('cal','aim','fire','cssc')}
+def _hsal(r):
+    changed = {k: v for k,v,default in (('alpha', r.hsal_alpha, .05), ('weight', r.hsal_weight, .1)) if v!=default}
+    return HSAL(**changed)
+
+METHODS |= {f'{name}+hsal': (lambda r, f=METHODS[name]: [*f(r), _hsal(r)]) for name in ('cal','aim','fire','cssc')}
 MODELS = {'fire': fire.model, 'cssc': cssc.model} # Networks other than a `ReIDModel` with the recipe's backbone
 
 def loss_of(
@@ -96,9 +104,9 @@ def loss_of(
     if r.triplet: loss.add('triplet', triplet_term(r.margin), r.triplet)
     return loss
 
-# %% ../nbs/recipes.ipynb #46f22b56
+# %% ../nbs/recipes.ipynb #5f33b323
 def recipe(
-    data:str, # `prcc`, `ltcc` or `mannequins`; another data set gets the paper's settings
+    data:str, # Name of a data set or benchmark; one without settings of its own gets those for PRCC
     method:str='cal', # One of `METHODS`
     **changes, # Settings to change, by name; `epochs` shortens the run by the rule
 )->Recipe: # All settings
@@ -110,12 +118,13 @@ def recipe(
         asked = type(getattr(_paper, k))
         if not isinstance(v, (int,float) if asked is float else asked) or isinstance(v, bool)!=(asked is bool):
             raise ValueError(f"Setting {k} must be {asked.__name__}, such as {getattr(_paper, k)}: got {v!r}")
-    published = PUBLISHED.get(method.split('+')[0], {})
+    baseline,mini = method.split('+')[0],data in BENCHMARKS
+    published = PUBLISHED.get(baseline, {})
     base = replace(_paper, data=data, method=method, triplet=float(method=='triplet'))
-    base = replace(base, **published.get(data, published.get('prcc', {})))
-    if data=='mannequins': base = replace(base, identities=_paper.identities, pad=round(base.pad*_mini['size'][0]/base.size[0]))
-    base = replace(base, **SETTINGS.get(data, {}), pretrain_epochs=PRETRAIN*bool(changes.get('pretrain')))
-    epochs = changes.pop('epochs', MINI_EPOCHS if data=='mannequins' else base.epochs)
+    base = replace(base, **published.get(data.removeprefix('mannequins-'), published.get('prcc', {})))
+    if mini: base = replace(base, identities=_paper.identities, pad=round(base.pad*_mini['size'][0]/base.size[0]))
+    base = replace(base, **SETTINGS.get(data, {}), pretrain_epochs=PRETRAIN.get(baseline, 7)*bool(changes.get('pretrain')))
+    epochs = changes.pop('epochs', MINI_EPOCHS if mini else base.epochs)
     return replace(miniature(base, epochs), **changes)
 
 # %% ../nbs/recipes.ipynb #092189c7

@@ -1,7 +1,8 @@
 "Rows with generated images and pretraining: the steps they take, what goes over, what the record says"
 import pytest, torch
 from ccreid.data.mannequins import MannequinWorld
-from ccreid.experiments import CHAINS, SameSteps, Sets, hand_over, run, run_row
+from ccreid.chains import CHAINS, SEEDS, rows_of
+from ccreid.experiments import Results, SameSteps, Sets, hand_over, results_table, run, run_row
 from ccreid.hsgl.miniature import DRESSED, GARMENTS, VARIANTS
 from ccreid.recipes import build, recipe
 
@@ -55,9 +56,64 @@ def test_rows_without_additions_run_as_before(sets):
     a, b = run_row(r, sets, 3, 'cpu'), run(r, sets[''], 3, 'cpu', quiet=True)[1]
     assert a['history']==b['history'] and a['protocols']==b['protocols']
 
-def test_every_row_has_a_base_in_its_table():
-    for rows in CHAINS.values():
-        assert len(rows)<=12 and all(not r.base or r.base in [q.name for q in rows] for r in rows)
+def test_every_row_has_a_base_on_the_same_benchmark_and_the_core_is_small():
+    for chain,rows in CHAINS.items():
+        known = {r.name: r for r in rows}
+        assert len(known)==len(rows) and len(rows_of(chain))<=12 and all(r.seeds==SEEDS for r in rows_of(chain))
+        for r in rows: assert not r.base or known[r.base].data==r.data and set(r.seeds)<=set(known[r.base].seeds), r
+
+def test_extended_rows_are_all_but_the_core():
+    core, more = rows_of('hsgl'), rows_of('hsgl', 'extended')
+    assert rows_of('hsgl', 'all')==core+more and not {r.name for r in core} & {r.name for r in more}
+    assert {r.part for r in more}=={'table','controls','ltcc','epochs','map'}
+
+def test_without_adjustment_hsal_is_one_and_a_half_plain_triplet_losses(sets):
+    "alpha = 0: L(d) + 0.5 L(d'), and d' is d"
+    losses = [build(recipe('mannequins', 'cal+hsal', hsal_alpha=a, hsal_weight=w), sets[''], 0, 'cpu').loss_func for a,w in ((0.,.1), (.05,.3))]
+    torch.manual_seed(0)
+    f = 3*torch.randn(16, 8)
+    labels = dict(identity=torch.arange(16)//4, clothes=torch.arange(16)//2, camera=torch.arange(16)%2)
+    d = torch.cdist(f, f)
+    plain = sum(max(0., max(d[i,j].item() for j in range(16) if j!=i and j//4==i//4) - min(d[i,j].item() for j in range(16) if j//4!=i//4)) for i in range(16))/16
+    values = [l.terms['hsal'][0](dict(features=f), labels).item() for l in losses]
+    assert plain>0 and values[0]==pytest.approx(1.5*plain, rel=1e-4) and values[1]>values[0]
+    assert [l.terms['hsal'][1](0) for l in losses]==[.1,.3]
+
+def test_replaced_triplets_keep_their_weight_unless_another_is_asked_for(sets):
+    plain, same, other = (build(recipe('mannequins', m, **c), sets[''], 0, 'cpu').loss_func.terms for m,c in (('cssc',{}), ('cssc+hsal',{}), ('cssc+hsal',dict(hsal_weight=.5))))
+    assert [n for n in plain if 'triplet' in n]==[f'triplet_{i}' for i in range(1,6)]
+    weight = lambda terms, e: [w(e) if callable(w) else w for n,(_,w) in terms.items() if 'triplet' in n]
+    assert weight(same, 15)==weight(plain, 15)==[1.]*5 and weight(same, 0)==weight(plain, 0)==[0.]*5 and weight(other, 15)==[.5]*5
+
+def test_looking_after_every_epoch_changes_nothing(sets):
+    r = recipe('mannequins', 'cal+hsal', epochs=2)
+    a, b = run_row(r, sets, 1, 'cpu'), run_row(r, sets, 1, 'cpu', by_epoch=True)
+    assert a['protocols']==b['protocols'] and 'by_epoch' not in a and [e['epoch'] for e in b['by_epoch']]==[0,1]
+    for p in a['protocols']: assert b['by_epoch'][-1][f'{p} R1']==pytest.approx(100*a['protocols'][p]['R1'])
+
+def test_a_pretraining_on_real_images_takes_the_benchmark_itself(sets):
+    assert sets['real'] is sets['']
+    record = run_row(recipe('mannequins', 'fire', pretrain='real', epochs=1, pretrain_epochs=1, start_epoch=0), sets, 0, 'cpu')
+    assert record['pretraining_images_seen']==record['images_seen']
+
+def test_results_of_two_benchmarks_share_a_file(tmp_path):
+    "Query people of each benchmark are kept apart, and a row is fresh only in its own world"
+    rows = {r.name: r for r in CHAINS['hsgl']}
+    results = Results(tmp_path/'r.json', 'hsgl', 'w')
+    results.worlds['mannequins-ltcc'] = 'l'
+    def record(name, ids, hits):
+        row = rows[name]
+        p = dict(R1=hits.count('1')/len(hits), R5=1., mAP=.5, mINP=.1, queries=len(hits), skipped=0, hits=hits, ap=[.5]*len(hits), identities=ids)
+        return dict(row=name, seed=0, data=row.data, world='l' if 'ltcc' in row.data else 'w', recipe_hash=row.recipe.hash, protocols={'clothes-changing': p})
+    for name,ids,hits in (('CAL',[1,1,2],'100'), ('CSSC',[7,8],'01'), ('CAL + HSAL',[1,1,2],'110'), ('CSSC + HSAL',[7,8],'11')): results.add(record(name, ids, hits))
+    again = Results(tmp_path/'r.json', 'hsgl', 'w'); again.worlds['mannequins-ltcc'] = 'l'
+    assert {r['row']: r['protocols']['clothes-changing']['identities'] for r in again.records}=={
+        'CAL': [1,1,2], 'CAL + HSAL': [1,1,2], 'CSSC': [7,8], 'CSSC + HSAL': [7,8]}
+    table = results_table(again, 'ltcc')
+    assert table.loc['CSSC + HSAL','clothes-changing R1 difference'].startswith('+50.0') and table.loc['CSSC','clothes-changing R1']=='50.0'
+    assert table.loc['CSSC + SHSG','seeds']=='not run' and 'CAL' not in table.index
+    again.worlds['mannequins-ltcc'] = 'another'
+    assert results_table(again, 'ltcc').loc['CSSC','seeds']=='stale' and results_table(again).loc['CAL','seeds']==1
 
 @pytest.mark.parametrize('change', [dict(extra='shsg'), dict(pretrain='chpsg')])
 def test_a_recipe_with_generated_images_is_not_run_without_them(sets, change):

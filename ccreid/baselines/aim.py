@@ -94,7 +94,7 @@ def symmetric_kl(
     total = ((logp.exp()-logq.exp())*(logp-logq)).sum()
     return total if reduction=='sum' else total/max(len(p), 1)
 
-# %% ../../nbs/baselines/aim.ipynb #35aeca31
+# %% ../../nbs/baselines/aim.ipynb #8733745f
 class AIM(CAL):
     "Clothes branch, fusion and intervention on top of CAL (Yang et al., CVPR 2023)"
     def __init__(self,
@@ -108,8 +108,9 @@ class AIM(CAL):
         reduction:str='sum', # Of the divergence over the batch: `sum` (released) or `mean`
         smoothing:float=0.1, # Label smoothing of the intervention
         backbone:nn.Module|None=None, # Of the clothes branch, with `channels`; `None`: a copy of the model's
+        generated:bool=False, # Do generated images with known clothes take part in all clothes losses, as HSGL's do?
     ):
-        super().__init__(start_epoch, scale, epsilon, lr, wd)
+        super().__init__(start_epoch, scale, epsilon, lr, wd, generated)
         self.intervention_weight,self.kl_weight,self.reduction = intervention,kl,reduction
         self.smoothing,self.backbone = smoothing,backbone
 
