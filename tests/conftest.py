@@ -1,5 +1,7 @@
 "What every test starts from: one thread, repeatable examples, the user's own settings out of sight, no network"
+import importlib.util
 import os
+from pathlib import Path
 
 for k in 'OMP_NUM_THREADS','MKL_NUM_THREADS': os.environ.setdefault(k, '1')
 os.environ.setdefault('MPLBACKEND', 'agg')
@@ -41,3 +43,16 @@ def own_settings(tmp_path_factory, monkeypatch):
     monkeypatch.setenv('XDG_CONFIG_HOME', str(home/'config'))
     monkeypatch.setenv('XDG_CACHE_HOME', str(home/'cache'))
     monkeypatch.setenv('CCREID_RUNS', str(home/'runs'))
+
+
+@pytest.fixture(scope='session')
+def docs():
+    "The script that makes the site"
+    pytest.importorskip('smalldocs')
+    root,here = Path(__file__).resolve().parent.parent,os.getcwd()
+    spec = importlib.util.spec_from_file_location('ccreid_tools_docs', root/'tools'/'docs.py')
+    mod = importlib.util.module_from_spec(spec)
+    os.chdir(root)
+    try: spec.loader.exec_module(mod)
+    finally: os.chdir(here)
+    return mod

@@ -83,6 +83,10 @@ def test_table_of_the_result(done):
     assert all(Path(p).is_absolute() and Path(p).is_relative_to(out) for p in res.path)
     make_table(pd.concat([table, res], ignore_index=True))    # fits beside the originals
 
+def test_whatever_is_generated_is_for_training(done, tmp_path):
+    res = run(done[0].assign(split='query'), tmp_path/'o')
+    assert set(res.split)=={'train'} and len(res)==18
+
 def test_every_file_is_what_the_edit_made_of_its_own_seed(done):
     table,out,res = done
     seeds = [image_seed(0, r.source, r.variant) for r in res.itertuples()]
@@ -90,6 +94,16 @@ def test_every_file_is_what_the_edit_made_of_its_own_seed(done):
         assert np.array_equal(np.asarray(Image.open(r.path)), np.asarray(noisy([Image.open(r.source)], None, None, [s])[0]))
     lines = read_manifest(out)
     assert [lines[r.source,r.variant]['seed'] for r in res.itertuples()]==seeds and len(set(seeds))==18
+
+def test_the_seed_of_the_job_reaches_every_image_and_its_record(done, tmp_path):
+    (table,_,res),seen = done,[]
+    def edit(images, rows, variants, seeds): seen.extend(seeds); return noisy(images, rows, variants, seeds)
+    other = run(table, tmp_path/'o', seed=5, edit=edit)
+    expected = [image_seed(5, r.source, r.variant) for r in other.itertuples()]
+    lines = read_manifest(tmp_path/'o')
+    assert seen==expected==[lines[r.source,r.variant]['seed'] for r in other.itertuples()] and json.loads((tmp_path/'o/job.json').read_text())['seed']==5
+    for a,b,s in zip(res.path, other.path, expected):
+        assert Path(a).name==Path(b).name and Path(a).read_bytes()!=Path(b).read_bytes()
 
 def test_an_edit_gets_rows_variants_and_seeds_and_nothing_that_depends_on_the_batch(done, tmp_path):
     table,_,_ = done
@@ -138,6 +152,30 @@ def test_limit_and_progress(done, tmp_path):
     calls.clear(); assert len(run(table, tmp_path/'o', limit=5, **kw))==10
     calls.clear(); assert len(run(table, tmp_path/'o', limit=0, **kw))==10 and not calls
     assert run(table, tmp_path/'o', **kw).attrs['expansion']==dict(made=8, found=10, damaged=0, skipped={}) and calls[-1]==(8,8)
+
+def test_a_bar_on_the_terminal_with_rate_and_time_left(done, tmp_path, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self): return True
+    shown = Terminal()
+    run(done[0], tmp_path/'o', limit=5)
+    monkeypatch.setattr(expansion.sys, 'stderr', shown)
+    run(done[0], tmp_path/'o', progress=True, batch=4)
+    last = shown.getvalue().split('\r')[-1]
+    assert last.startswith('[##############################] 13/13 images, ') and last.rstrip().endswith('/s, 0:00:00 left (5 found)') and last.endswith('\n')
+
+def test_a_manifest_grows_by_a_line_an_image_and_is_never_rewritten(done, tmp_path, monkeypatch):
+    "What 200,000 images need: bytes written to manifests are the bytes that are there in the end"
+    written = []
+    class Counted(io.FileIO):
+        def write(self, data): n = super().write(data); written.append((os.path.basename(self.name), n)); return n
+    monkeypatch.setattr(records, 'open', lambda p, mode, **k: Counted(p, 'a+') if mode=='ab+' else open(p, mode, **k), raising=False)
+    for _ in range(2): run(done[0], tmp_path/'o', variants=20, limit=60)
+    log = tmp_path/'o'/'manifest-000-of-001.jsonl'
+    assert sum(n for _,n in written)==log.stat().st_size and {f for f,_ in written}=={log.name}
+    assert len(written)==120==len(log.read_bytes().splitlines())
+
+def test_the_number_of_variants_may_come_from_numpy(done, tmp_path):
+    assert run(done[0], tmp_path/'o', variants=np.int64(2)).variant.tolist()==run(done[0], tmp_path/'o', variants=np.arange(2)).variant.tolist()==[0,1]*6
 
 def test_no_rows_at_all(done, tmp_path):
     res = run(done[0].iloc[:0], tmp_path/'o')
@@ -313,8 +351,21 @@ def test_a_source_that_was_replaced(tmp_path):
     p.write_bytes(old); run(table, tmp_path/'o', shard=(1,3))                 # also of two processes
     assert run(table, tmp_path/'o').attrs['expansion']['made']==0
     assert contents(tmp_path/'o')==before
+    picture(99, (20,30)).save(p); run(table, tmp_path/'o')                    # and whichever of the two came last
+    assert run(table, tmp_path/'o').attrs['expansion']['made']==0
+    p.write_bytes(old); run(table, tmp_path/'o')
+    assert contents(tmp_path/'o')==before
     Path(table.path[0]).unlink()                              # gone: what was made of it stays
     assert run(table, tmp_path/'o', check='full').attrs['expansion']==dict(made=0, found=9, damaged=0, skipped={})
+
+def test_a_source_of_the_same_size_and_other_content_shows_in_the_full_check(tmp_path):
+    table = people(tmp_path/'in', 2)
+    for k,p in enumerate(table.path): picture(k).save(p, format='BMP')        # as long as any other of its size
+    run(table, tmp_path/'o'); before = contents(tmp_path/'o')
+    picture(9).save(table.path[1], format='BMP')
+    assert run(table, tmp_path/'o').attrs['expansion']['made']==0 and contents(tmp_path/'o')==before
+    assert run(table, tmp_path/'o', check='full').attrs['expansion']==dict(made=3, found=3, damaged=3, skipped={}) and contents(tmp_path/'o')!=before
+    assert run(table, tmp_path/'o', check='full').attrs['expansion']['made']==0
 
 def test_a_data_set_that_has_moved(done, tmp_path):
     table = people(tmp_path/'a/in')

@@ -7,7 +7,7 @@ Docs: https://ccreid.github.io/ccreid/generation/inpainting.html.md"""
 # %% auto #0
 __all__ = ['SD2', 'SD15', 'as_mask', 'composite', 'ClothesInpainter', 'tiny_pipeline', 'tiny_inpainter']
 
-# %% ../../nbs/generation/inpainting.ipynb #9c8b2047
+# %% ../../nbs/generation/inpainting.ipynb #2d43198d
 import json,tempfile
 from pathlib import Path
 import numpy as np
@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 import ccreid.compat
 from .. import settings
-from .parsing import _need, full_batches
-from ..weights import locate
+from ..data.transforms import _rgb
+from .parsing import full_batches
+from ..weights import locate, need
 
-# %% ../../nbs/generation/inpainting.ipynb #f36320fd
+# %% ../../nbs/generation/inpainting.ipynb #cbfe9ce3
 def as_mask(
     mask,                # [H,W] bool or 0/255, or a PIL image of mode 1 or L
     image:Image.Image,   # The picture it belongs to
@@ -34,11 +35,11 @@ def composite(
     generated:Image.Image, # Any size: it is brought to the source's by Lanczos' filter
     mask,                  # [H,W] bool
 )->Image.Image:            # RGB
-    "The generated picture inside the mask, the source outside, bit for bit"
+    "The generated picture inside the mask, the source outside, bit for bit; raises `ValueError` for a mask of another size"
     if generated.size!=source.size: generated = generated.resize(source.size, Image.Resampling.LANCZOS)
     return Image.fromarray(np.where(as_mask(mask, source)[...,None], np.asarray(generated.convert('RGB')), np.asarray(source)))
 
-# %% ../../nbs/generation/inpainting.ipynb #56f824d0
+# %% ../../nbs/generation/inpainting.ipynb #b487039c
 SD2,SD15 = 'sd2-community/stable-diffusion-2-inpainting','stable-diffusion-v1-5/stable-diffusion-inpainting'
 _FILES = ['*.json','*.txt'] + [f'{part}/{file}.safetensors' for part in ('unet','vae','text_encoder') for file in ('model','diffusion_pytorch_model')]
 
@@ -75,8 +76,8 @@ class ClothesInpainter:
         name=SD2,  # Name, hub id or folder, see `ccreid.weights.locate`
         **kw,      # Of `ClothesInpainter`, but `name`
     ):
-        "Load by name, safetensors only; raises `WeightsNotFound` in one line"
-        _need('diffusers')
+        "Load by name, safetensors only; raises `WeightsNotFound`, or `ValueError` where the folder holds something else, in one line"
+        need('diffusers', 'transformers')
         from diffusers import StableDiffusionInpaintPipeline
         folder = locate(name, None, only=_FILES)
         try:
@@ -106,19 +107,19 @@ class ClothesInpainter:
         prompts = [prompts]*len(images) if isinstance(prompts, str) else list(prompts)
         if not len(images)==len(masks)==len(prompts)==len(seeds):
             raise ValueError(f'{len(images)} images, {len(masks)} masks, {len(prompts)} prompts and {len(seeds)} seeds: one each')
-        images = [im.convert('RGB') for im in images]
+        images = [_rgb(im) for im in images]
         masks,res = [as_mask(m, im) for m,im in zip(masks, images)],[None]*len(images)
         for part in full_batches([i for i,m in enumerate(masks) if m.any()], self.batch):
             for i,new in zip(part, self.paint(*([xs[i] for i in part] for xs in (images, masks, prompts, seeds)))):
                 res[i] = composite(images[i], new, masks[i])
         return res
 
-# %% ../../nbs/generation/inpainting.ipynb #e4eeeca4
+# %% ../../nbs/generation/inpainting.ipynb #7a617f24
 def tiny_pipeline(
     seed:int=0, # Of the random weights
 ):              # StableDiffusionInpaintPipeline
     "An inpainting pipeline of 600,000 random weights"
-    _need('transformers'); _need('diffusers')
+    need('diffusers', 'transformers')
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionInpaintPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
     letters = [chr(c) for c in range(97, 123)]

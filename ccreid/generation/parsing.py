@@ -8,7 +8,7 @@ Docs: https://ccreid.github.io/ccreid/generation/parsing.html.md"""
 __all__ = ['ATR', 'CLOTHES', 'HEAD', 'SEGFORMER', 'HumanParser', 'to_lip', 'clothes_mask', 'main_person', 'full_batches',
            'SegformerParser', 'tiny_parser']
 
-# %% ../../nbs/generation/parsing.ipynb #6dbee05e
+# %% ../../nbs/generation/parsing.ipynb #71eb288e
 from pathlib import Path
 from typing import Protocol
 import numpy as np
@@ -18,7 +18,8 @@ from scipy import ndimage
 import ccreid.compat
 from .. import settings
 from ..data.mannequins.garments import LIP
-from ..weights import locate
+from ..data.transforms import _rgb
+from ..weights import locate, need
 
 # %% ../../nbs/generation/parsing.ipynb #c200efb5
 class HumanParser(Protocol):
@@ -44,20 +45,20 @@ def to_lip(
         raise ValueError(f"no class of LIP for {', '.join(map(repr, unknown[:5]))}: known are {', '.join(LIP)}")
     return np.array([LIP.index(n) for n in plain], np.uint8)
 
-# %% ../../nbs/generation/parsing.ipynb #03b5c935
+# %% ../../nbs/generation/parsing.ipynb #5da73fc8
 CLOTHES = dict(released=(3,4,5,6,7,8,9,10,11,12,18,19), paper=(5,6,7,8,9,10,12,18,19))
 
 def clothes_mask(
     labels:np.ndarray,    # [H,W], LIP's classes
     rule:str='released',  # 'released' or 'paper'
 )->np.ndarray:            # [H,W] bool: True is painted anew
-    "The clothes of a label map"
+    "The clothes of a label map; raises `ValueError` for another rule or shape"
     if rule not in CLOTHES: raise ValueError(f"rule is {' or '.join(CLOTHES)}, not {rule!r}")
     labels = np.asarray(labels)
     if labels.ndim!=2: raise ValueError(f'a label map is [H,W], not {list(labels.shape)}')
     return np.isin(labels, CLOTHES[rule])
 
-# %% ../../nbs/generation/parsing.ipynb #6117c4cf
+# %% ../../nbs/generation/parsing.ipynb #42471442
 HEAD = (1,2,4,13)                                      # hat, hair, sunglasses, face
 
 def main_person(
@@ -66,12 +67,17 @@ def main_person(
     "Keep the person who fills most of the picture"
     labels = np.asarray(labels)
     region,n = ndimage.label(labels>0, np.ones((3,3)))
-    size = np.bincount(region.ravel(), minlength=n+1)
-    other = np.bincount(region[np.isin(labels, HEAD)], minlength=n+1)>0
-    other[[0, 1+size[1:].argmax() if n else 0]] = False
+    head = np.isin(labels, HEAD)
+    heads,bodies = (np.bincount(region[o], minlength=n+1) for o in (head, (labels>0) & ~head))
+    main = own = (heads+bodies).argmax()
+    if heads.any() and not heads[main]:
+        found = np.flatnonzero(heads)
+        own = found[ndimage.minimum(ndimage.distance_transform_edt(region!=main), region, found).argmin()]
+    other = (heads>0) & (bodies>0)
+    other[[main,own]] = False
     return np.where(other[region], 0, labels).astype(np.uint8)
 
-# %% ../../nbs/generation/parsing.ipynb #2e4b6bf6
+# %% ../../nbs/generation/parsing.ipynb #53244c8a
 def full_batches(
     items, # Any
     n:int, # Size of a batch
@@ -80,11 +86,7 @@ def full_batches(
     items = list(items)
     for i in range(0, len(items), n): yield (items[i:i+n]+[items[-1]]*n)[:n]
 
-def _need(package):
-    try: return __import__(package)
-    except ImportError: raise ImportError(f'{package} is not installed: pip install "ccreid[generate]"') from None
-
-# %% ../../nbs/generation/parsing.ipynb #8e4822e0
+# %% ../../nbs/generation/parsing.ipynb #609012b4
 SEGFORMER = 'mattmdjaga/segformer_b2_clothes'          # ATR's classes
 
 class SegformerParser:
@@ -109,8 +111,8 @@ class SegformerParser:
         name=SEGFORMER,  # Name, hub id or folder, see `ccreid.weights.locate`
         **kw,            # Of `SegformerParser`, but `name`
     ):
-        "Load by name; raises `WeightsNotFound` in one line"
-        _need('transformers')
+        "Load by name; raises `WeightsNotFound`, or `ValueError` where the folder holds something else, in one line"
+        need('transformers')
         from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
         folder = locate(name, None, only=['*.json','model*.safetensors'])
         try:
@@ -123,13 +125,13 @@ class SegformerParser:
     def __call__(self, images, rows=None):
         res = {}
         for part in full_batches(range(len(images)), self.batch):
-            x = self.processor(images=[images[i].convert('RGB') for i in part], return_tensors='pt')['pixel_values']
+            x = self.processor(images=[_rgb(images[i]) for i in part], return_tensors='pt')['pixel_values']
             for i,scores in zip(part, self.model(x.to(self.device, self.dtype)).logits.float()):
                 size = images[i].size[::-1]
                 res[i] = self.lip[F.interpolate(scores[None], size, mode='bilinear', align_corners=False)[0].argmax(0)].cpu().numpy()
         return [res[i] for i in range(len(images))]
 
-# %% ../../nbs/generation/parsing.ipynb #bbed494c
+# %% ../../nbs/generation/parsing.ipynb #85c112cb
 def tiny_parser(
     names=ATR,     # Names of its classes
     size=(64,32),  # (H,W) of its input
@@ -137,7 +139,7 @@ def tiny_parser(
     **kw,          # Of `SegformerParser`
 )->SegformerParser: # It finds nothing, in exactly the way a trained one works
     "A SegFormer of 32,000 random weights"
-    _need('transformers')
+    need('transformers')
     from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor
     config = SegformerConfig(depths=[1]*4, hidden_sizes=[8,16,16,16], num_attention_heads=[1,2,2,2], decoder_hidden_size=16,
         id2label=dict(enumerate(names)), label2id={n:i for i,n in enumerate(names)})

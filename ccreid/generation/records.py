@@ -133,7 +133,7 @@ def check_job(
     if wrong: raise FileExistsError(f'{out} holds another job: ' + ', '.join(f'{k} {old.get(k)}, not {job[k]}' for k in wrong) + '. Choose another folder')
     return True
 
-# %% ../../nbs/generation/records.ipynb #dc33c395
+# %% ../../nbs/generation/records.ipynb #2f94f672
 def _lock(file):
     "Lock an open file: True, False where another process has it, None where there are no locks"
     try: return fcntl and (fcntl.flock(file, fcntl.LOCK_EX|fcntl.LOCK_NB) or True)
@@ -141,7 +141,7 @@ def _lock(file):
     except OSError: return None
 
 class Recorder:
-    "Puts the images of one process in place and on record"
+    "Puts the images of one process in place and on record; raises `BlockingIOError` while another process has the shard, else as `check_job`"
     def __init__(self,
         out:Path,       # Folder of the set, absolute
         shard:tuple,    # (i, n): which of how many processes

@@ -8,13 +8,14 @@ Docs: https://ccreid.github.io/ccreid/generation/stand_ins.html.md"""
 __all__ = ['paths_of', 'MannequinParser', 'MannequinKeypoints', 'outfit_of', 'MannequinInpainter', 'MannequinTryOff',
            'MannequinTryOn']
 
-# %% ../../nbs/generation/stand_ins.ipynb #40d88c2d
+# %% ../../nbs/generation/stand_ins.ipynb #92a4cb44
 import json
 from functools import lru_cache
 import numpy as np
 from PIL import Image
 from ..data.mannequins import PERFECT, MannequinWorld, find_scene, parse_caption, redress, truth
 from ..data.mannequins.garments import dress
+from ..data.transforms import _rgb
 from .inpainting import as_mask, composite
 
 # %% ../../nbs/generation/stand_ins.ipynb #7d80844b
@@ -39,12 +40,12 @@ class MannequinKeypoints:
     settings = dict(keypoints='mannequins')
     def __call__(self, images, rows=None): return [truth(p).keypoints for p in paths_of(rows, len(images))]
 
-# %% ../../nbs/generation/stand_ins.ipynb #49ed339e
+# %% ../../nbs/generation/stand_ins.ipynb #a88b5997
 def outfit_of(
     prompt:str|None, # A text, with or without garments in it
     seed:int,        # Chooses where the text does not
 ):                   # `Garment`s
-    "What a text asks for; an outfit drawn from the seed where it asks for nothing"
+    "What a text asks for; an outfit drawn from the seed where it asks for nothing; raises `ValueError` for garments that exclude each other"
     try: return parse_caption(prompt or '', strict=False)
     except ValueError as e:
         if not str(e).startswith('no garment'): raise
@@ -67,7 +68,7 @@ class MannequinInpainter:
     def one(self, image, mask, prompt, seed, path):
         garments,kw = outfit_of(prompt, seed),dict(imperfections=self.imperfections)
         if mask is None: return redress(path, garments, seed, mask=False, **kw).image
-        mask = as_mask(mask, image)
+        image,mask = _rgb(image),as_mask(mask, image)
         return composite(image, redress(path, garments, seed, mask=mask, **kw).image, mask) if mask.any() else None
 
 # %% ../../nbs/generation/stand_ins.ipynb #3167c5d5
