@@ -1,5 +1,5 @@
 "Data cards: what they state, that it adds up, agrees with the code and is shown with a picture; and what happens to a card that is wrong"
-import importlib.util,os,re
+import importlib.util,re
 from pathlib import Path
 
 import numpy as np
@@ -184,16 +184,6 @@ def test_unknown_layouts_have_no_picture():
     assert len(str(e.value).splitlines()) == 1
 
 # ---- pages of the site
-
-@pytest.fixture(scope='module')
-def docs():
-    pytest.importorskip('smalldocs')
-    spec = importlib.util.spec_from_file_location('ccreid_tools_docs', ROOT/'tools'/'docs.py')
-    mod,here = importlib.util.module_from_spec(spec),os.getcwd()
-    os.chdir(ROOT)
-    try: spec.loader.exec_module(mod)
-    finally: os.chdir(here)
-    return mod
 
 @every_card
 def test_a_card_becomes_a_page(docs, tmp_path, monkeypatch, path):

@@ -14,6 +14,7 @@ from ccreid.data.samples import DataError, ReIDDataset, hold_out, make_table, re
 from ccreid.evaluation.conventions import CONVENTIONS
 from ccreid.evaluation.metrics import evaluate
 from ccreid.evaluation.protocols import Protocol, protocols_for
+from test_data_layouts import tree
 
 pytestmark = pytest.mark.filterwarnings('ignore:none of the')
 NUMBERS = 'identity', 'clothes', 'camera', 'tracklet'
@@ -272,10 +273,7 @@ def test_nothing_to_train_or_to_test_on():
 def test_domains_in_one_root(tmp_path):
     "Files need not be drawn: names are enough"
     worlds = {d: MannequinWorld((2, 1, 2), outfits=2, cameras=2, images=2, domain=d, seed=9) for d in ('plaza', 'campus', 'market')}
-    for d, w in worlds.items():
-        for p in PLANS['mannequins'](w):
-            (tmp_path/d/p).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path/d/p).touch()
+    for d, w in worlds.items(): tree(tmp_path/d, PLANS['mannequins'](w))
     (tmp_path/'mannequins.json').write_text('{}')
     ds = load_dataset('mannequins-dg', tmp_path, verbose=False)
     places = separate(ds)

@@ -10,8 +10,13 @@ from ccreid.data.clothes_changing_sets import celeb_reid,ccvid,deepchange,last,l
 from ccreid.data.mannequins import MannequinWorld
 from ccreid.data.mannequins.plans import PLANS,TEXTS,all_scenes,check_limits
 from ccreid.data.reading import read,read_names
-from ccreid.data.samples import DataError
+from ccreid.data.checks import _summary
+from ccreid.data.joining import join,rename,separate,transfer
+from ccreid.data.samples import DataError,hold_out
+from ccreid.data.standard_sets import market1501
 from ccreid.evaluation.protocols import protocols_for
+from ccreid.hsgl.try_on import add_samples
+from test_data_layouts import tree
 
 SETS = dict(prcc=prcc, ltcc=ltcc, vc_clothes=vc_clothes, ccvid=ccvid, last=last, deepchange=deepchange, celeb_reid=celeb_reid)
 FITTING = dict(prcc=dict(identities=(3,2,2), outfits=2, cameras=3), ltcc=dict(identities=(3,0,2), outfits=3, cameras=2), # worlds that each layout can hold
@@ -177,6 +182,24 @@ def test_ccvid_names():
         'session1/002_01':(2,3,0,'query'), 'session2/002_01':(2,4,0,'gallery'), 'session3/002_01':(2,3,12,'gallery')}
     assert ds.samples.tracklet.nunique()==6 and ds.notes==[]
 
+@pytest.mark.parametrize('name', SETS)
+def test_cameras_that_are_made_up_are_not_counted(name):
+    "Nor by `check`; and nowhere else: not in what is held out, renamed, joined with a set that has cameras, taken apart again, or grown by generated images"
+    ds = from_plan(name, world_for(name))
+    unknown = name in ('last','celeb_reid')
+    def all_dashes(ds): return (ds.summary().cameras=='-').all()
+    assert all_dashes(ds)==unknown and set(ds.no_cameras)==({name} if unknown else set())
+    assert ('cameras' in _summary(ds, SETS[name]()))!=unknown
+    if not unknown: assert ds.summary().dtypes.eq('int64').all() and ds.summary().cameras.max()==ds.samples.camera.nunique()
+    rest,aside = hold_out(ds, 1)
+    market = read_names(market1501(), ['bounding_box_train/0002_c1s1_000451_03.jpg','bounding_box_train/0002_c2s1_000451_03.jpg','query/0003_c1s1_000451_03.jpg','bounding_box_test/0003_c2s1_000451_03.jpg'])
+    both = join([rename(ds, 'x'), market])
+    for other in rest, aside, rename(ds, 'x'), separate(both)['x'], add_samples(ds, ds.train.assign(path=ds.train.path+'.png', generated_by='test')): assert all_dashes(other)==unknown
+    if unknown: assert both.summary().cameras.drop('val', errors='ignore').tolist()==[2,1,1]    # Market's
+    assert not all_dashes(both) and not all_dashes(separate(both)['market1501'])
+    assert transfer(market, ds).summary().cameras.eq('-').tolist()==[False]+[unknown]*2 and transfer(ds, market).summary().cameras.loc[['query','gallery']].tolist()==[1,1]
+    assert ('-' in str(ds.summary()))==unknown and ('<td>-</td>' in ds._repr_html_())==unknown
+
 def test_last_names():
     names = ['train/000000/000000_000_00001_0001_01_000.jpg', 'train/000000/000000_017_00002_0001_01_002.jpg', 'train/004999/004999_000_00001_0001_01_000.jpg',
         'val/query/005007_012_00001_0001_01_000.jpg', 'val/gallery/005007/005007_012_00002_0001_01_003.jpg',
@@ -209,9 +232,7 @@ def test_celeb_reid_names():
 @pytest.mark.parametrize('above', ['my_c3_data', '001_2_c3', '0007-01-01-01.jpg', 'P1_C1_x', 'session3/001_09', '7_1_0'])
 def test_folders_above_say_nothing(name, above, tmp_path):
     plan,texts = planned(name, world_for(name))
-    for p in plan:
-        (tmp_path/above/p).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path/above/p).touch()
+    tree(tmp_path/above, plan)
     for p,text in texts.items():
         (tmp_path/above/p).parent.mkdir(exist_ok=True)
         (tmp_path/above/p).write_text(text)

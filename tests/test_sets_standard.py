@@ -17,15 +17,9 @@ from ccreid.data.mannequins.plans_standard import plan_cuhk03_np, plan_dukemtmc,
 from ccreid.data.reading import read, read_names
 from ccreid.data.samples import DataError
 from ccreid.data.standard_sets import cuhk03_np, dukemtmc, market1501, msmt17
+from test_data_layouts import tree
 
 NAMES = ('market1501','dukemtmc','msmt17','cuhk03_np','sysu_mm01','regdb','llcm')
-
-def tree(root, *names):
-    for n in names:
-        p = Path(root)/n
-        p.parent.mkdir(parents=True, exist_ok=True)
-        p.touch()
-    return Path(root)
 
 def relative(ds): return [os.path.relpath(p, ds.root).replace(os.sep, '/') for p in ds.samples.path]
 
@@ -209,7 +203,7 @@ def test_msmt_validation_apart():
     assert list(labels(ds, 'identity','camera','split').values())==[r if i!=2 else (1,14,'val') for i,r in enumerate(MSMT_LABELS)]
 
 def on_disk(root, names, texts):
-    tree(root, *names)
+    tree(root, names)
     for n,t in texts.items():
         (root/n).parent.mkdir(parents=True, exist_ok=True)
         (root/n).write_bytes(t.encode())
@@ -224,7 +218,7 @@ def test_msmt_forms_with_lists(tmp_path, folders, root):
 def test_msmt_repacked_has_cameras_of_two_digits(tmp_path):
     names = ['bounding_box_train/0000_c1_0003.jpg','bounding_box_train/0000_c14_0030.jpg','bounding_box_train/0007_c2_0000.jpg','query/0000_c15_0000.jpg','bounding_box_test/0000_c1_0001.jpg',
              'bounding_box_test/0007_012_05_0303morning_0006_2_ex.jpg','bounding_box_test/0007_012_5_0001.jpg','bounding_box_test/0007_c16_0001.jpg']
-    tree(tmp_path/'MSMT17', *names)
+    tree(tmp_path/'MSMT17', names)
     ds = load_dataset('msmt17', tmp_path, verbose=False)
     assert labels(ds, 'identity','camera')==dict(zip(names, [(0,0),(0,13),(1,1),(0,14),(0,0),(7,4)])) and ds.skipped=={'name breaks the grammar': names[-2:]}
     assert not any('in the test' in n for n in ds.notes)    # person 0 of the test is another one
@@ -253,7 +247,7 @@ def test_a_list_that_leads_outside_is_refused(path):
     assert len(str(e.value).splitlines())==2
 
 def test_a_listed_link_that_leads_outside_is_refused(tmp_path):
-    secret = tree(tmp_path/'elsewhere', '0009_000_01_0303morning_0008_0.jpg')
+    secret = tree(tmp_path/'elsewhere', ['0009_000_01_0303morning_0008_0.jpg'])
     names,texts = msmt_names()
     root = on_disk(tmp_path/'MSMT17_V1', names, {**texts, 'list_query.txt': texts['list_query.txt']+'0009/0009_000_01_0303morning_0008_0.jpg 9\n'})
     (root/'test/0009').symlink_to(secret)
@@ -295,7 +289,7 @@ def test_sysu_people_in_two_lists_are_noticed():
     assert [n for n in ds.notes if 'in the test' in n]==['1 people are in training and in the test: 4']
 
 def test_sysu_without_lists_is_told(tmp_path):
-    tree(tmp_path, *SYSU_NAMES)
+    tree(tmp_path, SYSU_NAMES)
     with pytest.raises(DataError, match='exp/train_id.txt') as e: load_dataset('sysu_mm01', tmp_path)
     assert len(str(e.value).splitlines())==2
 
@@ -396,7 +390,7 @@ def test_usual_roots(tmp_path, name, below):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_a_wrong_root_is_told_in_two_lines(tmp_path, name):
-    tree(tmp_path, 'holiday/1.jpg')
+    tree(tmp_path, ['holiday/1.jpg'])
     with pytest.raises(DataError, match='looked for') as e: load_dataset(name, tmp_path)
     assert 'holiday' in str(e.value) and len(str(e.value).splitlines())==2
 

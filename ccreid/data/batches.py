@@ -99,7 +99,15 @@ def collate(items):
     def stack(vs): return torch.stack(vs) if isinstance(vs[0], torch.Tensor) else torch.tensor(vs)
     return torch.stack(images), {k: stack([l[k] for l in labels]) for k in labels[0]}
 
-# %% ../../nbs/data/batches.ipynb #3d621f95
+# %% ../../nbs/data/batches.ipynb #c1497b7b
+def _first_error(items): return next((o for o in items if isinstance(o, DataError)), None)
+
+def _readable(batches):
+    "The batches, until an error stands in the place of one"
+    for b in batches:
+        if isinstance(b, DataError): raise b
+        yield b
+
 class ReIDLoader(TfmdDL):
     "Loads what its sampler draws: batches of (images [B,3,H,W], dict of labels)"
     def __init__(self,
@@ -119,11 +127,8 @@ class ReIDLoader(TfmdDL):
     def do_item(self, s):
         try: return super().do_item(s)
         except DataError as e: return e                 # raised in the main process, without the worker's stack
-    def create_batch(self, b): return next((o for o in b if isinstance(o, DataError)), None) or collate(b)
-    def __iter__(self):
-        for b in super().__iter__():
-            if isinstance(b, DataError): raise b
-            yield b
+    def create_batch(self, b): return _first_error(b) or collate(b)
+    def __iter__(self): yield from _readable(super().__iter__())
     def after_iter(self): self.epoch += 1
 
     def set_epoch(self, e:int): self.epoch = int(e)
@@ -217,7 +222,7 @@ def reid_dataloaders(
     dls.clothes_of_identity[known.identity.tolist(), known.clothes.tolist()] = True
     return dls
 
-# %% ../../nbs/data/batches.ipynb #de3c0afd
+# %% ../../nbs/data/batches.ipynb #33f084f2
 class _Plain:
     def __init__(self, images): self.images = images
     def __len__(self): return len(self.images)
@@ -227,12 +232,9 @@ class _Plain:
 
 class EmbeddingLoader(TorchLoader):
     "Batches of images in the order of a table; an unreadable file is one `DataError`, also from a worker"
-    def __iter__(self):
-        for b in super().__iter__():
-            if isinstance(b, DataError): raise b
-            yield b
+    def __iter__(self): yield from _readable(super().__iter__())
 
-def _stack(items): return next((o for o in items if isinstance(o, DataError)), None) or torch.stack(items)
+def _stack(items): return _first_error(items) or torch.stack(items)
 
 def embedding_loader(
     table:pd.DataFrame,          # Sample table

@@ -77,7 +77,7 @@ def _outside(protocol):
     if rest: values['shares'] = tuple(rest)
     return _make(type(protocol).__base__, {**values, 'name': protocol.name.removeprefix(f'{first.name}/')})
 
-# %% ../../nbs/data/joining.ipynb #1fed5124
+# %% ../../nbs/data/joining.ipynb #112f007a
 def rename(
     dataset:ReIDDataset, # A data set
     name:str,            # Its new name
@@ -85,7 +85,7 @@ def rename(
     "The same data set under another name; one that holds several sets keeps their names in the column `dataset`"
     several = dataset.samples.dataset.nunique() > 1 or any(hasattr(p, 'shares') for p in dataset.protocols.values())
     table = dataset.samples if several else dataset.samples.assign(dataset=name)
-    return ReIDDataset(name, dataset.root, table, dataset.protocols, dataset.notes)
+    return ReIDDataset(name, dataset.root, table, dataset.protocols, dataset.notes, dataset.no_cameras if several else [name]*bool(dataset.no_cameras))
 
 def _by_name(datasets):
     "name -> data set, in order; raises `DataError` where two cannot be told apart"
@@ -104,13 +104,15 @@ def _by_name(datasets):
     if not res: raise DataError('there is no data set in the list')
     return res
 
-# %% ../../nbs/data/joining.ipynb #7b8a5347
+# %% ../../nbs/data/joining.ipynb #a5b9cf27
 def _blank(column): return -1 if pd.api.types.is_integer_dtype(column) else '' if not pd.api.types.is_numeric_dtype(column) else np.nan
 
 def _stack(tables):
     "One table under the other; whole numbers stay whole where a table lacks their column"
     blank = {c: _blank(t[c]) for t in tables for c in t}
     return pd.concat([t.assign(**{c: b for c,b in blank.items() if c not in t}) for t in tables], ignore_index=True)
+
+def _without_cameras(datasets): return [d for ds in datasets for d in ds.no_cameras]
 
 def _root(datasets):
     "The folder that holds them all"
@@ -133,9 +135,9 @@ def join(
         for c,n in s.start.items(): t[c] += np.where(t[c]<0, 0, np.where(r, train[c][k], n) if c in CLASSES else n)
     protocols = {f'{s.name}/{name}': _inside(p, s) for ds,s in zip(sets, shares) for name,p in ds.protocols.items()}
     notes = [f'{ds.name}: {n}' for ds in sets for n in ds.notes]
-    return ReIDDataset('+'.join(ds.name for ds in sets), _root(sets), _stack(tables), protocols, notes)
+    return ReIDDataset('+'.join(ds.name for ds in sets), _root(sets), _stack(tables), protocols, notes, _without_cameras(sets))
 
-# %% ../../nbs/data/joining.ipynb #4591ee7c
+# %% ../../nbs/data/joining.ipynb #f5cbab5b
 def separate(
     dataset:ReIDDataset, # Of several data sets: joined, or told apart by the column `dataset`
 )->dict:                 # Name -> `ReIDDataset`
@@ -149,9 +151,9 @@ def separate(
     taken = [m for s,_ in parts.values() for m in s.members]
     found = [(name, s.own(dataset.samples), protocols) for name,(s,protocols) in parts.items()]
     found += [(d, dataset.samples[dataset.samples.dataset==d], free or None) for d in dataset.samples.dataset.unique() if d not in taken]
-    return {name: ReIDDataset(name, dataset.root, relabel(rows), protocols) for name,rows,protocols in found if len(rows)}
+    return {name: ReIDDataset(name, dataset.root, relabel(rows), protocols, no_cameras=dataset.no_cameras) for name,rows,protocols in found if len(rows)}
 
-# %% ../../nbs/data/joining.ipynb #bb9c9bac
+# %% ../../nbs/data/joining.ipynb #9e2741f6
 def transfer(
     source:ReIDDataset, # Trains
     target:ReIDDataset, # Is tested on
@@ -163,7 +165,7 @@ def transfer(
     if not len(target.query) or not len(target.gallery):
         raise DataError(f'{target.name} has no query or no gallery images: nothing can be tested on it')
     return ReIDDataset(f'{source.name}->{target.name}', _root([source, target]), _stack([train, test]), target.protocols,
-                       [f'{ds.name}: {n}' for ds in (source, target) for n in ds.notes])
+                       [f'{ds.name}: {n}' for ds in (source, target) for n in ds.notes], _without_cameras([source, target]))
 
 def single_source(
     datasets, # `ReIDDataset`s in a list, or a dict of them by name

@@ -275,7 +275,7 @@ def label(
     if any('role' in g for g in groups): res['role'] = [g.get('role', '') for g in groups]
     return res
 
-# %% ../../nbs/data/reading.ipynb #59ce8618
+# %% ../../nbs/data/reading.ipynb #5663564b
 def _some(keys, n=5): return ', '.join(map(str, keys[:n])) + ' ...'*(len(keys)>n)
 
 def _oddities(layout, files, table):
@@ -308,7 +308,7 @@ def _read(layout, tree, verbose):
     notes += [f'no image in {f}' for f in dict.fromkeys(absent)] + list(_oddities(layout, files, table))
     if verbose:
         for n in notes: print(f'{layout.name}: {n}')
-    res = ReIDDataset(layout.name, tree.root, table, notes=notes)
+    res = ReIDDataset(layout.name, tree.root, table, notes=notes, no_cameras=() if layout.camera else table.dataset.unique())
     res.skipped = skipped
     return res
 

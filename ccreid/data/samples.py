@@ -100,7 +100,7 @@ def relabel(
         table.loc[rows, c] = ranks(table.loc[rows, c])
     return table
 
-# %% ../../nbs/data/samples.ipynb #81e501cb
+# %% ../../nbs/data/samples.ipynb #a1da6aea
 class ReIDDataset:
     "A named sample table and its parts; `protocols` are those of its name unless given"
     def __init__(self,
@@ -109,8 +109,9 @@ class ReIDDataset:
         samples:pd.DataFrame,  # Sample table, checked here
         protocols:dict=None,   # Evaluation protocols by name
         notes:list=(),         # What was skipped or looks odd, one sentence each
+        no_cameras:tuple=(),   # Values of the column `dataset` whose cameras are made up, one for each image
     ):
-        self.name,self.root,self.notes,self._protocols = name,Path(root),list(notes),protocols
+        self.name,self.root,self.notes,self._protocols,self.no_cameras = name,Path(root),list(notes),protocols,tuple(no_cameras)
         self.skipped = {}  # reason -> files that a reader passed over
         self.samples = validate(samples.reset_index(drop=True), name)
         for c in 'identity','clothes':
@@ -139,18 +140,21 @@ class ReIDDataset:
             self._protocols = protocols_for(self.name)
         return self._protocols
 
-# %% ../../nbs/data/samples.ipynb #f313c8d5
+# %% ../../nbs/data/samples.ipynb #da53b19d
 @patch
 def summary(
     self:ReIDDataset,
 )->pd.DataFrame: # One row a part: images, identities, clothes, cameras; tracklets and infrared images where there are any
     "Counts of each part"
     known = lambda t, c: int(t[c][t[c]>=0].nunique())
-    count = dict(images=len, identities=lambda t: known(t, 'identity'), clothes=lambda t: known(t, 'clothes'), cameras=lambda t: known(t, 'camera'))
+    def cameras(t):
+        real = t[~t.dataset.isin(self.no_cameras)]
+        return known(real, 'camera') if len(real) else '-'
+    count = dict(images=len, identities=lambda t: known(t, 'identity'), clothes=lambda t: known(t, 'clothes'), cameras=cameras)
     if 'tracklet' in self.samples: count['tracklets'] = lambda t: known(t, 'tracklet')
     if (self.samples.modality=='infrared').any(): count['infrared'] = lambda t: int((t.modality=='infrared').sum())
     parts = {s: t for s in ('train','val','query','gallery') if len(t := getattr(self, s))}
-    return pd.DataFrame({s: {k: f(t) for k,f in count.items()} for s,t in parts.items()}, index=list(count)).T
+    return pd.DataFrame({k: [f(t) for t in parts.values()] for k,f in count.items()}, index=list(parts))
 
 @patch
 def __repr__(self:ReIDDataset): return f'{self.name}: {len(self.samples)} images\n{self.summary()}'
@@ -172,7 +176,7 @@ def evaluate(self:ReIDDataset,
     from ccreid.evaluation.scoring import score
     return score(self, features, protocol, **kwargs)
 
-# %% ../../nbs/data/samples.ipynb #2b04080a
+# %% ../../nbs/data/samples.ipynb #6606c3bd
 def hold_out(
     dataset:ReIDDataset,   # Data set with a training part
     identities:int|float,  # How many training people to take out, or which share of them in (0,1)
@@ -189,5 +193,5 @@ def hold_out(
     rest = relabel(s[~out].reset_index(drop=True))
     aside = s[out].assign(split='test').reset_index(drop=True)
     note = f'{n} of {len(people)} training people held out for validation (seed {seed})'
-    return (ReIDDataset(dataset.name, dataset.root, rest, dataset._protocols, dataset.notes+[note]),
-            ReIDDataset(f'{dataset.name}-validation', dataset.root, aside, notes=[note]))
+    return (ReIDDataset(dataset.name, dataset.root, rest, dataset._protocols, dataset.notes+[note], dataset.no_cameras),
+            ReIDDataset(f'{dataset.name}-validation', dataset.root, aside, notes=[note], no_cameras=dataset.no_cameras))
