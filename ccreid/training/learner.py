@@ -42,13 +42,13 @@ def trained_parameters(
     own = {id(p) for m in getattr(model, 'aux', {}).values() if getattr(m, 'own_optimiser', False) for p in m.parameters()}
     return [p for p in model.parameters() if p.requires_grad and id(p) not in own]
 
-# %% ../../nbs/training/learner.ipynb #f7406797
+# %% ../../nbs/training/learner.ipynb #cb84a739
 class ReIDLearner(Learner):
     "A `Learner` for batches, outputs and losses made of named parts"
     def __init__(self, dls, model, loss_func=None, seed=0, opt_func=partial(OptimWrapper, opt=torch.optim.Adam), lr=3.5e-4, wd=5e-4,
                  wd_bn_bias=True, train_bn=False, cbs=None, splitter=trained_parameters, **kwargs):
         self.seed, self.first_epoch, self.history, self.step_taken = seed, 0, [], True
-        self._undo, self._attaching, self._wrappers = {}, None, []
+        self._undo, self._attaching, self._wrappers, self._views = {}, None, [], []
         super().__init__(dls, model, ReIDLoss(identity=identity_term()) if loss_func is None else loss_func, opt_func=opt_func,
                          lr=lr, wd=wd, wd_bn_bias=wd_bn_bias, train_bn=train_bn, splitter=splitter, **kwargs)
         self.remove_cb(self.recorder)
@@ -87,17 +87,17 @@ class ReIDLearner(Learner):
             self.epoch = epoch
             self._with_events(self._do_epoch, 'epoch', CancelEpochException)
 
-# %% ../../nbs/training/learner.ipynb #8fad018a
+# %% ../../nbs/training/learner.ipynb #3f4f6ae3
 @patch
 def _record(self:ReIDLearner, undo):
     if self._attaching is not None: self._attaching.append(undo)
 
 @patch
 def _change_term(self:ReIDLearner, verb, name, *args):
-    terms = self.loss_func.terms
-    old = terms.get(name)
-    getattr(self.loss_func, verb)(name, *args)
-    self._record(lambda: terms.pop(name, None) if old is None else terms.update({name: old}))
+    loss = self.loss_func
+    getattr(loss, verb)(name, *args)
+    change = loss.changes[-1]
+    self._record(lambda: loss.take_back(change))
 
 @patch
 def add_term(self:ReIDLearner,
@@ -156,17 +156,22 @@ def _wrap(self:ReIDLearner):
     for fn,_ in self._wrappers: sampler = fn(sampler)
     self.dls.train.wrap_sampler(lambda _: sampler)
 
-# %% ../../nbs/training/learner.ipynb #4f17ae76
+# %% ../../nbs/training/learner.ipynb #cfeb2391
 @patch
 def add_clean_view(self:ReIDLearner,
     size:tuple, # Height and width, in pixels
 ):
     "Ask the loader for a second picture of each image, resized only: `labels['clean']` [B,3,h,w], values in [0,1]"
-    images = self.dls.train.dataset
-    old, images.clean = images.clean, Preprocessing(size)
-    self._record(lambda: setattr(images, 'clean', old))
+    images, view = self.dls.train.dataset, Preprocessing(size)
+    if not self._views: self._own_view = images.clean
+    self._views.append(view)
+    images.clean = view
+    def undo():
+        self._views = [o for o in self._views if o is not view]
+        images.clean = self._views[-1] if self._views else self._own_view
+    self._record(undo)
 
-# %% ../../nbs/training/learner.ipynb #ace8db78
+# %% ../../nbs/training/learner.ipynb #de2017bb
 def epoch_seed(
     seed:int, # Seed of the run
     epoch:int, # 0-based
@@ -181,7 +186,7 @@ class Bookkeeping(Callback):
         self.learn.history = []
         for cb in self.learn.cbs:
             if isinstance(cb, Method) and cb.start_epoch>=self.n_epoch: warnings.warn(
-                f"{cb} starts at epoch {cb.start_epoch} (counted from 0) but this fit has {self.n_epoch}: it will never become active")
+                f"{cb} starts at epoch {cb.start_epoch} (counted from 0), and this fit has {self.n_epoch} epoch{'s'*(self.n_epoch!=1)}: it will never become active in it")
 
     def before_epoch(self):
         s = epoch_seed(self.seed, self.epoch)

@@ -16,7 +16,7 @@ from ..evaluation.metrics import evaluate
 from .embedding import embed
 from .learner import Method
 
-# %% ../../nbs/training/retrieval.ipynb #71e2127e
+# %% ../../nbs/training/retrieval.ipynb #8afa1f39
 class RetrievalEval(Method):
     "Embed a data set and rank it after every `every` epochs and after the last"
     order = 40 # before the recorder, which reads the columns
@@ -32,10 +32,9 @@ class RetrievalEval(Method):
         self.results, self.curve = {}, []
 
     def attach(self, learn):
-        old = learn.metrics
-        learn.metrics = old + [ValueMetric(lambda name=name,what=what: self._column(name, what), f'{name} {what}')
-                               for name in self.protocols for what in ('R1','mAP')]
-        learn._record(lambda: setattr(learn, 'metrics', old))
+        mine = [ValueMetric(lambda name=name,what=what: self._column(name, what), f'{name} {what}') for name in self.protocols for what in ('R1','mAP')]
+        learn.metrics = learn.metrics + mine
+        learn._record(lambda: setattr(learn, 'metrics', learn.metrics.filter(lambda o: all(o is not m for m in mine))))
 
     def _column(self, name, what):
         if name not in self.results: return ''

@@ -14,16 +14,20 @@ from torch import Tensor
 from fastcore.basics import patch
 from ..models.losses import cross_entropy, batch_hard_triplet, pairwise_distances
 
-# %% ../../nbs/training/terms.ipynb #c1e42ec6
+# %% ../../nbs/training/terms.ipynb #a8655521
 class ReIDLoss:
     "A sum of named loss terms over a dict of outputs and a dict of labels"
     def __init__(self, **terms): # Terms by name: a function, or a pair of function and weight
-        self.terms, self.values, self.epoch, self.training = {}, {}, 0, True
+        self.terms, self.changes, self.values, self.epoch, self.training = {}, [], {}, 0, True
         for name,term in terms.items(): self.add(name, *(term if isinstance(term, tuple) else (term,)))
 
     def __repr__(self): return f"ReIDLoss({', '.join(self.terms)})"
 
-# %% ../../nbs/training/terms.ipynb #9a09aad8
+    def change(self, change): # A function that changes a dict of terms
+        self.changes.append(change)
+        change(self.terms)
+
+# %% ../../nbs/training/terms.ipynb #a7679ee0
 @patch
 def add(self:ReIDLoss,
     name:str, # Name of the new term, as tables and plots will show it
@@ -32,7 +36,7 @@ def add(self:ReIDLoss,
 ): # Raises `ValueError` if the name is taken
     "Add a term"
     if name in self.terms: raise ValueError(f"The loss has a term {name!r} already: replace it, or choose another name")
-    self.terms[name] = (fn, weight)
+    self.change(lambda terms: terms.update({name: (fn, weight)}))
 
 @patch
 def replace(self:ReIDLoss,
@@ -42,7 +46,7 @@ def replace(self:ReIDLoss,
 ): # Raises `ValueError` if there is no such term
     "Exchange the function of a term, keeping its place and, unless given, its weight"
     if name not in self.terms: raise ValueError(f"The loss has no term {name!r} to replace: it has {list(self.terms)}")
-    self.terms[name] = (fn, self.terms[name][1] if weight is None else weight)
+    self.change(lambda terms: terms.update({name: (fn, terms[name][1] if weight is None else weight)} if name in terms else {}))
 
 @patch
 def drop(self:ReIDLoss,
@@ -50,7 +54,17 @@ def drop(self:ReIDLoss,
 ): # Raises `ValueError` if there is no such term
     "Take a term out"
     if name not in self.terms: raise ValueError(f"The loss has no term {name!r} to drop: it has {list(self.terms)}")
-    del self.terms[name]
+    self.change(lambda terms: terms.pop(name, None))
+
+# %% ../../nbs/training/terms.ipynb #d6707d4b
+@patch
+def take_back(self:ReIDLoss,
+    change, # One of `changes`
+): # Raises `ValueError` if it is none of them
+    "Undo one change, and keep what the later ones did"
+    self.changes.remove(change)
+    self.terms.clear()
+    for change in self.changes: change(self.terms)
 
 # %% ../../nbs/training/terms.ipynb #37fac0cb
 def _float(output): return {k: v.float() if v.is_floating_point() else v for k,v in output.items()}
