@@ -540,8 +540,9 @@ def test_aim_is_cal_and_more(dataset):
     learn = aim_learner(dataset)
     with pytest.raises(ValueError, match='already'): learn.add_cb(CAL())
     schedule = EpochSchedule(warmup_multistep(1e-3, (1,)))
-    learn = quiet(aim_learner(dataset, schedule, lr=2e-4), 2)
-    assert [round(h['lr'], 9) for h in learn.history]==[1e-3,1e-4] and learn.aim.clothes_opt.param_groups[0]['lr']==2e-4
+    learn = quiet(aim_learner(dataset, schedule, lr=2e-4, wd=3e-4), 2)
+    group, = learn.aim.clothes_opt.param_groups
+    assert [round(h['lr'], 9) for h in learn.history]==[1e-3,1e-4] and (group['lr'],group['weight_decay'])==(2e-4,3e-4)
 
 def test_clothes_losses_leave_out_generated_and_unknown(dataset):
     learn = aim_learner(dataset)
@@ -553,6 +554,39 @@ def test_clothes_losses_leave_out_generated_and_unknown(dataset):
     for term in (learn.aim.clothes, learn.aim.kl): assert term(output, labels).item()==pytest.approx(term(*some).item(), rel=1e-5)
     none = {k: (torch.ones_like(v) if k=='generated' else v) for k,v in labels.items()}
     assert learn.aim.clothes(output, none).item()==learn.aim.kl(output, none).item()==0
+
+@pytest.mark.parametrize('generated', [False, True])
+def test_generated_images_take_part_in_all_clothes_losses_of_aim_exactly_where_asked(dataset, generated):
+    "Rows: real, of unknown clothes, generated in a known garment, real, generated in an unknown one"
+    learn = aim_learner(dataset, generated=generated)
+    aim,steps = learn.aim,[]
+    aim.before_fit()
+    labels = dict(identity=torch.arange(5), clothes=torch.tensor([0,-1,2,3,-1]), camera=torch.zeros(5, dtype=torch.long), generated=torch.tensor([0,0,1,0,1]))
+    rows = torch.tensor([0,2,3] if generated else [0,3])
+    torch.manual_seed(0)
+    learn.epoch,learn.training,learn.xb,learn.yb = 0,True,(torch.randn(5,3,64,32),),(labels,)
+    learn.pred = learn.model.train()(learn.xb[0])
+    aim.clothes_step = lambda features, clothes: steps.append((features.clone(), clothes.tolist()))
+    aim.after_pred()
+    (seen,clothes), = steps                                                # the step of the first classifier
+    assert torch.equal(seen, learn.pred['features'][rows]) and clothes==labels['clothes'][rows].tolist()
+    y,c = labels['identity'][rows].tolist(),labels['clothes'][rows].tolist()
+    first = hand_cosines(learn.pred['features'][rows].detach(), aim.classifier_of_clothes.weight)
+    second = hand_cosines(learn.pred['clothes_features'][rows].detach(), aim.branch.classifier.weight)
+    expected = dict(cal=hand_cal(first, c, learn.dls.clothes_of_identity[y].tolist()), clothes=hand_cross_entropy(16*torch.tensor(second), labels['clothes'][rows], 0.),
+                    clothes_kl=hand_kl(second, first), identity=hand_cross_entropy(learn.pred['logits'], labels['identity'], .1),
+                    intervention=hand_cross_entropy(learn.pred['logits']-learn.pred['fused_logits'], labels['identity'], .1))   # the last two need no clothes
+    assert set(expected)==set(learn.loss_func.terms)
+    for k,v in expected.items(): assert learn.loss_func.terms[k][0](learn.pred, labels).item()==pytest.approx(v, rel=1e-3, abs=1e-5), k
+
+def test_a_batch_without_usable_clothes_costs_aim_nothing(dataset):
+    learn = aim_learner(dataset)
+    learn.aim.before_fit()
+    output = {k: torch.randn(3, learn.model.dim, requires_grad=True) for k in ('features','clothes_features')}
+    labels = dict(identity=torch.arange(3), clothes=torch.tensor([-1,1,-1]), generated=torch.tensor([0,1,0]))
+    total = sum(term(output, labels) for term in (learn.aim.adversarial, learn.aim.clothes, learn.aim.kl))
+    total.backward()
+    assert total.item()==0 and all(v.grad is None or (v.grad==0).all() for v in output.values())
 
 # ---- resume ----
 
@@ -673,10 +707,42 @@ def test_builders_follow_the_recipe(dataset):
     assert net.dim==256 and (net.neck.weight==1).all() and not net.neck.bias.requires_grad and net.classifier.bias is None
     assert type(cssc_page.model(r, dls)) is CSSCModel and net.classifier.weight.shape[0]==dls.identities
 
-def test_settings_are_the_published_ones():
+_adam = dict(lr=3.5e-4, wd=5e-4, smoothing=.1, size=(384,192), backbone='resnet50', pretrained=True)
+_crop = dict(pad=10, fill=(0.,0.,0.), margin=.3, identities=4, images=8)
+_fire = dict(_adam, **_crop, milestones=(20,40,60), warmup=10, warmup_factor=.01, start_epoch=25)
+_cssc = dict(_adam, **_crop, lr=3e-4, epochs=120, milestones=(30,60), warmup=10, warmup_factor=.1, start_epoch=35)
+PUBLISHED = dict(cal=dict.fromkeys(('prcc','ltcc'), dict(_adam, identities=8, images=8, epochs=60, milestones=(20,40), warmup=0, start_epoch=25, pad=0, fill=(), triplet=0.)),
+    aim=dict.fromkeys(('prcc','ltcc'), dict(_adam, identities=4, images=8, epochs=100, milestones=(20,40), warmup=0, start_epoch=25, pad=0, fill=(), triplet=0.)),
+    fire=dict(prcc=dict(_fire, epochs=30), ltcc=dict(_fire, epochs=80)), cssc=dict(prcc=dict(_cssc), ltcc=dict(_cssc)))
+
+@pytest.mark.parametrize('data', ['prcc','ltcc'])
+@pytest.mark.parametrize('method', PUBLISHED)
+def test_recipes_carry_the_published_settings(method, data):
+    from ccreid.recipes import METHODS, recipe
+    r = recipe(data, method)
+    assert {k: getattr(r, k) for k in PUBLISHED[method][data]}==PUBLISHED[method][data]
+    cb, = METHODS[method](r)
+    assert cb.start_epoch==r.start_epoch and getattr(cb, 'margin', r.margin)==r.margin and getattr(cb, 'smoothing', .1)==.1
+    if method=='fire': assert (cb.k1,cb.k2)==(20,6)                         # the small neighbourhoods are for the mannequins alone
+    if method in ('cal','aim'): assert (cb.clothes_lr,cb.clothes_wd,cb.generated)==(3.5e-4,5e-4,False)
+
+def test_defaults_are_the_published_ones():
     for page in (aim_page, fire_page, cssc_page): assert set(page.SETTINGS)=={'prcc','ltcc'}
-    assert fire_page.SETTINGS['prcc']['epochs']==30 and fire_page.SETTINGS['ltcc']['epochs']==80
     default = FIRe2()
-    assert (default.start_epoch,default.k1,default.k2,default.eps,default.scale,default.epsilon,default.margin,default.far_weight)==(25,20,6,.4,16.,.1,.3,.3)
-    assert (AIM().start_epoch,AIM().reduction,AIM().kl_weight,AIM().intervention_weight)==(25,'sum',1.,1.)
-    assert (CSSC().start_epoch,CSSC().margin,cssc_page.SETTINGS['ltcc']['warmup_factor'],cssc_page.SETTINGS['ltcc']['lr'])==(35,.3,.1,3e-4)
+    assert (default.start_epoch,default.k1,default.k2,default.eps,default.scale,default.epsilon,default.margin,default.far_weight,default.smoothing)==(25,20,6,.4,16.,.1,.3,.3,.1)
+    default = AIM()
+    assert (default.start_epoch,default.scale,default.epsilon,default.reduction,default.kl_weight,default.intervention_weight,default.smoothing,default.generated)==(25,16.,.1,'sum',1.,1.,.1,False)
+    assert (default.clothes_lr,default.clothes_wd)==(3.5e-4,5e-4)
+    assert (CSSC().start_epoch,CSSC().margin,CSSC().smoothing)==(35,.3,.1)
+
+def test_networks_have_the_published_sizes():
+    "15 stripes of 256 and 8 attention maps; 8 stripes of 256 beside the whole, a gate of a sixteenth (on ResNet-18, which has a quarter of the channels)"
+    branch,fusion = ClothesBranch(create_backbone('resnet18'), 1024, 7),Fusion(512, 512, 1024)
+    assert branch.reduce.shape==(15,512,256) and branch.join.weight.shape==(1024,3840) and branch.join.bias is None
+    assert fusion.look[0].weight.shape==(8,512,1,1) and fusion.look[0].bias is None and fusion.look[1].eps==1e-3
+    assert fusion.join.weight.shape==(1024,8*512) and fusion.join.bias is None and fusion.join.weight.std().item()==pytest.approx(.001, rel=.05)
+    model = CSSCModel('resnet18', classes=10)
+    assert model.dim==512 and not model.neck.bias.requires_grad and model.classifier.bias is None and (model.neck.weight==1).all()
+    for smr,kind in zip(model.backbone.smr, ('avg','max','max','avg')):
+        assert smr.kind==kind and smr.reduce.shape==(8,512,256) and smr.classifier.weight.shape==(10,512+2048) and smr.classifier.bias is None
+        assert smr.gate[0].weight.shape==(32,512) and not smr.neck.bias.requires_grad and smr.reduce.abs().max().item()==pytest.approx(512**-.5, rel=.01)
