@@ -1,8 +1,10 @@
-"Coarse samples: the real parser and inpainting pipeline in tiny, labels, skips, resuming"
-import numpy as np, pytest
+"Coarse samples: the real parser and inpainting pipeline in tiny, labels, skips, odd pictures, resuming"
+import inspect
+import numpy as np, pandas as pd, pytest
 from PIL import Image
 from ccreid.data.mannequins import MannequinWorld
 from ccreid.data.samples import DataError
+from ccreid.data.transforms import read_image
 from ccreid.generation.parsing import clothes_mask
 from ccreid.generation.stand_ins import MannequinInpainter, MannequinParser
 from ccreid.hsgl.coarse import PROMPTS, Recloth, generate_coarse_samples
@@ -48,8 +50,24 @@ def test_an_image_without_clothes_is_skipped_and_counted(data, tmp_path, capsys)
             return [m*(r['camera']!=0) for m,r in zip(super().__call__(images, rows), rows)]
     res = generate_coarse_samples(data.train, Blind(), MannequinInpainter(), tmp_path/'o', 2, progress=False)
     assert 0 not in set(res.camera) and len(res)==2*(data.train.camera!=0).sum()
-    assert f'{2*(data.train.camera==0).sum()} images skipped' in capsys.readouterr().out
+    n = 2*(data.train.camera==0).sum()
+    assert f'{n} images skipped: {n} no clothes found' in capsys.readouterr().out
     with pytest.raises(DataError, match='no image'): generate_coarse_samples(data.train[:0], Blind(), MannequinInpainter(), tmp_path/'p')
+
+def test_texts_and_numbers_of_the_paper(data):
+    assert PROMPTS==dict(paper='generate a new cloth for the person', released='change the outfit of the person')
+    defaults = {k: p.default for k,p in inspect.signature(generate_coarse_samples).parameters.items()}
+    assert (defaults['variants'], defaults['prompt'])==(10, 'paper') and Recloth(MannequinParser(), Watching()).prompt==PROMPTS['paper']
+
+def test_of_two_people_the_larger_is_dressed():
+    "Two drawn people side by side, the second at half the size: only the first one's clothes reach the painter"
+    m = MannequinWorld(identities=2, size=(128,64), seed=4).render(0)
+    small = np.asarray(Image.fromarray(m.parsing).resize((32,64), Image.Resampling.NEAREST))
+    two = np.concatenate([np.pad(small, ((40,24),(0,0))), m.parsing], 1)
+    seen = []
+    def paint(images, masks, prompts, seeds, rows=None): seen.extend(masks); return images
+    Recloth(lambda images, rows=None: [two], paint)([Image.new('RGB', (96,128))], [{}], [0], [0])
+    assert clothes_mask(two)[:,:32].any() and not seen[0][:,:32].any() and np.array_equal(seen[0][:,32:], clothes_mask(m.parsing))
 
 def test_another_text_is_another_job(data, tmp_path):
     make = lambda **kw: generate_coarse_samples(data.train, MannequinParser(), MannequinInpainter(), tmp_path/'o', 1, progress=False, **kw)
@@ -70,3 +88,28 @@ def test_the_real_pipeline_in_tiny(data, tmp_path):
     for p,im,m in zip(res.path, [im for im,s in zip(images, some) if s], [m for m in masks if m.any()]):
         out,im = np.asarray(Image.open(p)),np.asarray(im)
         assert (out[~m]==im[~m]).all() and (out[m]!=im[m]).any()
+
+def test_odd_pictures(tmp_path, capsys):
+    "Grey, CMYK, 16 bits and a palette are painted in as they are read; nobody on it, torn or missing are skipped with the reason; a map of another size stops the job in one line"
+    from ccreid.generation.inpainting import tiny_inpainter
+    m = MannequinWorld(identities=2, size=(64,32), seed=4).render(0)
+    grey = np.asarray(m.image.convert('L'))
+    pictures = {'1.png':m.image.convert('L'), '2.jpg':m.image.convert('CMYK'), '3.png':Image.fromarray(grey.astype(np.uint16)*257), '4.png':m.image.convert('P'),
+        '5.png':Image.new('RGB', (32,64), 'white')}
+    for name,im in pictures.items(): im.save(tmp_path/name)
+    (tmp_path/'6.png').write_bytes((tmp_path/'1.png').read_bytes()[:400])
+    names = [*pictures, '6.png', '7.png']
+    table = pd.DataFrame(dict(dataset='odd', path=[str(tmp_path/n) for n in names], identity=0, clothes=0, camera=0, modality='visible', split='train'))
+    def parser(images, rows=None): return [m.parsing if len(np.unique(im))>1 else np.zeros((64,32), np.uint8) for im in images]
+    res = generate_coarse_samples(table, parser, tiny_inpainter(), tmp_path/'o', 1, progress=False)
+    assert res.source.tolist()==table.path[:4].tolist()
+    said = capsys.readouterr().out
+    assert '3 images skipped' in said and all(w in said for w in ('1 no clothes found','truncated','no such file'))
+    mask = clothes_mask(m.parsing)
+    for p,s in zip(res.path, res.source):
+        out,im = np.asarray(Image.open(p)),np.asarray(read_image(s))
+        assert out.shape==(64,32,3) and (out[~mask]==im[~mask]).all() and (out[mask]!=im[mask]).any()
+    assert np.array_equal(np.asarray(read_image(res.source[2]))[...,0], grey)
+    def other(images, rows=None): return [m.parsing[:32] for _ in images]
+    with pytest.raises(ValueError, match='the mask is 32×32, the image 64×32') as e: generate_coarse_samples(table[:1], other, tiny_inpainter(), tmp_path/'p', 1, progress=False)
+    assert '\n' not in str(e.value)

@@ -1,10 +1,10 @@
 "Hard pairs, the adjusted triplet loss and HSAL against loops written from the equations"
-import copy, itertools, pickle, random, warnings
+import copy, inspect, itertools, pickle, warnings
 from functools import partial
 from types import SimpleNamespace
 import numpy as np, pandas as pd, pytest, torch
 import ccreid.compat
-from fastai.callback.core import Callback, CancelFitException
+from fastai.callback.core import Callback
 from fastai.callback.training import GradientAccumulation
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
@@ -12,7 +12,7 @@ from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
 from hypothesis import given, strategies as st
 from torch import nn
-from ccreid.baselines.cal import CAL, clothes_adversarial_loss
+from ccreid.baselines.cal import CAL
 from ccreid.data.batches import Preprocessing, reid_dataloaders
 from ccreid.data.mannequins import MannequinWorld
 from ccreid.data.samples import ReIDDataset, relabel
@@ -22,7 +22,7 @@ from ccreid.hsgl.hsal import HSAL, hatrip_term, plot_adjustment
 from ccreid.training.checkpoints import Checkpoint
 from ccreid.training.learner import Method, reid_learner
 from ccreid.training.terms import ReIDLoss, identity_term, triplet_term
-from test_training import PlainIdentity, SmallPairs, Watch, hand_cal, hand_identity, quiet
+from test_training import PlainIdentity, SmallPairs, Watch, check_accumulation, check_resume, hand_cal, hand_identity, quiet
 
 # --- the equations, pair by pair ---
 
@@ -56,11 +56,27 @@ def samples_of(labels): return list(zip(*(labels[k].tolist() for k in ('identity
 
 def columns(samples): return (torch.tensor(c) for c in zip(*samples))
 
-def batches(lowest=0): return st.lists(st.tuples(st.integers(lowest,3), st.integers(-1,3), st.integers(-1,2)), min_size=1, max_size=12)
+def batches(lowest=0): # few labels, so that every kind of pair is common
+    return st.lists(st.tuples(st.integers(lowest,2), st.integers(-1,2), st.integers(-1,1)), min_size=1, max_size=12)
 
 def with_features(samples, seed, dim=3): return torch.randn(len(samples), dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 # --- definitions ---
+
+def test_every_kind_of_pair_once():
+    "Both masks on a list that holds each combination of labels, one pair a row: what the sentence of Eq. 1 says of it"
+    kinds = [ # two samples (identity, clothes, camera), hard positive?, hard negative?
+        ((0,0,0), (0,0,0), False, False), ((0,0,0), (0,1,0), True, False), ((0,0,0), (0,0,1), True, False), ((0,0,0), (0,1,1), True, False),
+        ((0,-1,0), (0,1,0), False, False), ((0,-1,0), (0,-1,0), False, False), ((0,-1,0), (0,1,1), True, False), ((0,-1,0), (0,-1,1), True, False),
+        ((0,0,-1), (0,0,-1), False, False), ((0,0,-1), (0,0,1), True, False), ((0,0,-1), (0,1,-1), True, False),
+        ((0,0,0), (1,0,0), False, True), ((0,0,0), (1,0,1), False, True), ((0,0,0), (1,1,0), False, False), ((0,0,0), (1,1,1), False, False),
+        ((0,-1,0), (1,-1,0), False, False), ((0,-1,0), (1,0,0), False, False),
+        ((-2,0,0), (-2,1,1), False, False), ((-2,0,0), (-2,0,0), False, False), ((-2,0,0), (1,0,0), False, True)]
+    for a,b,positive,negative in kinds:
+        identity, clothes, camera = columns([a,b])
+        for y,c,v in ((identity, clothes, camera), [x.flip(0) for x in (identity, clothes, camera)]):
+            assert hard_positives(y, c, v).tolist()==[[False,positive],[positive,False]], (a, b)
+            assert hard_negatives(y, c).tolist()==[[False,negative],[negative,False]], (a, b)
 
 @given(batches(-2))
 def test_masks_are_the_definition(samples):
@@ -105,6 +121,13 @@ def test_eq_3_wants_no_negative_numbers():
 def test_labels_of_another_shape_are_refused(identity, clothes, camera, says):
     with pytest.raises(ValueError, match=says): hard_positives(*map(torch.tensor, (identity, clothes, camera)))
     with pytest.raises(ValueError, match=says): hard_negatives(*map(torch.tensor, (identity, clothes)))
+
+def test_features_and_labels_go_together():
+    y = torch.tensor([0,0,1])
+    with pytest.raises(ValueError, match='2 features and 3 labels'): hatrip_loss(torch.zeros(2,4), y, y, y)
+    with pytest.raises(ValueError, match='one length: identity 3, clothes 2, camera 3'): hatrip_loss(torch.zeros(3,4), y, y[:2], y)
+    bad = torch.tensor([[0.],[float('nan')],[1.]])
+    assert hatrip_loss(bad, y, y, y).isnan() # is not hidden
 
 # --- the loss ---
 
@@ -182,6 +205,18 @@ def test_the_device_is_asked_for_no_value():
         hatrip_loss(f, *labels).backward()
         assert f.grad.shape==f.shape
 
+def test_names_and_defaults_are_those_that_are_promised():
+    def arguments(f): return [(n, p.default) for n,p in inspect.signature(f).parameters.items()]
+    none = inspect.Parameter.empty
+    assert arguments(hard_positives)==[('identity',none), ('clothes',none), ('camera',none)] and arguments(hard_negatives)==[('identity',none), ('clothes',none)]
+    assert arguments(hard_pair_counts)==[('images_per_identity',none), ('garments',none), ('selected',none)]
+    from ccreid.hsgl.hsal import adjust_distances, hatrip_loss # offered beside the callback
+    assert arguments(adjust_distances)==[('distances',none), ('hard_positive',none), ('hard_negative',none), ('alpha',none)]
+    assert arguments(hatrip_loss)==[('features',none), ('identity',none), ('clothes',none), ('camera',none), ('alpha',.05), ('margin',0.)]
+    assert arguments(HSAL.__init__)[1:4]==[('alpha',.05), ('weight',.1), ('margin',0.)]
+    h = HSAL()
+    assert (h.alpha, h.weight, h.margin, h.rule, h.start_epoch)==(.05, .1, 0., 'paper', 0) and h.weight_of(0)==.1
+
 @pytest.mark.parametrize('alpha', [-.1, 1., 1.05])
 def test_alpha_is_a_share(alpha):
     with pytest.raises(ValueError, match='alpha'): hatrip_loss(torch.zeros(2,2), torch.zeros(2), torch.zeros(2), torch.zeros(2), alpha=alpha)
@@ -233,49 +268,12 @@ def test_order_of_attaching_does_not_matter(shared):
     assert a==pytest.approx(b, rel=1e-5)
 
 def test_gradient_accumulation_gives_the_mean_of_the_sums(shared):
-    "Two batches of 12, one SGD step: parameters move by the mean gradient of the two sums, the loops' one for HSAL"
-    batches = []
-    class Two(Callback):
-        order = 99
-        def before_batch(self):
-            if self.training: batches.append((self.xb[0].clone(), {k: v.clone() for k,v in self.yb[0].items()}))
-        def after_batch(self):
-            if self.training and len(batches)==2: raise CancelFitException
-    learn = both(shared, [GradientAccumulation(24), Two()], opt_func=partial(OptimWrapper, opt=torch.optim.SGD), lr=.1, wd=0.)
-    model = copy.deepcopy(learn.model)
-    classifier = model.aux['clothes_classifier']
-    adam = torch.optim.Adam(classifier.parameters(), 3.5e-4, weight_decay=5e-4)
-    quiet(learn, 1)
-    assert len(batches)==2
-    model.train()
-    params = [p for n,p in model.named_parameters() if not n.startswith('aux.')]
-    grads = [torch.zeros_like(p) for p in params]
-    for x,labels in batches:
-        out = model(x)
-        rows = (labels['generated']==0) & (labels['clothes']>=0)
-        loss = nn.functional.cross_entropy(16*classifier(out['features'][rows].detach()), labels['clothes'][rows])
-        adam.zero_grad(); loss.backward(); adam.step()
-        w = nn.functional.normalize(classifier.weight.detach())
-        total = 2*nn.functional.cross_entropy(out['logits'], labels['identity']) + clothes_adversarial_loss(
-            nn.functional.normalize(out['features'][rows])@w.T, labels['clothes'][rows], learn.dls.clothes_of_identity[labels['identity'][rows]])
-        total = total + .3*loops(out['features'], samples_of(labels), .2, 0.)
-        for g,d in zip(grads, torch.autograd.grad(total, params, allow_unused=True)):
-            if d is not None: g += d/2
-    got = [p for n,p in learn.model.named_parameters() if not n.startswith('aux.')]
-    for p,g,q in zip(params, grads, got): torch.testing.assert_close(p-.1*g, q, rtol=1e-3, atol=2e-5)
+    "The loops' gradient for HSAL"
+    check_steps(check_accumulation(partial(both, shared), lambda out, labels: .3*loops(out['features'], samples_of(labels), .2, 0.), rtol=1e-3, atol=2e-5))
 
 def test_resumed_run_takes_the_same_steps(shared, tmp_path):
-    whole = quiet(both(shared), 3)
-    class Die(Callback):
-        def after_batch(self):
-            if self.training and self.epoch==2: raise KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt): quiet(both(shared, [Checkpoint(tmp_path/'c.pth'), Die()]), 3)
+    check_steps(check_resume(partial(both, shared), tmp_path/'c.pth'))
     with pytest.raises(ValueError, match='other settings of HSAL'): quiet(both(shared, [Checkpoint(tmp_path/'c.pth')], alpha=.1), 3)
-    again = quiet(both(shared, [Checkpoint(tmp_path/'c.pth')]), 3)
-    check_steps(again)
-    assert [s[0] for s in again.watch.steps]==[2]*len(again.dls.train)
-    assert [s[4] for s in again.watch.steps]==[s[4] for s in whole.watch.steps if s[0]==2]
-    for (k,a),b in zip(whole.model.state_dict().items(), again.model.state_dict().values()): assert torch.equal(a, b), k
 
 class TripletBaseline(Method):
     "As FIRe²: a triplet loss from its second stage on"
@@ -317,6 +315,34 @@ def test_replaces_all_five_each_with_its_own_features(shared):
     for i in range(1, 6):
         want = loops(out['pooled' if i<5 else 'features'].double(), samples_of(labels), .05, .3).item()
         assert learn.loss_func.values[f'triplet_{i}'].item()==pytest.approx(want, rel=1e-4)
+
+def five_images():
+    "Features on a line and their labels: (output with four kinds of features, labels)"
+    f = torch.tensor([[0.,0],[4,0],[7,0],[8,0],[12,0]])
+    labels = dict(identity=torch.tensor([0,0,0,1,1]), clothes=torch.tensor([0,0,1,1,2]), camera=torch.zeros(5))
+    return dict(features=f, features_3=2*f, salient=3*f, content=4*f), labels
+
+@pytest.mark.parametrize('given,expected', [(None, (1,3,2)), ('content', (4,4,4)), (dict(triplet_3='content'), (1,3,4)), (lambda output: output['salient'], (3,3,3))])
+def test_features_of_a_replaced_term(shared, given, expected):
+    "As the term was made; by the term's name where nothing says; what the user writes down counts, for all or for one"
+    def plain(output, labels): return output['features'].sum()
+    loss = ReIDLoss(identity=identity_term(), triplet=triplet_term(.3, 'euclidean'), triplet_2=partial(lambda output,labels,margin,features: 0., margin=.3, features='salient'), triplet_3=plain)
+    learn = reid_learner(loaders(shared), 'resnet_mini', [HSAL(alpha=.5, features=given)], loss_func=loss)
+    assert learn.hsal.replaced==['triplet','triplet_2','triplet_3']
+    output, labels = five_images()
+    for name,factor in zip(learn.hsal.replaced, expected):
+        want = loops(factor*output['features'], samples_of(labels), .5, .3).item()
+        assert loss.terms[name][0](output, labels).item()==pytest.approx(want), name
+
+def test_a_replaced_term_works_as_before_until_the_start(shared):
+    loss = ReIDLoss(identity=identity_term(), triplet=(triplet_term(.4, 'euclidean'), .7))
+    reid_learner(loaders(shared), 'resnet_mini', [HSAL(alpha=.5, start_epoch=2, weight=5.)], loss_func=loss)
+    output, labels = five_images()
+    old = triplet_term(.4, 'euclidean')(output, labels).item()
+    new = loops(output['features'], samples_of(labels), .5, .4).item()
+    assert new>old
+    for loss.epoch,value,weight in ((0,old,.7), (1,old,.7), (2,new,5.), (9,new,5.)):
+        assert loss.terms['triplet'][0](output, labels).item()==pytest.approx(value) and loss.weight('triplet')==weight
 
 def test_a_baseline_attached_later_is_found_before_the_fit(shared):
     def run(*cbs):

@@ -110,6 +110,8 @@ def test_nobody_two_people_and_other_modes(mediapipe):
     both, = mediapipe([two])
     assert both.shape==(2,33,4) and (both[0,0,0]<.5) and (both[1,0,0]>.5)    # the bigger one first
     for mode in ('L','CMYK','RGBA','P'): assert people_in(mediapipe([one.convert(mode)])[0]).shape==(1,33,4)
+    deep = Image.fromarray(np.asarray(one.convert('L')).astype(np.uint16)*257)
+    assert np.array_equal(*mediapipe([deep, one.convert('L')]))              # 16 bits are scaled, not cut off
     same = mediapipe([one, white, one])
     assert same[1] is None and np.array_equal(same[0], same[2])
 

@@ -127,6 +127,18 @@ def test_damaged_libraries_say_so(tmp_path):
     assert GarmentLibrary(tmp_path/'l')[0].text=='a coat'
 
 
+def test_a_garment_of_any_mode_is_kept_as_it_is_read(tmp_path):
+    image,mask = a_garment(0)
+    grey = np.asarray(image.convert('L'))
+    library = GarmentLibrary(tmp_path/'l')
+    for name,im,want in (('grey', image.convert('L'), image.convert('L').convert('RGB')), ('cmyk', image.convert('CMYK'), image.convert('CMYK').convert('RGB')),
+                         ('deep', Image.fromarray(grey.astype(np.uint16)*257), image.convert('L').convert('RGB'))):
+        library.add(im, mask, 'a coat', name=name)
+        assert GarmentLibrary(tmp_path/'l')[name].image.tobytes()==want.tobytes()
+    with pytest.raises(ValueError, match='floating-point'): library.add(Image.fromarray(grey.astype(np.float32)), mask, 'a coat')
+    assert GarmentLibrary(tmp_path/'l').names==['grey','cmyk','deep']
+
+
 def test_collecting_skips_and_goes_on(selection, tmp_path, capsys):
     "Pictures without a garment are counted; what is there is not taken twice; a stop in between is made up for"
     t,calls = selection.garments,[]
@@ -290,6 +302,35 @@ def test_tryoff_refuses(tryoff_weights, tmp_path, monkeypatch):
     with pytest.raises(WeightsNotFound, match='stable-diffusion-inpainting'): DiffusionTryOff.from_pretrained(None, weights=root/'tops.safetensors')
 
 
+def test_tryoff_of_two_people_and_of_odd_pictures(tryoff_weights, selection):
+    "The larger person's garment is meant; 16 bits are scaled and not cut off, so a grey picture gives the same in 8 and in 16 bits"
+    m = truth(selection.garments.path[0])
+    small = np.asarray(Image.fromarray(m.parsing).resize((16,32), Image.Resampling.NEAREST))
+    two = np.concatenate([np.pad(small, ((20,12),(0,0))), m.parsing], 1)
+    net,seen = from_files(tryoff_weights[0], lambda images, rows=None: [two]),[]
+    net.lay_out = lambda image, worn, seed: seen.append(worn) or Image.new('RGB', (48,64), 'red')
+    net([Image.new('RGB', (48,64))])
+    assert np.isin(two, (5,6,7,10))[:,:16].any() and not seen[0][:,:16].any() and np.array_equal(seen[0][:,16:], np.isin(m.parsing, (5,6,7,10)))
+    grey = m.image.convert('L')
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16)*257)
+    net = from_files(tryoff_weights[0], lambda images, rows=None: [m.parsing]*len(images), steps=2)
+    a,b,c = (o[0].tobytes() for o in net([grey, deep, grey.convert('RGB')]))
+    assert a==b==c
+    assert net([grey.convert('CMYK')])[0][0].size==(48,64)
+
+
+def test_tryoff_defaults_are_the_released_ones(tryoff_weights): # 384×512, 50 steps, guidance 2.5, seed 36, and the words of the released try-on
+    parts = tiny_unet(),tiny_vae(),DDIMScheduler()
+    net = DiffusionTryOff(*parts, None)
+    assert (net.size, net.steps, net.guidance, net.seed, net.text)==((512,384), 50, 2.5, 36, 'casual garment')
+    m = np.array([[4,5,6,7,8,9,10,11,12]])
+    seen = []
+    net = DiffusionTryOff(*parts, lambda images, rows=None: [m])
+    net.lay_out = lambda image, worn, seed: seen.append((worn, seed)) or Image.new('RGB', (9,1), 'red')
+    net([Image.new('RGB', (9,1))])
+    assert seen[0][0].tolist()==[[False,True,True,True,False,False,True,False,False]] and seen[0][1]==36
+
+
 def test_white_ground():
     im = Image.new('RGB', (30,30), (250,251,252))
     im.paste((10,200,30), (5,5,20,25)); im.paste('white', (9,9,12,12)); im.paste((250,250,200), (22,22,28,28))
@@ -422,6 +463,16 @@ def test_idm_vton_through_diffusers(idm_vton, dataset, library):
     assert a[0].tobytes()==b[0].tobytes() and a[0].size==(96,128) and fixed.pipeline.told['generator'].initial_seed()==42
     assert fixed.pipeline.asked[0][0]=='model is wearing casual garment'
     assert net.settings!=fixed.settings and json.dumps(net.settings)
+
+
+def test_idm_vton_takes_pictures_of_any_mode(idm_vton, dataset, library):
+    net = adapter(idm_vton, steps=1)
+    row = dataset.train.iloc[0].to_dict()
+    image,garment = read_image(row['path']).convert('L'),library[0].image.convert('L')
+    deep = lambda im: Image.fromarray(np.asarray(im).astype(np.uint16)*257)
+    def made(person, cloth): return net([person], [cloth], ['x'], [0], rows=[row])[0].tobytes()
+    assert made(image, garment)==made(deep(image), deep(garment))==made(image.convert('RGB'), garment.convert('RGB'))
+    assert made(image.convert('CMYK'), garment.convert('CMYK'))
 
 
 def test_idm_vton_defaults_are_the_released_ones(): # 768×1024, 30 steps, guidance 2.0, strength 1.0, a seed for each image

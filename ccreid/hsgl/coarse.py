@@ -7,17 +7,17 @@ Docs: https://ccreid.github.io/ccreid/hsgl/coarse.html.md"""
 # %% auto #0
 __all__ = ['PROMPTS', 'Recloth', 'generate_coarse_samples']
 
-# %% ../../nbs/hsgl/coarse.ipynb #498ce0ca
+# %% ../../nbs/hsgl/coarse.ipynb #44a34644
 import pandas as pd
 from ..data.samples import DataError
-from ..generation.expansion import expand
-from ..generation.parsing import clothes_mask
+from ..generation.expansion import SkipImage, expand
+from ..generation.parsing import clothes_mask, main_person
 
-# %% ../../nbs/hsgl/coarse.ipynb #77d7b201
+# %% ../../nbs/hsgl/coarse.ipynb #dbf859f8
 PROMPTS = dict(paper='generate a new cloth for the person', released='change the outfit of the person') # One text for everybody
 
 class Recloth:
-    "Parser, clothes mask and inpainting as an edit for `expand`"
+    "Parser, clothes mask and inpainting as an edit for the expansion"
     generated_by = 'CHPSG'
     def __init__(self,
         parser,            # A `HumanParser`
@@ -30,10 +30,11 @@ class Recloth:
         self.settings = dict(parser=of(parser), inpainter=of(inpaint), prompt=self.prompt, mask=mask)
 
     def __call__(self, images, rows, variants, seeds):
-        masks = [clothes_mask(m, self.mask) for m in self.parser(images, rows=rows)]
-        return self.inpaint(images, masks, self.prompt, seeds, rows=rows)
+        masks = [clothes_mask(main_person(m), self.mask) for m in self.parser(images, rows=rows)]
+        made = self.inpaint(images, masks, self.prompt, seeds, rows=rows)
+        return [o if m.any() else SkipImage('no clothes found') for o,m in zip(made, masks, strict=True)]
 
-# %% ../../nbs/hsgl/coarse.ipynb #0a913ea3
+# %% ../../nbs/hsgl/coarse.ipynb #9a2df17c
 def generate_coarse_samples(
     train:pd.DataFrame, # Training rows
     parser,             # A `HumanParser`
@@ -44,6 +45,6 @@ def generate_coarse_samples(
     mask:str='released', # Rule of `clothes_mask`
     **kwargs,           # Of `expand`: seed, batch, shard, limit, progress ...
 )->pd.DataFrame:        # Sample table: identity and camera of the source, clothes −1 (unknown); columns variant, generated_by, source
-    "Coarse-grained hard positives (CHPSG); images without clothes pixels are skipped and counted"
+    "Coarse-grained hard positives (CHPSG); images without clothes pixels are skipped and counted; `DataError` for an empty table, else as the expansion"
     if not len(train): raise DataError('there is no image to paint in')
     return expand(train, Recloth(parser, inpaint, prompt, mask), out, variants, **kwargs)

@@ -46,13 +46,13 @@ def hard_negatives(
     identity,clothes = _together(identity=identity, clothes=clothes)
     return _equal(clothes) & (clothes>=0)[:,None] & ~_equal(identity)
 
-# %% ../../nbs/hsgl/definitions.ipynb #45bcb884
+# %% ../../nbs/hsgl/definitions.ipynb #ed339853
 def show_hard_pairs(
     images,   # [n] pictures, as arrays or PIL images
     identity, # [n]
     clothes,  # [n]
     camera,   # [n]
-    spread:float=1.3, # Distance of two people, in units of the distance of a person's pictures
+    spread:float=1.3, # Space between two people, in widths of one
     height:float=3.6, # Of the figure, in inches
 ): # matplotlib figure
     "A batch with its hard positives (orange) and hard negatives (blue) joined by lines"
@@ -78,7 +78,7 @@ def show_hard_pairs(
     for k,p in enumerate(people): ax.text((1+spread)*k, 1.25, f'person {p}', ha='center', fontsize=9)
     return fig
 
-# %% ../../nbs/hsgl/definitions.ipynb #fcb3b1d4
+# %% ../../nbs/hsgl/definitions.ipynb #cc21fcd4
 def _agreeing(table, *columns):
     "Ordered pairs, a row with itself included, that agree in all columns"
     return int((table.groupby(list(columns)).size().astype('int64')**2).sum())
@@ -86,7 +86,7 @@ def _agreeing(table, *columns):
 def hard_pairs_in(
     table, # Sample table or a dict of its columns: `identity`, `clothes`, `camera`
 )->dict[str,int]: # `images`, `identities` and ordered pairs: `positive`, `hard_positive`, `other_clothes`, `other_camera`, `negative`, `hard_negative`
-    "Count the pairs of each kind among the rows of a table, each pair from both sides"
+    "Count the pairs of each kind among the rows of a table, each pair from both sides; `KeyError` for a missing column"
     t = pd.DataFrame({c: np.asarray(table[c], dtype=np.int64) for c in ('identity','clothes','camera')})
     people,known = t[t.identity>=0],t[t.clothes>=0]
     dressed = known[known.identity>=0]
@@ -97,13 +97,13 @@ def hard_pairs_in(
                 negative=len(t)**2-_agreeing(t, 'identity'),
                 hard_negative=_agreeing(known, 'clothes')-_agreeing(known, 'clothes', 'identity'))
 
-# %% ../../nbs/hsgl/definitions.ipynb #b2fc160f
+# %% ../../nbs/hsgl/definitions.ipynb #77f75670
 def hard_pair_counts(
     images_per_identity, # [C] original images of each person
     garments:int,        # m, garments that everybody is dressed in
     selected:int,        # n, images of each person that are re-dressed
 )->tuple[int,int]: # Hard positives, hard negatives: partners summed over all generated images
-    "Hard pairs that m·n generated images per person bring (HSGL, Eq. 3); the first is an upper bound"
+    "Hard pairs that m·n generated images per person bring (HSGL, Eq. 3), the first an upper bound; `ValueError` for negative numbers"
     images = _column(images_per_identity, 'images_per_identity').tolist()
     if min(garments, selected, *images)<0: raise ValueError('numbers of images, garments and selected images must not be negative')
     new = garments*selected

@@ -7,7 +7,7 @@ Docs: https://ccreid.github.io/ccreid/hsgl/garments.html.md"""
 # %% auto #0
 __all__ = ['INDEX', 'GarmentImage', 'GarmentLibrary', 'TryOff', 'collect_garments', 'show_garments']
 
-# %% ../../nbs/hsgl/garments.ipynb #9bc62f1e
+# %% ../../nbs/hsgl/garments.ipynb #40b096fa
 import hashlib,io,json,os,re,textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +15,17 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 from ..data.samples import DataError
-from ..data.transforms import read_image
+from ..data.transforms import _rgb,read_image
 from ..generation.records import encode_png,write_whole
 
-# %% ../../nbs/hsgl/garments.ipynb #ac7c2948
+# %% ../../nbs/hsgl/garments.ipynb #c1ce3e8e
 INDEX = 'garments.json'
 _NAME = re.compile(r'[a-z0-9][a-z0-9-]{0,63}')
 
 @dataclass(frozen=True)
 class GarmentImage:
     "A piece of clothing that can be put on"
-    name:str
+    name:str          # Small letters, digits and hyphens
     image:Image.Image # RGB, the garment alone, on white
     mask:np.ndarray   # [H,W] bool, where the garment is
     text:str          # What it is, in a few words
@@ -84,7 +84,7 @@ class GarmentLibrary:
         if mask.shape!=(image.height,image.width): raise DataError(f'the mask is {mask.shape}, the image {(image.height,image.width)} (height, width)')
         if not mask.any(): raise DataError('there is no garment in the mask')
         if not text: raise DataError('a garment needs a few words that say what it is')
-        entry,image = dict(name=name, text=text, source=str(source)),image.convert('RGB')
+        entry,image = dict(name=name, text=text, source=str(source)),_rgb(image)
         files = dict(image=encode_png(image), mask=encode_png(Image.fromarray(mask).convert('RGB')))
         tmp = self.root/f'.making-{os.getpid()}'
         for kind,data in files.items():
@@ -95,7 +95,7 @@ class GarmentLibrary:
         self.entries = self.entries+[entry]
         return GarmentImage(name, image, mask, text, str(source))
 
-# %% ../../nbs/hsgl/garments.ipynb #7158a07a
+# %% ../../nbs/hsgl/garments.ipynb #24a88e49
 class TryOff(Protocol):
     "Takes the upper garment off"
     def __call__(self,
@@ -110,7 +110,7 @@ def collect_garments(
     library:GarmentLibrary, # Where they go; sources that it has are not taken twice
     seed:int|None=None, # One for all; None: the network's own
 )->GarmentLibrary:
-    "Take the garments off and keep them; pictures without one are counted and said"
+    "Take the garments off and keep them; pictures without one are counted and said; `DataError` for a picture that cannot be read"
     skipped = []
     for row in table.to_dict('records'):
         if row['path'] in library.sources: continue

@@ -32,7 +32,7 @@ def adjust_distances(
     factor = torch.ones_like(distances).masked_fill_(hard_positive, 1+alpha).masked_fill_(hard_negative, 1-alpha)
     return distances*factor
 
-# %% ../../nbs/hsgl/hatrip.ipynb #f5126078
+# %% ../../nbs/hsgl/hatrip.ipynb #fca0c24e
 @torch.no_grad()
 def _partners(distances, identity, hard_positive, hard_negative):
     "[n,4]: distance and place of each anchor's farthest positive and hard positive, nearest negative and hard negative; infinite if it has none"
@@ -51,8 +51,9 @@ def hatrip_loss(
     alpha:float=0.05, # Relative change of hard distances, 0 <= alpha < 1
     margin:float=0., # Of both hinges, in units of the distance
 )->Tensor: # Scalar; 0 if no anchor has a positive and a negative
-    "Triplet loss on plain plus half of that on adjusted distances (HSGL, Eq. 10 to 12); `ValueError` for another alpha"
+    "Triplet loss on plain plus half of that on adjusted distances (HSGL, Eq. 10 to 12); `ValueError` for another alpha or other lengths"
     _check(alpha)
+    if len(features)!=len(identity): raise ValueError(f'{len(features)} features and {len(identity)} labels: one each')
     if len(features)==0: return features.sum()
     distances = pairwise_distances(features)
     found,place = _partners(distances, identity, hard_positives(identity, clothes, camera), hard_negatives(identity, clothes))

@@ -42,7 +42,7 @@ def hatrip_term(
         return hatrip_loss(f.float(), identity, clothes, camera, alpha, margin)
     return term
 
-# %% ../../nbs/hsgl/hsal.ipynb #53f94759
+# %% ../../nbs/hsgl/hsal.ipynb #f9eb735b
 def _made_with(fn, name, default):
     "An attribute of a term, an argument of its `partial`, or a variable that it closes over"
     if hasattr(fn, name): return getattr(fn, name)
@@ -55,7 +55,7 @@ def _at(weight, epoch): return weight(epoch) if callable(weight) else weight
 def _triplets(terms): return [n for n in terms if re.fullmatch(r'triplet(_\w+)?', n)]
 
 class HSAL(Method):
-    "Hard sample adaptive learning (HSGL, section 3.3), on a `ReIDLearner` or a plain `Learner`"
+    "Hard sample adaptive learning (HSGL, section 3.3), on a `ReIDLearner` or a plain `Learner`; `ValueError` for an alpha or rule that does not exist"
     order = -5 # on a plain learner: before gradient accumulation and mixed precision scale the loss
     def __new__(cls, *args, **kwargs):
         self = super().__new__(cls)
@@ -70,7 +70,7 @@ class HSAL(Method):
         start_epoch:int=0, # 0-based epoch from which it acts; a replaced term works as before until then
         replace:bool|None=None, # Replace triplet terms? `None`: those that are there; `True`: there must be one; `False`: add a term
         features:str|Callable|dict|None=None, # Name of the features, a function of the output, or either by replaced term; `None`: as the term
-    ): # Raises `ValueError` for an alpha or rule that does not exist
+    ):
         if not 0<=alpha<1: raise ValueError(f'alpha must be at least 0 and below 1, not {alpha}')
         if rule not in ('paper','released'): raise ValueError(f"rule is 'paper' or 'released', not {rule!r}")
         self.alpha, self.weight, self.margin, self.rule, self.start_epoch = alpha, weight, margin, rule, start_epoch

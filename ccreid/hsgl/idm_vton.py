@@ -7,7 +7,7 @@ Docs: https://ccreid.github.io/ccreid/hsgl/idm_vton.html.md"""
 # %% auto #0
 __all__ = ['STAYS', 'HEAD', 'ARMS', 'NEGATIVE', 'upper_body_mask', 'TryOnPipeline', 'IDMVTON', 'load_object', 'load_idm_vton']
 
-# %% ../../nbs/hsgl/idm_vton.ipynb #b91ecbc5
+# %% ../../nbs/hsgl/idm_vton.ipynb #1e0caf95
 import importlib,os,sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,12 +18,13 @@ from fastcore.basics import patch
 from PIL import Image,ImageDraw
 from scipy import ndimage
 from .. import settings
+from ..data.transforms import _rgb
 from ..generation.expansion import SkipImage
 from .keypoints import people_in
 from .try_off import UPPER
-from ..weights import locate
+from ..weights import locate,need
 
-# %% ../../nbs/hsgl/idm_vton.ipynb #9e5d6fcf
+# %% ../../nbs/hsgl/idm_vton.ipynb #6a66bea8
 STAYS,HEAD,ARMS = (1,4,9,12,18,19),(1,4,13),dict(left=14, right=15) # LIP's classes
 _ARM_POINTS = dict(left=(11,13,15), right=(12,14,16)) # shoulder, elbow, wrist
 
@@ -45,7 +46,7 @@ def upper_body_mask(
     size=(512,384), # (H,W) of the mask
     arm_width:int=60, # Of the drawn arms, for a height of 512
     seen:float=.5,  # Least visibility of an arm's points
-)->np.ndarray:      # [H,W] bool: True is painted anew
+)->np.ndarray:      # [H,W] bool: True is painted anew; all False where there are neither upper clothes nor arms
     "Where a new upper garment may go: the rule `hd`, `upper_body` of the released try-on"
     H,W = size
     unit = H/512
@@ -63,7 +64,7 @@ def upper_body_mask(
     region,n = ndimage.label(ndimage.binary_fill_holes(mask), np.ones((3,3)))
     return region==1+np.bincount(region.ravel())[1:].argmax() if n else mask
 
-# %% ../../nbs/hsgl/idm_vton.ipynb #a8be1e36
+# %% ../../nbs/hsgl/idm_vton.ipynb #ca0c9497
 class TryOnPipeline(Protocol):
     "What is asked of the network; IDM-VTON's `StableDiffusionXLInpaintPipeline` has it"
     device:object # Where it runs
@@ -104,7 +105,7 @@ class IDMVTON:
     def __call__(self, images, garments, texts, seeds, rows=None):
         if not len(images)==len(garments)==len(texts)==len(seeds): raise ValueError(f'{len(images)} images, {len(garments)} garments, {len(texts)} texts and {len(seeds)} seeds: one each')
         H,W = self.size
-        people = [im.convert('RGB').resize((W,H)) for im in images]
+        people = [_rgb(im).resize((W,H)) for im in images]
         half = [im.resize((W//2,H//2)) for im in people]
         parsed,found,bodies = self.parser(half, rows=rows),self.detector(half, rows=rows),self.body_map(half, rows=rows)
         res = []
@@ -114,7 +115,7 @@ class IDMVTON:
                 if len(who)>1: res.append(SkipImage('two people')); continue
                 mask = upper_body_mask(parsed[i], who[0] if len(who) else None, (H//2,W//2))
                 if not np.isin(parsed[i], UPPER).any() or not mask.any(): res.append(SkipImage('no upper clothes')); continue
-                made = self.paint(people[i], mask, garments[i].convert('RGB').resize((W,H)), bodies[i].convert('RGB').resize((W,H)), self.text or texts[i], seeds[i])
+                made = self.paint(people[i], mask, _rgb(garments[i]).resize((W,H)), _rgb(bodies[i]).resize((W,H)), self.text or texts[i], seeds[i])
                 res.append(made.resize(im.size, Image.Resampling.LANCZOS) if self.keep_size else made)
         return res
 
@@ -133,7 +134,7 @@ class IDMVTON:
                 mask_image=Image.fromarray(mask.astype(np.uint8)*255).resize((W,H), Image.Resampling.NEAREST), image=person, height=H, width=W,
                 ip_adapter_image=garment, guidance_scale=self.guidance)[0][0]
 
-# %% ../../nbs/hsgl/idm_vton.ipynb #a97a811d
+# %% ../../nbs/hsgl/idm_vton.ipynb #f7f36796
 def load_object(
     name:str, # 'module:attribute'
 ):
@@ -163,27 +164,31 @@ def load_idm_vton(
     code,                      # Folder: a clone of the IDM-VTON repository
     weights='yisol/IDM-VTON',  # Name, hub id or folder
     device=None, dtype=None,   # Default: the setting; float16 on CUDA, else float32
-):                             # Its pipeline, a `TryOnPipeline`
+)->object:                     # Its pipeline, a `TryOnPipeline`
     "Put IDM-VTON together; `FileNotFoundError`, `WeightsNotFound` or `ImportError`, in one line, for what is missing"
     code = Path(code).expanduser().absolute()
     if not (code/'src'/'tryon_pipeline.py').is_file(): raise FileNotFoundError(f'{code} is no clone of the IDM-VTON repository: there is no src/tryon_pipeline.py in it')
+    import ccreid.compat # before diffusers
+    need('diffusers', 'transformers')
     folder,device = locate(weights, file=None),str(device or settings.get('device'))
     dtype = dtype or (torch.float16 if device.startswith('cuda') else torch.float32)
-    import ccreid.compat # before diffusers
     with _importing(code):
         try:
             from diffusers import AutoencoderKL,DDPMScheduler
             from transformers import AutoTokenizer,CLIPImageProcessor,CLIPTextModel,CLIPTextModelWithProjection,CLIPVisionModelWithProjection
             Pipeline = importlib.import_module('src.tryon_pipeline').StableDiffusionXLInpaintPipeline
             TryOnUNet,GarmentUNet = (importlib.import_module(f'src.unet_hacked_{k}').UNet2DConditionModel for k in ('tryon','garmnet'))
-        except ImportError as e: raise ImportError(f'the code in {code} cannot be imported beside this diffusers ({e}); make the pipeline yourself and pass the object') from None
+        except (ImportError, AttributeError) as e:
+            raise ImportError(f'the code in {code} cannot be imported beside this diffusers ({str(e).strip().splitlines()[0]}); make the pipeline yourself and pass the object') from None
         part = lambda kind,name: kind.from_pretrained(folder, subfolder=name, torch_dtype=dtype, local_files_only=True)
-        pipe = Pipeline(vae=part(AutoencoderKL, 'vae'), unet=part(TryOnUNet, 'unet'), text_encoder=part(CLIPTextModel, 'text_encoder'),
-            text_encoder_2=part(CLIPTextModelWithProjection, 'text_encoder_2'), image_encoder=part(CLIPVisionModelWithProjection, 'image_encoder'),
-            tokenizer=AutoTokenizer.from_pretrained(folder, subfolder='tokenizer', use_fast=False, local_files_only=True),
-            tokenizer_2=AutoTokenizer.from_pretrained(folder, subfolder='tokenizer_2', use_fast=False, local_files_only=True),
-            scheduler=DDPMScheduler.from_pretrained(folder, subfolder='scheduler', local_files_only=True), feature_extractor=CLIPImageProcessor())
-        pipe.unet_encoder = part(GarmentUNet, 'unet_encoder').to(device)
+        try:
+            pipe = Pipeline(vae=part(AutoencoderKL, 'vae'), unet=part(TryOnUNet, 'unet'), text_encoder=part(CLIPTextModel, 'text_encoder'),
+                text_encoder_2=part(CLIPTextModelWithProjection, 'text_encoder_2'), image_encoder=part(CLIPVisionModelWithProjection, 'image_encoder'),
+                tokenizer=AutoTokenizer.from_pretrained(folder, subfolder='tokenizer', use_fast=False, local_files_only=True),
+                tokenizer_2=AutoTokenizer.from_pretrained(folder, subfolder='tokenizer_2', use_fast=False, local_files_only=True),
+                scheduler=DDPMScheduler.from_pretrained(folder, subfolder='scheduler', local_files_only=True), feature_extractor=CLIPImageProcessor())
+            pipe.unet_encoder = part(GarmentUNet, 'unet_encoder').to(device)
+        except OSError as e: raise ValueError(f'{folder} does not hold the networks of IDM-VTON: {str(e).strip().splitlines()[0]}') from None
     return pipe.to(device)
 
 @patch(cls_method=True)

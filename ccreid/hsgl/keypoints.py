@@ -7,16 +7,17 @@ Docs: https://ccreid.github.io/ccreid/hsgl/keypoints.html.md"""
 # %% auto #0
 __all__ = ['BONES', 'MODELS', 'KeypointDetector', 'people_in', 'show_keypoints', 'pose_model', 'MediaPipeKeypoints']
 
-# %% ../../nbs/hsgl/keypoints.ipynb #7a9fe699
+# %% ../../nbs/hsgl/keypoints.ipynb #5541bf63
 import weakref
 from pathlib import Path
 from typing import Protocol
 import numpy as np
 from .. import settings
 from ..data.mannequins.body import KEYPOINTS
+from ..data.transforms import _rgb
 from ..weights import WeightsNotFound,locate
 
-# %% ../../nbs/hsgl/keypoints.ipynb #f334df06
+# %% ../../nbs/hsgl/keypoints.ipynb #84430353
 class KeypointDetector(Protocol):
     "Pictures in, 33 key points out"
     def __call__(self,
@@ -27,7 +28,7 @@ class KeypointDetector(Protocol):
 def people_in(
     found, # What a detector gives for one picture
 )->np.ndarray: # [P,33,4] float32, P may be 0
-    "One form for nobody, one person and several"
+    "One form for nobody, one person and several; `ValueError` for another shape"
     if found is None: return np.zeros((0,33,4), np.float32)
     found = np.asarray(found, np.float32)
     if found.shape[-2:]!=(33,4) or found.ndim not in (2,3): raise ValueError(f'key points are [33,4], or [P,33,4] for several people, not {list(found.shape)}')
@@ -58,7 +59,7 @@ def show_keypoints(
         ax.axis('off')
     return fig
 
-# %% ../../nbs/hsgl/keypoints.ipynb #2f11ec02
+# %% ../../nbs/hsgl/keypoints.ipynb #fd2c7566
 MODELS = 'https://storage.googleapis.com/mediapipe-models/pose_landmarker/{name}/float16/latest/{name}.task'
 
 def pose_model(
@@ -75,7 +76,7 @@ def pose_model(
     except WeightsNotFound: raise WeightsNotFound(f'the pose model {name!r} is not there: save {MODELS.format(name=name)} as {own}') from None
 
 class MediaPipeKeypoints:
-    "Key points of photographs by MediaPipe's `PoseLandmarker`, a `KeypointDetector`"
+    "Key points of photographs by MediaPipe's `PoseLandmarker`, a `KeypointDetector`; `ImportError` without MediaPipe, `ValueError` for a file that is no pose model"
     def __init__(self,
         model,            # Path of a .task file
         people:int=2,     # Look for so many; 2 is enough to notice that somebody is not alone
@@ -97,7 +98,7 @@ class MediaPipeKeypoints:
 
     def detect(self, image): # PIL image
         "[33,4], None or [P,33,4]"
-        pixels = np.ascontiguousarray(image.convert('RGB'))
+        pixels = np.ascontiguousarray(_rgb(image))
         found = self.landmarker.detect(self.mp.Image(image_format=self.mp.ImageFormat.SRGB, data=pixels)).pose_landmarks
         points = np.array([[(p.x, p.y, p.z, p.visibility or 0.) for p in one] for one in found], np.float32).reshape(-1,33,4)
         size = np.prod(points[...,:2].max(1)-points[...,:2].min(1), 1)

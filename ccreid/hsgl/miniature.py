@@ -16,7 +16,7 @@ from .garments import GarmentLibrary, collect_garments
 from .selection import select
 from .try_on import add_samples, generate_hard_samples
 
-# %% ../../nbs/hsgl/miniature.ipynb #6caf182a
+# %% ../../nbs/hsgl/miniature.ipynb #9c415e50
 GARMENTS,DRESSED,VARIANTS = 5,1,2 # m, n, and coarse variants of an image
 
 def shsg(
@@ -24,7 +24,7 @@ def shsg(
     out,     # Folder of garments and images; what is there is used
     imperfections:Imperfections=DECLARED, # Of the try-on
 ): # `ReIDDataset`
-    "Real images and fine-grained hard samples (SHSG)"
+    "A data set with fine-grained hard samples (SHSG) among its training images"
     chosen = select(dataset, MannequinKeypoints(), n=DRESSED, m=GARMENTS)
     library = collect_garments(chosen.garments, MannequinTryOff(), GarmentLibrary(Path(out)/'garments'))
     return add_samples(dataset, generate_hard_samples(chosen.people, library, MannequinTryOn(imperfections), Path(out)/'images', dataset, progress=False))
@@ -34,7 +34,7 @@ def chpsg(
     out,     # Folder of the images
     imperfections:Imperfections=DECLARED, # Of the inpainting
 ): # `ReIDDataset`
-    "Real images and coarse samples (CHPSG)"
+    "A data set with coarse samples (CHPSG) among its training images"
     return add_samples(dataset, generate_coarse_samples(dataset.train, MannequinParser(), MannequinInpainter(imperfections), Path(out), VARIANTS, progress=False))
 
 GENERATED = {'shsg': shsg, 'shsg-perfect': lambda dataset, out: shsg(dataset, out, PERFECT), 'chpsg': chpsg} # By the name that recipes use

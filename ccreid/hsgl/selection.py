@@ -19,14 +19,14 @@ from ..data.samples import DataError
 from ..data.transforms import read_image
 from .keypoints import people_in
 
-# %% ../../nbs/hsgl/selection.ipynb #feeca6b7
+# %% ../../nbs/hsgl/selection.ipynb #17d20377
 LIMITS = dict(seen=.7, level=.05, ears=.4, apart=.08, score=.3) # tau, epsilon_y, epsilon_v; the rest only in the code
 POSE_RULES = ('paper','paper-all','released')
 
 def face_measures(
     keypoints, # [33,4] x, y, z, visibility; x and y as fractions of width and height
 )->dict:       # seen, seen_all, level, ears, apart, score
-    "The quantities of Eq. 2, and those of the released code"
+    "The quantities of Eq. 2, and those of the released code; `ValueError` for another shape"
     keypoints = np.asarray(keypoints, float)
     if keypoints.shape!=(33,4): raise ValueError(f'key points of one person are [33,4], not {list(keypoints.shape)}')
     nose,left,right,left_ear,right_ear = keypoints[[0,2,5,7,8]]
@@ -40,7 +40,7 @@ def pose_faults(
     rule='paper', # One of `POSE_RULES`
     **limits,     # Other values than those of `LIMITS`
 )->list[str]:     # Empty: frontal
-    "What keeps a picture from being frontal; `ValueError` for an unknown rule"
+    "What keeps a picture from being frontal; `limits` replace values of `LIMITS`; `ValueError` for an unknown rule, limit or another shape"
     if rule not in POSE_RULES: raise ValueError(f"rule is one of {', '.join(POSE_RULES)}, not {rule!r}")
     if limits.keys()-LIMITS.keys(): raise ValueError(f"limits are {', '.join(LIMITS)}, not {', '.join(limits.keys()-LIMITS.keys())}")
     m,k = face_measures(keypoints),{**LIMITS, **limits}
@@ -54,15 +54,15 @@ def is_frontal(
     keypoints,    # [33,4] x, y, z, visibility; x and y as fractions of width and height
     rule='paper', # 'paper' (Eq. 2), 'paper-all' or 'released'
     **limits,     # Other values than those of `LIMITS`
-)->bool:
-    "Does the person face the camera? (HSGL, Eq. 2)"
+)->bool:          # No fault found
+    "Does the person face the camera? (HSGL, Eq. 2); raises as `pose_faults`"
     return not pose_faults(keypoints, rule, **limits)
 
-# %% ../../nbs/hsgl/selection.ipynb #f4a0ea0b
+# %% ../../nbs/hsgl/selection.ipynb #ee34ca72
 def grey(
     image, # PIL image, or array [H,W] or [H,W,3] of 8 bits
 )->np.ndarray: # [H,W] int64, 0 to 255
-    "Grey values as OpenCV computes them from RGB"
+    "Grey values as OpenCV computes them from RGB; `ValueError` for a picture of more than 8 bits"
     if isinstance(image, Image.Image):
         if image.mode[0] in 'IF': raise ValueError(f'a picture of mode {image.mode} has more than 8 bits: open it with ccreid.data.transforms.read_image')
         image = image if image.mode in ('L','RGB') else image.convert('RGB')
@@ -72,7 +72,7 @@ def grey(
 def sharpness(
     image, # PIL image, or array [H,W] or [H,W,3] of 8 bits
 )->float:  # Variance, in squared grey values
-    "Variance of the Laplacian of the grey picture"
+    "Variance of the Laplacian of the grey picture; raises as `grey`"
     p = np.pad(grey(image), 1, mode='reflect')
     return float((p[:-2,1:-1]+p[2:,1:-1]+p[1:-1,:-2]+p[1:-1,2:]-4*p[1:-1,1:-1]).var())
 
@@ -83,11 +83,11 @@ def quality(
     sharpness,     # Variance of the Laplacian
     rule='paper',  # One of `QUALITY_RULES`
 ):                 # In pixels; numbers or arrays
-    "Resolution, reduced where the picture is blurred"
+    "Resolution in pixels, reduced where the picture is blurred; numbers or arrays; `ValueError` for an unknown rule"
     if rule not in QUALITY_RULES: raise ValueError(f"rule is one of {', '.join(QUALITY_RULES)}, not {rule!r}")
     return width*height*(QUALITY_RULES[rule]+.5*np.minimum(np.asarray(sharpness)/100, 1))
 
-# %% ../../nbs/hsgl/selection.ipynb #2959cc7e
+# %% ../../nbs/hsgl/selection.ipynb #d6b6b68f
 def _look(path):
     "(image, width, height, sharpness), or the reason why not"
     try: im = read_image(path)
@@ -100,8 +100,8 @@ def rank_quality(
     table,        # Sample table
     rule='paper', # Quality: one of `QUALITY_RULES`
     workers:int=4, # Threads
-):                # The rows, best first, with the columns width, height, sharpness and quality
-    "Rank pictures by resolution and sharpness"
+)->pd.DataFrame:  # The rows, best first, with the columns width, height, sharpness and quality
+    "Rank pictures by resolution and sharpness; `ValueError` for an unknown rule"
     with ThreadPoolExecutor(workers) as pool: seen = list(pool.map(lambda p: (o if isinstance(o := _look(p), str) else o[1:]), table.path))
     bad = {p: o for p,o in zip(table.path, seen) if isinstance(o, str)}
     if bad: print(f'{len(bad)} of {len(table)} pictures left out, the first: {next(iter(bad))}: {next(iter(bad.values()))}')
@@ -111,7 +111,7 @@ def rank_quality(
     res.attrs['unreadable'] = bad
     return res
 
-# %% ../../nbs/hsgl/selection.ipynb #f7f09cdd
+# %% ../../nbs/hsgl/selection.ipynb #ee932917
 def _kind(reasons): return reasons.replace({r'^rank \d+ of \d+$': 'others are better', '^unreadable: .*': 'unreadable', '^$': 'accepted'}, regex=True)
 
 @dataclass
@@ -141,8 +141,8 @@ def select(
     batch:int=32,      # Pictures in one call of the detector
     progress=None,     # Called with (done, total)
     **limits,          # Of the pose test, see `LIMITS`
-)->Selection:
-    "Frontal images of good quality: top n of each identity, top m of all; `DataError` where there is nothing to choose from"
+)->Selection:          # Images to dress, images that give garments, and a reason for every other
+    "Frontal images of good quality: top n of each identity, top m of all; `DataError` where there is nothing to choose from, else as `pose_faults`"
     if min(n, m)<1: raise DataError(f'n and m must be at least 1, got {n} and {m}')
     table = getattr(table, 'samples', table)
     t,seen = table[table.split=='train'].reset_index(drop=True),[]
@@ -189,13 +189,13 @@ def show_selection(
         axes[0].set_ylabel(title, color=colour)
     return fig
 
-# %% ../../nbs/hsgl/selection.ipynb #f39d5bda
+# %% ../../nbs/hsgl/selection.ipynb #2190fcfd
 def select_as_released(
     table,        # Sample table or data set; its training rows are looked at
     n:int=5,      # Images of each identity; the LTCC script: 4
     among:int=20, # Drawn from so many, the largest; the LTCC script: 10
     seed:int=0,   # The released scripts have none
-):                # Rows, by identity
+)->pd.DataFrame:  # Rows, by identity
     "What the released filter does: no pose test, no sharpness, a draw among the largest"
     table = getattr(table, 'samples', table)
     t = rank_quality(table[table.split=='train'])

@@ -7,16 +7,18 @@ Docs: https://ccreid.github.io/ccreid/hsgl/try_off.html.md"""
 # %% auto #0
 __all__ = ['UPPER', 'garment_on_white', 'DiffusionTryOff', 'self_only', 'attention_blocks', 'load_attention']
 
-# %% ../../nbs/hsgl/try_off.ipynb #cb02ff90
+# %% ../../nbs/hsgl/try_off.ipynb #607ac82a
 import numpy as np
 import torch
 from fastcore.basics import patch
 from PIL import Image
 from scipy.ndimage import binary_fill_holes
 from .. import settings
-from ..weights import load_weights,locate
+from ..data.transforms import _rgb
+from ..generation.parsing import main_person
+from ..weights import load_weights,locate,need
 
-# %% ../../nbs/hsgl/try_off.ipynb #4e325099
+# %% ../../nbs/hsgl/try_off.ipynb #c60d17bc
 UPPER = (5,6,7,10) # LIP: upper-clothes, dress; coat and jumpsuits, which SegFormer calls by those names
 
 def garment_on_white(
@@ -42,10 +44,10 @@ class DiffusionTryOff:
 
     def __call__(self, images, seeds=None, rows=None):
         maps = self.parser(images, rows=rows)
-        return [self.one(im, np.isin(m, UPPER), self.seed if s is None else s) for im,m,s in zip(images, maps, seeds or [None]*len(images))]
+        return [self.one(im, np.isin(main_person(m), UPPER), self.seed if s is None else s) for im,m,s in zip(images, maps, seeds or [None]*len(images))]
 
     def one(self, image, worn, seed):
-        "The garment of one picture, given where it is worn"
+        "The garment of one picture, given where it is worn: (image, mask, text), or None; `ValueError` for a label map of another size"
         if worn.shape!=(image.height,image.width): raise ValueError(f'the label map is {worn.shape}, the image {(image.height,image.width)} (height, width)')
         if not worn.any(): return None
         garment = self.lay_out(image, worn, seed)
@@ -63,7 +65,7 @@ class DiffusionTryOff:
         with torch.inference_mode():
             g = torch.Generator().manual_seed(int(seed))           # on the CPU: the same noise on every device
             to = dict(device=self.unet.device, dtype=self.unet.dtype)
-            person = torch.tensor(np.asarray(image.convert('RGB').resize((W,H)), dtype=np.float32)/127.5-1).permute(2,0,1)[None].to(**to)
+            person = torch.tensor(np.asarray(_rgb(image).resize((W,H)), dtype=np.float32)/127.5-1).permute(2,0,1)[None].to(**to)
             m = torch.tensor(np.asarray(Image.fromarray(worn).resize((W,H))), dtype=torch.float32)[None,None].to(**to)
             cut,whole = self.encode(person*(m<.5), g),self.encode(person, g)
             m = torch.nn.functional.interpolate(m, cut.shape[-2:])
@@ -78,21 +80,26 @@ class DiffusionTryOff:
             x = self.vae.decode((x.chunk(2, 2)[0]/self.vae.config.scaling_factor).to(self.vae.dtype)).sample[0]
         return Image.fromarray(((x.float().cpu()/2+.5).clamp(0,1).permute(1,2,0)*255).round().numpy().astype(np.uint8))
 
-# %% ../../nbs/hsgl/try_off.ipynb #e8032854
+# %% ../../nbs/hsgl/try_off.ipynb #a95212c4
 class _HandOn: # an attention processor
     "In place of a cross-attention: the input goes through"
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None): return hidden_states
 
-def self_only(unet):
+def self_only(
+    unet, # UNet2DConditionModel; it is changed
+):
     "Bypass the cross-attentions of a UNet"
     unet.set_attn_processor({k: p if k.endswith('attn1.processor') else _HandOn() for k,p in unet.attn_processors.items()})
     return unet
 
-def attention_blocks(unet):
+def attention_blocks(
+    unet, # UNet2DConditionModel
+)->torch.nn.ModuleList: # Whose names of weights are those of the file
     "The attention blocks in the order of TryOffAnyone's file: down, middle, up"
     return torch.nn.ModuleList([b.attentions for b in (*unet.down_blocks, unet.mid_block, *unet.up_blocks) if hasattr(b, 'attentions')])
 
-def load_attention(unet,
+def load_attention(
+    unet,  # UNet2DConditionModel; it is changed
     state, # name -> tensor, from `load_weights`
 ):
     "Put TryOffAnyone's weights into a UNet; `ValueError` if they are of another one"
@@ -111,12 +118,13 @@ def from_pretrained(cls:DiffusionTryOff,
     **kwargs,                           # Of `DiffusionTryOff`
 )->DiffusionTryOff:
     "TryOffAnyone with its published weights; `WeightsNotFound` in one line for what is missing"
-    state,base,vae = load_weights(locate(weights)),locate(base, None, only=['unet/config.json','unet/diffusion_pytorch_model.safetensors','scheduler/*']),locate(vae, None, only=['*.json','*.safetensors'])
     import ccreid.compat # before diffusers
-    try: from diffusers import AutoencoderKL,DDIMScheduler,UNet2DConditionModel
-    except ImportError: raise ImportError("try-off needs diffusers: pip install 'ccreid[generate]'") from None
+    need('diffusers')
+    from diffusers import AutoencoderKL,DDIMScheduler,UNet2DConditionModel
+    state,base,vae = load_weights(locate(weights)),locate(base, None, only=['unet/config.json','unet/diffusion_pytorch_model.safetensors','scheduler/*']),locate(vae, None, only=['*.json','*.safetensors'])
     kw,device = dict(local_files_only=True, use_safetensors=True),str(device or settings.get('device'))
     dtype = dtype or (torch.bfloat16 if device.startswith('cuda') else torch.float32)
-    unet = UNet2DConditionModel.from_pretrained(base, subfolder='unet', **kw)
+    try: unet,codec,scheduler = UNet2DConditionModel.from_pretrained(base, subfolder='unet', **kw),AutoencoderKL.from_pretrained(vae, **kw),DDIMScheduler.from_pretrained(base, subfolder='scheduler')
+    except OSError as e: raise ValueError(f'{base} and {vae} do not hold the networks of the try-off: {str(e).strip().splitlines()[0]}') from None
     load_attention(unet, state)
-    return cls(unet.to(device, dtype), AutoencoderKL.from_pretrained(vae, **kw).to(device, dtype), DDIMScheduler.from_pretrained(base, subfolder='scheduler'), parser, **kwargs)
+    return cls(unet.to(device, dtype), codec.to(device, dtype), scheduler, parser, **kwargs)

@@ -42,12 +42,13 @@ class DressUp:
         made = self.tryon(images, [g.image for g in worn], [g.text for g in worn], seeds, rows=rows)
         return [(o, dict(garment=g.name, text=g.text)) if hasattr(o, 'convert') else o for o,g in zip(made, worn, strict=True)]
 
-# %% ../../nbs/hsgl/try_on.ipynb #7bbcd77b
+# %% ../../nbs/hsgl/try_on.ipynb #eaf792a3
 def label_garments(
     samples:pd.DataFrame, # Generated images, with a column `garment`
     train:pd.DataFrame,   # Training rows they will be added to
 )->pd.DataFrame:          # With clothes labels shared by all who wear the same garment
     "Clothes labels from garments, numbered after those of the training set"
+    if not len(samples): return samples
     train,known = train[train.split=='train'],{}
     if 'garment' in train: known = {g:int(c) for g,c in zip(train.garment, train.clothes) if g and isinstance(g, str)}
     first = max(int(train.clothes.max()), -1)+1 if len(train) else 0
@@ -55,7 +56,7 @@ def label_garments(
         if g not in known: known[g] = first; first += 1
     return samples.assign(clothes=samples.garment.map(known).astype('int64'))
 
-# %% ../../nbs/hsgl/try_on.ipynb #ca98db4d
+# %% ../../nbs/hsgl/try_on.ipynb #f6ad85b2
 def generate_hard_samples(
     people,  # Rows to re-dress, such as `Selection.people`
     library, # A `GarmentLibrary`: every row is dressed in each of its garments
@@ -64,7 +65,7 @@ def generate_hard_samples(
     train,   # Data set, or sample table, that the images will be added to
     **kwargs, # Of `expand`: seed, batch, shard, limit, progress ...
 )->pd.DataFrame: # Sample table: identity and camera of the source, clothes by garment; columns variant, generated_by, source, garment
-    "Fine-grained hard samples (SHSG): m·n images of each person, clothes labels shared by garment"
+    "Fine-grained hard samples (SHSG): m·n images of each person, clothes labels shared by garment; `DataError` for an empty library or table, else as the expansion"
     if not len(library): raise DataError('the library holds no garment')
     if not len(people): raise DataError('there is nobody to dress')
     plain = people.drop(columns=[c for c in ('width','height','sharpness','quality','reason','garment','text','variant','generated_by','source') if c in people])
@@ -81,7 +82,7 @@ def add_samples(
     for c,nothing in dict(variant=-1, generated_by='', source='', garment='', text='').items():
         if c in table: table[c] = table[c].fillna(nothing).astype('int64' if c=='variant' else object)
     by = ', '.join(f'{n} by {k}' for k,n in samples.generated_by.value_counts().items())
-    return ReIDDataset(dataset.name, dataset.root, table, dataset._protocols, dataset.notes+[f'{len(samples)} generated training images: {by}'])
+    return ReIDDataset(dataset.name, dataset.root, table, dataset._protocols, dataset.notes+[f'{len(samples)} generated training images: {by}'], dataset.no_cameras)
 
 # %% ../../nbs/hsgl/try_on.ipynb #ab85cf28
 def show_hard_samples(
