@@ -1,4 +1,4 @@
-"""`ccreid` in a terminal: demo, train, evaluate, reproduce, check, settings.
+"""`ccreid` in a terminal: demo, train, evaluate, generate, reproduce, check, settings.
 
 Docs: https://ccreid.github.io/ccreid/cli.html.md"""
 
@@ -7,8 +7,8 @@ Docs: https://ccreid.github.io/ccreid/cli.html.md"""
 # %% auto #0
 __all__ = ['main']
 
-# %% ../nbs/cli.ipynb #bdf9ed47
-import argparse, contextlib, json, re, sys
+# %% ../nbs/cli.ipynb #063db7a8
+import argparse, contextlib, hashlib, json, re, sys
 from pathlib import Path
 
 # %% ../nbs/cli.ipynb #747aa629
@@ -25,41 +25,80 @@ def _demo(a):
     from ccreid.demo import demo
     demo(a.out or a.runs/'demo', a.quick, a.seed, a.device)
 
-# %% ../nbs/cli.ipynb #99a36548
+# %% ../nbs/cli.ipynb #53435bea
 def _value(text):
     try: v = json.loads(text)
     except json.JSONDecodeError: return text
     return tuple(v) if isinstance(v, list) else v
 
+def _pairs(option, words):
+    wrong = [w for w in words if '=' not in w]
+    if wrong: raise ValueError(f'{option} {wrong[0]}: write NAME=VALUE')
+    return dict(w.split('=', 1) for w in words)
+
+def _folder(a, *more):
+    "Where a command writes unless told"
+    given = [re.sub(r'[^\w.+-]+', '_', f'{k}_{v}') for k,v in _given(a).items()]
+    return Path(a.out or a.runs/'-'.join([a.data, *given, *more]))
+
 def _print_results(results):
     for name,m in results.items(): print(f"{name}: rank-1 {100*m.rank(1):.1f}  rank-5 {100*m.rank(5):.1f}  mAP {100*m.mAP:.1f}  mINP {100*m.mINP:.1f}"
                                          f"  ({m.queries} queries, {m.skipped} without a valid positive left out)")
+
+def _with_generated(a, dataset, r):
+    "The data set with the images of a folder, and a recipe that knows"
+    from dataclasses import replace
+    from ccreid.hsgl.generating import read_generated
+    from ccreid.hsgl.try_on import add_samples
+    samples = read_generated(a.generated, dataset)
+    about,by = samples.attrs['expansion'],'+'.join(sorted(set(samples.generated_by)))
+    print(f"{len(samples)} generated images ({by}) from {a.generated}; left out: {about['elsewhere']} made of images that are not trained on, {about['damaged']} gone or damaged")
+    return add_samples(dataset, samples), r if r.extra else replace(r, extra=by.lower())
 
 def _train(a):
     from ccreid.data.samples import hold_out
     from ccreid.experiments import run
     from ccreid.recipes import recipe
-    from ccreid.training.export import export_reid
+    from ccreid.training.export import export_reid, load_reid
     from ccreid.training.retrieval import RetrievalEval
-    wrong = [c for c in a.set if '=' not in c]
-    if wrong: raise ValueError(f'--set {wrong[0]}: write NAME=VALUE')
-    changes = dict(c.split('=', 1) for c in a.set)
+    changes = {k: _value(v) for k,v in _pairs('--set', a.set).items()}
     if a.epochs: changes['epochs'] = a.epochs
-    r = recipe(a.data, a.method, **{k: _value(v) if isinstance(v, str) else v for k,v in changes.items()})
+    r = recipe(a.data, a.method, **changes)
+    start = load_reid(a.start) if a.start else None
     dataset, cbs = _dataset(a), []
-    print(dataset); print(r)
+    print(dataset)
     if a.hold_out:
         dataset, people = hold_out(dataset, a.hold_out, a.seed)
         cbs = [RetrievalEval(people, every=a.every)]
-    given = [re.sub(r'[^\w.+-]+', '_', f'{k}_{v}') for k,v in _given(a).items()]
-    out = Path(a.out or a.runs/'-'.join([a.data, *given, a.method, str(a.seed)]))
-    learn, record = run(r, dataset, a.seed, a.device, a.precision, out/'checkpoint.pth', quiet=a.quiet, num_workers=a.workers, cbs=cbs)
+    if a.generated: dataset, r = _with_generated(a, dataset, r)
+    print(r)
+    out = _folder(a, a.method, *([r.extra] if a.generated else []), *(['started'] if start else []), str(a.seed))
+    learn, record = run(r, dataset, a.seed, a.device, a.precision, out/'checkpoint.pth', quiet=a.quiet, num_workers=a.workers, cbs=cbs, start=start)
     export_reid(learn, out/f'{a.method}.safetensors')
+    if a.generated: record['generated'] = dict(folder=str(a.generated), images=int((dataset.train.generated_by!='').sum()))
+    if start: record['start'] = dict(file=str(a.start), sha256=hashlib.sha256(Path(a.start).read_bytes()).hexdigest())
     (out/'metrics.json').write_text(json.dumps(record, indent=1))
     _print_results(learn.results)
     print(f'Last epoch, seed {a.seed}; weights and figures in {out}')
 
-# %% ../nbs/cli.ipynb #b48085d5
+# %% ../nbs/cli.ipynb #7ac082a3
+def _shard(text):
+    found = re.fullmatch(r'(\d+)/(\d+)', text)
+    if not found or int(found[1])>=int(found[2]): raise ValueError(f'--shard {text}: write i/n with i from 0 to n-1, such as 0/2 for one of two processes and 1/2 for the other')
+    return int(found[1]), int(found[2])
+
+def _generate(a):
+    from ccreid.hsgl.generating import KINDS, generate, models_for
+    if a.kind not in KINDS: raise ValueError(f"Unknown kind of images {a.kind!r}: choose from {', '.join(KINDS)}")
+    shard, parts = _shard(a.shard), _pairs('--model', a.model)
+    dataset, out = _dataset(a), _folder(a, a.kind)
+    print(dataset)
+    models = models_for(dataset, device=a.device, precision=a.precision, batch=a.batch, **parts)
+    samples = generate(a.kind, dataset, out, models, shard=shard, retry=a.retry, **{k: getattr(a, k) for k in ('variants','people','garments','limit','batch','seed')})
+    n = samples.attrs['expansion']
+    print(f"{a.kind}: {n['made']} images made, {n['found']} were there, {sum(n['skipped'].values())} skipped, {n['left']} left to make\n{len(samples)} images in {out}")
+
+# %% ../nbs/cli.ipynb #4a0058d5
 def _evaluate(a):
     from ccreid.evaluation.metrics import evaluate
     from ccreid.experiments import multi_shot, read_features, test_features
@@ -74,10 +113,11 @@ def _evaluate(a):
     else: _print_results(results)
 
 def _reproduce(a):
+    from ccreid.chains import rows_of
     from ccreid.experiments import reproduce, results_table
     from ccreid import settings
-    results = reproduce(a.chain, a.out or a.runs/f'{a.chain}.json', a.root or settings.get('data'), minutes=a.minutes, device=a.device)
-    print(results_table(results).T.to_string())
+    results = reproduce(a.chain, a.out or a.runs/f'{a.chain}.json', a.root or settings.get('data'), minutes=a.minutes, device=a.device, rows=a.rows)
+    for part in dict.fromkeys(row.part for row in rows_of(a.chain, a.rows)): print(f'\n{part}\n{results_table(results, part).T.to_string()}')
 
 def _layout_options(c):
     "Let a parser know the options of all layouts: each argument of a layout's function is one"
@@ -99,7 +139,7 @@ def _settings(a):
     from ccreid import settings
     for name,(value,source) in settings.resolve().items(): print(f'{name} = {value}    ({source})')
 
-# %% ../nbs/cli.ipynb #ae5b1e54
+# %% ../nbs/cli.ipynb #56cd49ad
 def _parser(words=()): # Words of the command line: the options of layouts are only looked up for commands that read a data set
     p = argparse.ArgumentParser('ccreid', description='Clothes-changing person re-identification.', formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog='examples:\n  ccreid demo\n  ccreid train --data prcc --root ~/data/prcc --method cal\n  ccreid check prcc ~/data/prcc\n\nccreid COMMAND --help says more.')
@@ -114,19 +154,22 @@ def _parser(words=()): # Words of the command line: the options of layouts are o
             c.add_argument('--root', help='its folder; the setting `data` if not given')
         c.add_argument('--device', help='cpu, cuda, cuda:1 ...; the setting `device` if not given')
 
-    c = command('demo', _demo, 'draw people, train two methods, evaluate, write a report', 'ccreid demo\n  ccreid demo --quick --out /tmp/look')
+    c = command('demo', _demo, 'draw people, train three methods, evaluate, write a report', 'ccreid demo\n  ccreid demo --quick --out /tmp/look')
     c.add_argument('--out', help='folder for everything that is written (runs/demo)')
     c.add_argument('--quick', action='store_true', help='a tiny world and two epochs, less than a minute')
     c.add_argument('--seed', type=int, help='the setting `seed` if not given'); common(c, data=False)
 
     c = command('train', _train, 'train a method on a data set with the settings of its paper',
-        'ccreid train --data prcc --root ~/data/prcc --method cal\n  ccreid train --data ltcc --root ~/data/LTCC_ReID --method triplet --epochs 40 --precision bf16')
+        'ccreid train --data prcc --root ~/data/prcc --method cal\n  ccreid train --data ltcc --root ~/data/LTCC_ReID --method triplet --epochs 40 --precision bf16'
+        '\n  ccreid train --data prcc --root ~/data/prcc --method cal+hsal --generated runs/prcc-shsg')
     common(c)
     c.add_argument('--method', default='cal', help='identity, triplet, cal, aim, fire or cssc; the last four also with +hsal (cal)')
     c.add_argument('--epochs', type=int, help='another length; milestones and start epoch are scaled')
     c.add_argument('--set', action='append', default=[], metavar='NAME=VALUE', help='change a setting of the recipe; may be repeated')
     c.add_argument('--seed', type=int, help='the setting `seed` if not given')
-    c.add_argument('--out', help='folder of the run (runs/DATA-METHOD-SEED); a run that was killed goes on from there')
+    c.add_argument('--generated', metavar='FOLDER', help='train on generated images too, those that `ccreid generate` left there; epochs become longer')
+    c.add_argument('--start', metavar='FILE', help='start from the backbone and neck of a trained model (safetensors), such as a pretraining')
+    c.add_argument('--out', help='folder of the run (runs/DATA-METHOD-SEED, with the kind of generated images); a run that was killed goes on from there')
     c.add_argument('--precision', choices=['bf16','fp16'], help='mixed precision and channels-last, on CUDA')
     c.add_argument('--hold-out', type=int, default=0, metavar='N', help='take N people out of training and evaluate them while training')
     c.add_argument('--every', type=int, default=5, help='epochs between two evaluations of the held-out people (5)')
@@ -144,8 +187,30 @@ def _parser(words=()): # Words of the command line: the options of layouts are o
     c.add_argument('--json', action='store_true', help='print JSON')
     if words[:1]==['evaluate']: _layout_options(c)
 
-    c = command('reproduce', _reproduce, "run a chain's results table on the mannequins", 'ccreid reproduce foundations\n  ccreid reproduce foundations --minutes 10')
-    c.add_argument('chain', help='name of the chain: foundations')
+    c = command('generate', _generate, 'generate training images for a data set: chpsg (coarse samples, inpainted) or shsg (hard samples, try-on)',
+        'ccreid generate chpsg --data prcc --root ~/data/prcc\n  ccreid generate chpsg --data prcc --root ~/data/prcc --limit 20 --out /tmp/look'
+        '\n  ccreid generate shsg --data prcc --root ~/data/prcc --model code=~/IDM-VTON --model body_map=densepose_maps:draw --shard 0/4'
+        '\n  ccreid train --data prcc --root ~/data/prcc --method cal+hsal --generated runs/prcc-shsg'
+        '\nA job that was stopped goes on with the same line. Mannequins are drawn again by stand-ins, without networks.')
+    c.add_argument('kind', help='chpsg or shsg')
+    common(c)
+    c.add_argument('--out', help='folder of the images (runs/DATA-KIND)')
+    c.add_argument('--variants', type=int, help='chpsg: images made of each training image (10)')
+    c.add_argument('--people', type=int, metavar='N', help='shsg: images of each person to dress (5)')
+    c.add_argument('--garments', type=int, metavar='M', help='shsg: garments that all of them are dressed in (5)')
+    c.add_argument('--limit', type=int, metavar='N', help='try N images now, and stop')
+    c.add_argument('--shard', default='0/1', metavar='I/N', help='do part I of N, counted from 0: 0/2 and 1/2 are two halves, for two processes and one folder')
+    c.add_argument('--batch', type=int, default=8, help='images at a time (8)')
+    c.add_argument('--seed', type=int, help='the setting `seed` if not given')
+    c.add_argument('--precision', choices=['fp16','bf16'], help="of the diffusion networks; each network's own if not given")
+    c.add_argument('--retry', action='store_true', help='try again what was skipped')
+    c.add_argument('--model', action='append', default=[], metavar='PART=NAME',
+        help="another network, a name or a folder, for parser, inpainter, keypoints, tryoff or tryon; shsg needs code=FOLDER, a clone of IDM-VTON, and body_map=MODULE:FUNCTION, DensePose's pictures; may be repeated")
+    if words[:1]==['generate']: _layout_options(c)
+
+    c = command('reproduce', _reproduce, "run a chain's results table on the mannequins", 'ccreid reproduce foundations\n  ccreid reproduce hsgl --rows extended --minutes 60')
+    c.add_argument('chain', help='name of the chain: foundations or hsgl')
+    c.add_argument('--rows', default='core', help='core, extended (all the others), all, or the name of a part (core)')
     c.add_argument('--root', help="folder for the benchmark's images; the setting `data` if not given")
     c.add_argument('--out', help='JSON file of the results (runs/CHAIN.json)')
     c.add_argument('--minutes', type=float, default=float('inf'), help='start no run after this time'); common(c, data=False)
@@ -171,7 +236,7 @@ def _fill(a):
     if getattr(a, 'seed', 0) is None: a.seed = settings.get('seed')
     a.device = settings.get('device') if a.device is None else settings.pick_device(a.device, '--device')
 
-# %% ../nbs/cli.ipynb #4a7dce3b
+# %% ../nbs/cli.ipynb #579caccf
 def main(
     argv=None, # Words of the command line; those of the process if `None`
 )->int: # 0, 1 or 2
@@ -182,7 +247,7 @@ def main(
         _fill(a)
         return a.fn(a) or 0
     except KeyboardInterrupt: print('ccreid: interrupted', file=sys.stderr); return 1
-    except (OSError, ValueError, KeyError) as e:
+    except (OSError, ValueError, KeyError, ImportError) as e:
         text = re.sub(r'^Exception occured in .*? when calling event .*?:', '', str(e), flags=re.S) # fastai's prefix
         lines = [' '.join(l.split()) for l in text.splitlines() if l.strip()]
         print('ccreid: ' + ('\n        ' if len(lines)==2 else ' ').join(lines), file=sys.stderr)

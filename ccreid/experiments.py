@@ -9,9 +9,9 @@ __all__ = ['environment', 'figures', 'test_table', 'test_features', 'multi_shot'
            'read_features', 'query_values', 'difference', 'Results', 'Sets', 'run_row', 'reproduce', 'results_table',
            'CHAINS', 'SEEDS', 'Row']
 
-# %% ../nbs/experiments.ipynb #1881a812
+# %% ../nbs/experiments.ipynb #95e578b5
 import ccreid.compat
-import hashlib, importlib.metadata, json, os, platform, time
+import hashlib, importlib.metadata, json, os, platform, time, warnings
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -87,7 +87,7 @@ def train_hash(
     rows = (f'{os.path.relpath(p, dataset.root)} {i} {c}' for p,i,c in zip(t.path, t.identity, t.clothes))
     return hashlib.sha256('\n'.join(rows).encode()).hexdigest()[:10]
 
-# %% ../nbs/experiments.ipynb #e68509ca
+# %% ../nbs/experiments.ipynb #244826f6
 class _First:
     "The first batches of each epoch of a sampler"
     def __init__(self, sampler, steps): self.sampler,self.steps = sampler,steps
@@ -100,16 +100,31 @@ class SameSteps(Method):
     def __init__(self, steps:int): self.steps = steps # Of an epoch
     def attach(self, learn): learn.wrap_sampler(lambda s: _First(s, self.steps))
 
+def _handed(model): return {k: v for k,v in getattr(model, 'model', model).state_dict().items() if k.split('.')[0] in ('backbone','pool','neck')}
+
 def hand_over(
-    source, # A trained learner
-    target, # A learner whose network is to start there
+    source, # A trained learner or a `ReIDModel`, such as `load_reid` gives
+    target, # A learner, or a model, whose network is to start there
 )->list: # Names of what went over
-    "Copy backbone, pooling and neck; classifiers and modules of training stay as they are"
-    state = {k: v for k,v in source.model.state_dict().items() if k.split('.')[0] in ('backbone','pool','neck')}
-    target.model.load_state_dict(state, strict=False)
+    "Copy backbone, pooling and neck; classifiers and modules of training stay as they are; `ValueError` where the networks differ"
+    state,own,networks = _handed(source),_handed(target),[getattr(o, 'model', o) for o in (source, target)]
+    about = [{k: v for k,v in m.config.items() if k not in ('classes','classifier')} for m in networks]
+    if about[0]!=about[1] or any(k not in own or own[k].shape!=v.shape for k,v in state.items()):
+        raise ValueError('The network to start from is another one: ' + '; not '.join(', '.join(f'{k} {v}' for k,v in a.items()) for a in about))
+    networks[1].load_state_dict(state, strict=False)
     return list(state)
 
-# %% ../nbs/experiments.ipynb #8abe27d5
+# %% ../nbs/experiments.ipynb #d838a5e6
+def _origin(dataset, start):
+    "What else a resumed run must share: the generated files, by their sizes, and the weights that it started from"
+    res,t = {},dataset.train
+    if 'generated_by' in t: res['generated'] = hashlib.sha256(json.dumps([os.path.getsize(p) for p in t.path[t.generated_by.fillna('')!='']]).encode()).hexdigest()[:10]
+    if start is not None:
+        h = hashlib.sha256()
+        for k,v in _handed(start).items(): h.update(f'{k} {tuple(v.shape)}'.encode() + v.detach().cpu().contiguous().numpy().tobytes())
+        res['start'] = h.hexdigest()[:10]
+    return res
+
 def run(
     r:Recipe, # What to train
     dataset, # `ReIDDataset`
@@ -120,14 +135,14 @@ def run(
     quiet:bool=False, # No progress bars and no table by epoch
     num_workers:int|None=None, # Processes that read images
     cbs=(), # More callbacks
-    start=None, # A trained learner to start from, see `hand_over`
+    start=None, # A trained learner or model to start from, see `hand_over`
 ): # The learner, and the figures of the run as a dict
     "Train a recipe and evaluate its last epoch; `ValueError` where it wants generated images or a pretraining and none is given"
     if (r.extra and 'generated_by' not in dataset.train) or (r.pretrain and start is None):
-        raise ValueError(f"The recipe wants generated images ({', '.join(o for o in (r.extra, r.pretrain) if o)}): run it with run_row(recipe, Sets(dataset, folder), seed)")
-    saving = [Checkpoint(checkpoint, plan=dict(recipe=r.hash, images=train_hash(dataset)))] if checkpoint else []
+        raise ValueError(f"The recipe wants generated images ({', '.join(o for o in (r.extra, r.pretrain) if o)}): run it with run_row(recipe, Sets(dataset, folder), seed), or `ccreid train` with --generated and --start")
+    saving = [Checkpoint(checkpoint, plan=dict(recipe=r.hash, images=train_hash(dataset), **_origin(dataset, start)))] if checkpoint else []
     learn = build(r, dataset, seed, device, precision, num_workers, [*cbs, *saving])
-    if start: hand_over(start, learn)
+    if start is not None: hand_over(start, learn)
     started = time.time()
     with (learn.no_bar() if quiet else nullcontext()), (learn.no_logging() if quiet else nullcontext()): learn.fit(r.epochs)
     trained = time.time()
@@ -219,7 +234,7 @@ class Results:
         found = [r for r in self.records if r['row']==row.name and ((r['recipe_hash'],r['world'])==now)==fresh]
         return sorted(found, key=lambda r: r['seed'])
 
-# %% ../nbs/experiments.ipynb #ca0bd809
+# %% ../nbs/experiments.ipynb #b0d7463d
 class Sets(dict):
     "The benchmark under the names '' and 'real', and with generated images by their name; made when first asked for"
     def __init__(self, dataset, root, name='mannequins'): # The benchmark, folder for generated images, how theirs begin
@@ -241,7 +256,9 @@ def run_row(
     same = [SameSteps(PKSampler(sets[''].train, r.identities, r.images).batches)] if r.extra or r.pretrain else []
     if r.pretrain:
         plain = replace(r, method=r.method.split('+')[0], extra='', pretrain='', pretrain_epochs=0, epochs=r.pretrain_epochs)
-        start,before = run(plain, sets[r.pretrain], seed, device, quiet=True, cbs=same)
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', '.*never become active') # by design: FIRe²'s second stage starts later than HSGL's checkpoint was taken
+            start,before = run(plain, sets[r.pretrain], seed, device, quiet=True, cbs=same)
         more = dict(pretraining_images_seen=before['images_seen'], pretraining_seconds=before['seconds'])
     record = run(r, sets[r.extra], seed, device, quiet=True, cbs=[*same, *looks], start=start)[1]
     return record | more | (dict(by_epoch=looks[0].curve) if looks else {})

@@ -1,5 +1,5 @@
 "What a user gets: the wheel, the Makefile, the pins; and that notebooks, modules, README and sidebar say the same"
-import ast, filecmp, importlib.util, json, os, re, shutil, subprocess, sys, time, tomllib, zipfile
+import ast, filecmp, json, os, re, shutil, subprocess, sys, time, tomllib, zipfile
 from pathlib import Path
 
 import pytest
@@ -143,18 +143,6 @@ def test_expected_failures_are_tried():
             bad += [f'{p.relative_to(ROOT)}: {ast.unparse(n)[:80]}' for n in ast.walk(tree) if isinstance(n, ast.Call)
                     and getattr(n.func, 'id', '')=='expect_fail' and id(n) not in entered]
     assert bad==[]
-
-
-@pytest.fixture(scope='module')
-def docs():
-    pytest.importorskip('smalldocs')
-    spec = importlib.util.spec_from_file_location('ccreid_tools_docs', ROOT/'tools'/'docs.py')
-    mod = importlib.util.module_from_spec(spec)
-    here = os.getcwd()
-    os.chdir(ROOT)
-    try: spec.loader.exec_module(mod)
-    finally: os.chdir(here)
-    return mod
 
 
 def test_every_page_is_in_the_sidebar_once(docs): assert docs.check_sidebar()==[]
