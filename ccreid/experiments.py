@@ -6,12 +6,12 @@ Docs: https://ccreid.github.io/ccreid/experiments.html.md"""
 
 # %% auto #0
 __all__ = ['environment', 'figures', 'test_table', 'test_features', 'multi_shot', 'train_hash', 'SameSteps', 'hand_over', 'run',
-           'read_features', 'query_values', 'difference', 'Results', 'Sets', 'run_row', 'reproduce', 'results_table',
-           'CHAINS', 'SEEDS', 'Row']
+           'read_features', 'query_values', 'difference', 'pack', 'unpack', 'Results', 'Sets', 'run_row', 'reproduce',
+           'results_table', 'CHAINS', 'SEEDS', 'Row']
 
-# %% ../nbs/experiments.ipynb #95e578b5
+# %% ../nbs/experiments.ipynb #2ac70188
 import ccreid.compat
-import hashlib, importlib.metadata, json, os, platform, time, warnings
+import base64, hashlib, importlib.metadata, json, os, platform, time, warnings, zlib
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -198,7 +198,23 @@ def difference(
     a, b = (np.stack([query_values(r, protocol, what) for r in rs]) for rs in (records, baseline))
     return tuple(100*v for v in paired_bootstrap(a, b, records[0]['protocols'][protocol]['identities']))
 
-# %% ../nbs/experiments.ipynb #f191e69c
+# %% ../nbs/experiments.ipynb #5c276ef2
+def pack(
+    values, # Hits as a text of 0 and 1, or numbers in [0,1]
+)->str: # Text from which `unpack` gives them again, fractions with four digits
+    "Many values in little text"
+    if isinstance(values, str): return f'x{int("1"+values, 2):x}'
+    return base64.b64encode(zlib.compress((10_000*np.asarray(values)).round().astype('<u2').tobytes(), 9)).decode()
+
+def unpack(
+    text, # Of `pack`; what is not packed is given back as it is
+): # Text of 0 and 1, or list of numbers in [0,1]
+    "The other way"
+    if isinstance(text, list) or not set(text)-set('01'): return text
+    if text[0]=='x': return f'{int(text[1:], 16):b}'[1:]
+    return (np.frombuffer(zlib.decompress(base64.b64decode(text)), '<u2')/10_000).tolist()
+
+# %% ../nbs/experiments.ipynb #33076bf5
 class Results:
     "A chain's figures in one JSON file, rewritten whole after each run"
     def __init__(self, path, chain:str, world:str): # File, name of the chain, hash of the world `mannequins`
@@ -207,7 +223,7 @@ class Results:
         if self.path.exists():
             saved = json.loads(self.path.read_text())
             self.identities = saved['identities']
-            self.records = [{**r, 'protocols': {k: dict(p, identities=self.identities[self._key(r, k)]) for k,p in r['protocols'].items()}} for r in saved['records']]
+            self.records = [{**r, 'protocols': {k: dict(p, identities=self.identities[self._key(r, k)], ap=unpack(p['ap']), hits=unpack(p['hits'])) for k,p in r['protocols'].items()}} for r in saved['records']]
 
     @staticmethod
     def _key(record, protocol): return protocol if record.get('data', 'mannequins')=='mannequins' else f"{record['data']} {protocol}"
@@ -221,7 +237,7 @@ class Results:
         "Keep a record; it replaces the one of the same row and seed"
         self.records = [r for r in self.records if (r['row'],r['seed'])!=(record['row'],record['seed'])] + [record]
         self.identities = self.identities | {self._key(record, k): p['identities'] for k,p in record['protocols'].items()}
-        def slim(r): return {**r, 'protocols': {k: {n: v for n,v in p.items() if n!='identities'} for k,p in r['protocols'].items()}}
+        def slim(r): return {**r, 'protocols': {k: {n: pack(v) if n in ('ap','hits') else v for n,v in p.items() if n!='identities'} for k,p in r['protocols'].items()}}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         tmp = self.path.with_name(f'.{self.path.name}.{os.getpid()}')
         tmp.write_text(f'{{"chain": {json.dumps(self.chain)}, "identities": {json.dumps(self.identities)}, "records": [\n' +

@@ -45,6 +45,19 @@ def own_settings(tmp_path_factory, monkeypatch):
     monkeypatch.setenv('CCREID_RUNS', str(home/'runs'))
 
 
+@pytest.fixture
+def ccreid(capsys, tmp_path, monkeypatch):
+    "The command line, called with words in a folder of its own: exit code, output, errors"
+    from ccreid import cli
+    monkeypatch.chdir(tmp_path)
+    def call(*words):
+        try: code = cli.main([str(w) for w in words])
+        except SystemExit as e: code = e.code
+        out, err = capsys.readouterr()
+        return code, out, err
+    return call
+
+
 @pytest.fixture(scope='session')
 def docs():
     "The script that makes the site"

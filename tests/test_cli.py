@@ -13,16 +13,6 @@ def root(tmp_path_factory):
     MannequinWorld(identities=(8,0,5), outfits=2, cameras=3, images=2, size=(64,32), seed=4).write(folder, layout='prcc')
     return folder
 
-@pytest.fixture
-def ccreid(capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    def call(*words):
-        try: code = cli.main([str(w) for w in words])
-        except SystemExit as e: code = e.code
-        out, err = capsys.readouterr()
-        return code, out, err
-    return call
-
 SMALL = ['--set','backbone=resnet_mini','--set','size=[64,32]','--set','pretrained=false','--set','identities=4','--set','images=2']
 
 def train(ccreid, root, *more): return ccreid('train','--data','prcc','--root',root,'--method','cal','--epochs','2','--device','cpu','--workers','0',*SMALL,*more)

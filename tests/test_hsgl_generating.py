@@ -36,16 +36,6 @@ def root(tmp_path_factory):
 @pytest.fixture(scope='module')
 def dataset(root): return load_dataset('prcc', root, verbose=False)
 
-@pytest.fixture
-def ccreid(capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    def call(*words):
-        try: code = cli.main([str(w) for w in words])
-        except SystemExit as e: code = e.code
-        out, err = capsys.readouterr()
-        return code, out, err
-    return call
-
 @pytest.fixture(scope='module')
 def whole(root, tmp_path_factory):
     "Each kind, made in one go"
