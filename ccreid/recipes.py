@@ -80,7 +80,7 @@ def miniature(
     if recipe.pretrain_epochs: scaled['pretrain_epochs'] = max(1, scaled['pretrain_epochs'])
     return replace(recipe, epochs=epochs, **scaled)
 
-# %% ../nbs/recipes.ipynb #39cf65ec
+# %% ../nbs/recipes.ipynb #d0bcdc7a
 METHODS = {
     'identity': lambda r: [],
     'triplet':  lambda r: [],
@@ -90,8 +90,7 @@ METHODS = {
     'cssc':     cssc.cssc,
 } # Callbacks by method
 def _hsal(r):
-    changed = {k: v for k,v,default in (('alpha', r.hsal_alpha, .05), ('weight', r.hsal_weight, .1)) if v!=default}
-    return HSAL(**changed)
+    return HSAL(**{k: v for k in ('alpha','weight') if (v := getattr(r, f'hsal_{k}'))!=_later[f'hsal_{k}']})
 
 METHODS |= {f'{name}+hsal': (lambda r, f=METHODS[name]: [*f(r), _hsal(r)]) for name in ('cal','aim','fire','cssc')}
 MODELS = {'fire': fire.model, 'cssc': cssc.model} # Networks other than a `ReIDModel` with the recipe's backbone
@@ -104,7 +103,7 @@ def loss_of(
     if r.triplet: loss.add('triplet', triplet_term(r.margin), r.triplet)
     return loss
 
-# %% ../nbs/recipes.ipynb #5f33b323
+# %% ../nbs/recipes.ipynb #c01e92c1
 def recipe(
     data:str, # Name of a data set or benchmark; one without settings of its own gets those for PRCC
     method:str='cal', # One of `METHODS`
@@ -123,7 +122,7 @@ def recipe(
     base = replace(_paper, data=data, method=method, triplet=float(method=='triplet'))
     base = replace(base, **published.get(data.removeprefix('mannequins-'), published.get('prcc', {})))
     if mini: base = replace(base, identities=_paper.identities, pad=round(base.pad*_mini['size'][0]/base.size[0]))
-    base = replace(base, **SETTINGS.get(data, {}), pretrain_epochs=PRETRAIN.get(baseline, 7)*bool(changes.get('pretrain')))
+    base = replace(base, **SETTINGS.get(data, {}), pretrain_epochs=PRETRAIN.get(baseline, PRETRAIN['fire'])*bool(changes.get('pretrain')))
     epochs = changes.pop('epochs', MINI_EPOCHS if mini else base.epochs)
     return replace(miniature(base, epochs), **changes)
 
