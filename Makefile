@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 LISTS := pyproject.toml setup.py constraints.txt
 PIP = $(BIN)/python -m pip install --disable-pip-version-check $(if $(wildcard $(VENV)/.installed-*),--quiet) -c constraints.txt
 .DEFAULT_GOAL := help
-.PHONY: help demo test notebooks pytest docs readme bench lab export clean
+.PHONY: help demo test notebooks pytest docs readme bench lab export newest oldest clean
 
 help:
 	@echo "make demo    draw a data set, train three networks, compare them: runs/demo/report.html"
@@ -17,6 +17,8 @@ help:
 	@echo "make bench   speed of the evaluation against the plain loop"
 	@echo "make lab     the notebooks in JupyterLab"
 	@echo "make export  notebooks -> ccreid/, after cleaning them"
+	@echo "make newest  the wheel with the versions that pip chooses today, in an environment of its own"
+	@echo "make oldest  the same with the lowest versions that pyproject.toml allows"
 	@echo "make clean   remove what was built (.venv and runs/ stay)"
 
 $(BIN)/python:
@@ -63,6 +65,9 @@ lab: $(VENV)/.installed-dev
 
 export: $(VENV)/.installed-dev
 	$(BIN)/nbdev-clean && $(BIN)/nbdev-export
+
+newest oldest: $(VENV)/.installed-dev
+	$(BIN)/python tools/fresh.py $@ $(ARGS)
 
 clean:
 	rm -rf _proc _docs build dist .pytest_cache .hypothesis .cache *.egg-info
