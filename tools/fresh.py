@@ -1,6 +1,6 @@
 """Try the wheel in an environment of its own: with what pip chooses today (newest), or with the lowest versions that pyproject.toml allows (oldest)
 
-It is installed with its optional parts, every module is imported, the quick demo runs, and the tests do, but for the long ones."""
+It is installed with its optional parts, every module is imported, the quick demo runs, and the tests do, but for those marked slow."""
 import argparse, re, subprocess, sys, tempfile, time, tomllib
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def main():
         run(py, '-c', VERSIONS, *known, cwd=tmp)
         run(py, '-c', IMPORT_ALL, cwd=tmp)
         run(py, '-c', 'import sys; from ccreid.cli import main; sys.exit(main())', 'demo', '--quick', cwd=tmp)
-        run(py.with_name('pytest'), '--fast', '-p', 'no:cacheprovider', *rest)
+        run(py.with_name('pytest'), '-p', 'no:cacheprovider', *rest)
     print(f'{args.which}: all is well ({time.time()-start:.0f} s)')
 
 
