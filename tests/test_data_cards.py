@@ -223,7 +223,7 @@ def test_package_data_comes_first(tmp_path, monkeypatch):
 
 def test_card_folders_are_package_then_repository():
     package,beside = card_folders()
-    assert package.parent.name == 'ccreid' and (package.parent/'data'/'cards.py').is_file() and beside == CARDS.resolve()
+    assert package.parent.name == 'ccreid' and (package.parent/'data'/'cards.py').is_file() and beside == package.parent.parent/'data_cards'
 
 def change(*path, to): # A change of a card's head
     def f(text):
