@@ -58,11 +58,11 @@ def _slim(r, identities):
     return plain({**r, 'protocols': res})
 
 def _full(r, identities):
-    "The other way; `Unfit` where that cannot be"
-    about = f"its record of row {r.get('row')!r}, seed {r.get('seed')!r}" if isinstance(r, dict) else f'a record that is {type(r).__name__}'
+    "The other way; `ValueError` where that cannot be"
+    about = f"the record of row {r.get('row')!r}, seed {r.get('seed')!r}"[:200] if isinstance(r, dict) else f'a record that is {type(r).__name__}'
     kinds,res = dict(row=str, seed=int, recipe_hash=str, world=str, protocols=dict),{}
     lacking = [k for k,t in kinds.items() if not isinstance(r, dict) or not isinstance(r.get(k), t)]
-    if lacking: raise Unfit(shown(f"is damaged, or of another version: {about[:200]} has no {', '.join(lacking)}"))
+    if lacking: raise ValueError(shown(f"{about} has no {', '.join(lacking)}"))
     for k,p in r['protocols'].items():
         try:
             ids = p.get('identities', _key(r, k))
@@ -71,7 +71,7 @@ def _full(r, identities):
             if not isinstance(ids, list) or not len(hits)==len(ap)==len(ids): raise ValueError
             res[k] = dict(p, identities=ids, ap=ap, hits=hits)
         except (AttributeError, KeyError, TypeError, ValueError):
-            raise Unfit(shown(f'is damaged, or of another version: {about[:200]}, {k[:80]}: identities, hits and precisions do not fit')) from None
+            raise ValueError(shown(f'{about}, {k[:80]}: identities, hits and precisions do not fit')) from None
     return {**r, 'protocols': res}
 
 # %% ../nbs/results.ipynb #1c070649
@@ -96,7 +96,8 @@ class Results:
             if not (isinstance(chain, str) and isinstance(identities, dict) and isinstance(stored, list)):
                 raise Unfit('is no results file: it has no `chain`, `identities` and `records`')
             if chain!=self.chain: raise Unfit(f'holds the results of the chain {shown(chain)[:80]}, not of {self.chain}: choose another file')
-            records = [_full(r, identities) for r in stored]
+            try: records = [_full(r, identities) for r in stored]
+            except ValueError as e: raise Unfit(f'is damaged, or of another version: {e}') from None
         self.identities, self.records, self._stored, self._more = identities, records, stored, saved
 
     def world_of(self, data:str)->str: # Name of a benchmark
@@ -112,7 +113,7 @@ class Results:
     def of(self, row:Row, fresh:bool=True)->list: # Records of a row by seed; only those of today's recipe and world if `fresh`, else the others
         "Records of a row"
         found = [r for r in self.records if r['row']==row.name and ((r['recipe_hash'],r['world'])==self.now(row))==fresh]
-        return sorted(found, key=lambda r: r['seed'])
+        return sorted({_which(r): r for r in found[::-1]}.values(), key=lambda r: r['seed']) # of two of one run the first
 
     def missing(self, runs)->list: # Of pairs of `Row` and seed
         "Runs that have no fresh record"
@@ -142,12 +143,13 @@ def _write(self:Results, stored, identities):
 def add(self:Results,
     record:dict, # Of `run`, with `row` and `world`
 )->bool: # Whether it was kept: False if this run was there already
-    "Keep a record beside those that are there; `OSError`, and the file as it was, if that fails"
+    "Keep a record beside those that are there; `ValueError` if it is none, `OSError`, and the file as it was, if it cannot be written"
     with self._hold():
         self.read()
         identities = dict(self.identities)
         try: new = _full(slim := _slim(record, identities), identities)
-        except Unfit as e: raise ValueError(f'This record {e}') from None
+        except (AttributeError,KeyError,TypeError,ValueError) as e:
+            raise ValueError(shown(f"Row {record.get('row')!r}, seed {record.get('seed')!r} is not kept: {e}")) from None
         there = [r for r in self.records if _which(r)==_which(new)]
         if any(r['protocols']!=new['protocols'] for r in there):
             warnings.warn(f"{shown(self.path)} has other figures of {new['row']}, seed {new['seed']}: these stay. To do the run anew, `remove` them first")

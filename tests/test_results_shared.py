@@ -178,6 +178,27 @@ def test_records_are_merged_and_stale_ones_stay(chain, tmp_path):
     c.remove(c.of(ROWS[0], fresh=False))
     assert len(a.records)==3 and a.add(record(ROWS[2], 0)) and len(a.records)==4 # what was taken out does not come back
 
+def test_a_file_that_was_joined_by_hand(chain, tmp_path):
+    "Of two records of one run the first counts; what else stands in the file stays"
+    results = Results(tmp_path/'r.json', 'shared', 'w')
+    for s in (1,0): results.add(record(ROWS[0], s)); results.add(record(ROWS[1], s, hits='11'))
+    saved = strict(results.path)
+    saved['records'] += [r | dict(device='another') for r in saved['records'][:2]]
+    results.path.write_text(json.dumps(saved | dict(note='joined')))
+    results.read()
+    assert [(r['seed'], 'device' in r) for r in results.of(ROWS[0])]==[(0,False),(1,False)]
+    assert results_table(results, ['row 0','row 1']).loc['row 1','clothes-changing R1 difference'].startswith('+50.0')
+    results.add(record(ROWS[2], 0))
+    saved = strict(results.path)
+    assert len(saved['records'])==7 and saved['note']=='joined'
+
+@pytest.mark.parametrize('change,words', [(dict(recipe_hash=None), 'has no recipe_hash'), (dict(protocols={'p': figures(ap=[.5, float('nan')])}), 'none missing'), (dict(protocols=None), 'row 3'),
+    (dict(protocols={'p': figures(hits='101')}), 'do not fit'), (dict(protocols={'p': {}}), 'row 3')])
+def test_what_is_no_record_is_not_kept(chain, tmp_path, change, words):
+    results = Results(tmp_path/'r.json', 'shared', 'w')
+    with pytest.raises(ValueError, match=words) as e: results.add(record(ROWS[3], 2) | change)
+    assert "Row 'row 3', seed 2 is not kept: " in str(e.value) and not results.path.exists()
+
 def test_a_file_that_goes_is_written_again(chain, tmp_path):
     results = Results(tmp_path/'r.json', 'shared', 'w')
     results.add(record(ROWS[0], 0)); results.path.unlink(); results.add(record(ROWS[1], 0))
