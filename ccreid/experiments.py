@@ -218,7 +218,7 @@ def reproduce(
     rows='core', # `core`, `extended`, `all`, the name of a part, or names of rows
     log=print, # Where lines go
 )->Results: # What is known at the end
-    "Run the rows of a chain that are missing and that nobody is running, and keep each as it is done; `ValueError` for an unknown chain, part or row, for other minutes and for a file that is not this chain's, `OSError` if it cannot be written"
+    "Run what is missing of a chain and nobody is running; `ValueError` for wrong arguments or a file of something else, `OSError` if it cannot be written"
     chosen, started, sets = rows_of(chain, rows), time.time(), {}
     if not minutes>=0: raise ValueError(f'minutes={minutes}: a number from 0 on is needed')
     results = Results(path, chain, world_hash('mannequins'))
@@ -231,9 +231,11 @@ def reproduce(
             if row.data not in sets: sets[row.data] = Sets(benchmark(row.data, root), root, row.data)
             record = run_row(row.recipe, sets[row.data], seed, device, row.by_epoch)
             results.add(dict(row=row.name, world=results.world_of(row.data), **record))
-        log(f"{n-len(results.missing(runs))}/{n} {row.name}, seed {seed}: " + ', '.join(f"{k} R1 {per_cent(p['R1'])}" for k,p in record['protocols'].items()) +
-            f" ({record['seconds']:.0f} s)")
+        said = ', '.join(f"{k} R1 {per_cent(p['R1'])}" for k,p in record['protocols'].items())
+        log(f"{n-len(results.missing(runs))}/{n} {row.name}, seed {seed}: {said} ({record['seconds']:.0f} s)")
     elsewhere = results.claimed(runs) if n else []
-    if over and (left := len(results.missing(runs))-len(elsewhere)): log(f'{left} runs not started: {minutes:g} minutes are over')
-    if elsewhere: log(f"{len(elsewhere)} run{'s are' if len(elsewhere)>1 else ' is'} being done by another process: " + '; '.join(f'{row.name}, seed {seed}' for row,seed in elsewhere))
+    left = len(results.missing(runs))-len(elsewhere)
+    if over and left: log(f'{left} runs not started: {minutes:g} minutes are over')
+    if elsewhere: log(f"{len(elsewhere)} run{'s are' if len(elsewhere)>1 else ' is'} being done by another process: " +
+                      '; '.join(f'{row.name}, seed {seed}' for row,seed in elsewhere))
     return results

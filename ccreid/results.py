@@ -43,6 +43,8 @@ def unpack(
     return (np.frombuffer(data, '<u2')/10_000).tolist()
 
 # %% ../nbs/results.ipynb #bb04af47
+def _hash(value): return hashlib.sha256(to_json(value).encode()).hexdigest()
+
 def _which(r): return r['row'],r['seed'],r['recipe_hash'],r['world']
 
 def _key(r, protocol): return protocol if r.get('data', 'mannequins')=='mannequins' else f"{r['data']} {protocol}"
@@ -52,16 +54,18 @@ def _slim(r, identities):
     res = {}
     for k,p in r['protocols'].items():
         key,ids = _key(r, k),plain(p['identities'])
-        other = {} if identities.setdefault(key, ids)==ids else {'identities': f'{key} {hashlib.sha256(to_json(ids).encode()).hexdigest()[:8]}'}
-        if other: identities[other['identities']] = ids
-        res[k] = {n: pack(v) if n in ('ap','hits') else v for n,v in p.items() if n!='identities'} | other
+        res[k] = {n: pack(v) if n in ('ap','hits') else v for n,v in p.items() if n!='identities'}
+        if identities.setdefault(key, ids)!=ids:       # those of other queries have a name of their own
+            res[k]['identities'] = f'{key} {_hash(ids)[:8]}'
+            identities[res[k]['identities']] = ids
     return plain({**r, 'protocols': res})
 
 def _full(r, identities):
     "The other way; `ValueError` where that cannot be"
-    about = f"the record of row {r.get('row')!r}, seed {r.get('seed')!r}"[:200] if isinstance(r, dict) else f'a record that is {type(r).__name__}'
+    if not isinstance(r, dict): raise ValueError(f'a record is {type(r).__name__}, not dict')
+    about = f"the record of row {r.get('row')!r}, seed {r.get('seed')!r}"[:200]
     kinds,res = dict(row=str, seed=int, recipe_hash=str, world=str, protocols=dict),{}
-    lacking = [k for k,t in kinds.items() if not isinstance(r, dict) or not isinstance(r.get(k), t)]
+    lacking = [k for k,t in kinds.items() if not isinstance(r.get(k), t)]
     if lacking: raise ValueError(shown(f"{about} has no {', '.join(lacking)}"))
     for k,p in r['protocols'].items():
         try:
@@ -95,30 +99,39 @@ class Results:
             chain,identities,stored = (saved.pop(k, None) for k in ('chain','identities','records'))
             if not (isinstance(chain, str) and isinstance(identities, dict) and isinstance(stored, list)):
                 raise Unfit('is no results file: it has no `chain`, `identities` and `records`')
-            if chain!=self.chain: raise Unfit(f'holds the results of the chain {shown(chain)[:80]}, not of {self.chain}: choose another file')
+            if chain!=self.chain:
+                raise Unfit(f'holds the results of the chain {shown(chain)[:80]}, not of {self.chain}: choose another file')
             try: records = [_full(r, identities) for r in stored]
             except ValueError as e: raise Unfit(f'is damaged, or of another version: {e}') from None
         self.identities, self.records, self._stored, self._more = identities, records, stored, saved
 
-    def world_of(self, data:str)->str: # Name of a benchmark
-        "The hash of its world"
-        if data not in self.worlds: self.worlds[data] = world_hash(data)
-        return self.worlds[data]
+# %% ../nbs/results.ipynb #72190187
+@patch
+def world_of(self:Results, data:str)->str: # Name of a benchmark
+    "The hash of its world"
+    if data not in self.worlds: self.worlds[data] = world_hash(data)
+    return self.worlds[data]
 
-    def now(self, row:Row)->tuple: # One of the chain's
-        "Hashes of a row's recipe and of its world, as they are today"
-        if (k := repr(row)) not in self._hashes: self._hashes[k] = row.recipe.hash
-        return self._hashes[k],self.world_of(row.data)
+@patch
+def now(self:Results, row:Row)->tuple: # One of the chain's
+    "Hashes of a row's recipe and of its world, as they are today"
+    if (k := repr(row)) not in self._hashes: self._hashes[k] = row.recipe.hash
+    return self._hashes[k],self.world_of(row.data)
 
-    def of(self, row:Row, fresh:bool=True)->list: # Records of a row by seed; only those of today's recipe and world if `fresh`, else the others
-        "Records of a row"
-        found = [r for r in self.records if r['row']==row.name and ((r['recipe_hash'],r['world'])==self.now(row))==fresh]
-        return sorted({_which(r): r for r in found[::-1]}.values(), key=lambda r: r['seed']) # of two of one run the first
+@patch
+def of(self:Results,
+    row:Row, # One of the chain's
+    fresh:bool=True, # The fresh records, or the stale ones?
+)->list: # Sorted by seed; of two of one run only the first
+    "Records of a row"
+    found = [r for r in self.records if r['row']==row.name and ((r['recipe_hash'],r['world'])==self.now(row))==fresh]
+    return sorted({_which(r): r for r in found[::-1]}.values(), key=lambda r: r['seed'])
 
-    def missing(self, runs)->list: # Of pairs of `Row` and seed
-        "Runs that have no fresh record"
-        done = {_which(r) for r in self.records}
-        return [(row,seed) for row,seed in runs if (row.name,seed,*self.now(row)) not in done]
+@patch
+def missing(self:Results, runs)->list: # Of pairs of `Row` and seed
+    "Runs that have no fresh record"
+    done = {_which(r) for r in self.records}
+    return [(row,seed) for row,seed in runs if (row.name,seed,*self.now(row)) not in done]
 
 # %% ../nbs/results.ipynb #6a12ff67
 @patch
@@ -143,7 +156,7 @@ def _write(self:Results, stored, identities):
 def add(self:Results,
     record:dict, # Of `run`, with `row` and `world`
 )->bool: # Whether it was kept: False if this run was there already
-    "Keep a record beside those that are there; `ValueError` if it is none, `OSError`, and the file as it was, if it cannot be written"
+    "Keep a record beside those that are there; `ValueError` if it is none, `OSError` if it cannot be written"
     with self._hold():
         self.read()
         identities = dict(self.identities)
@@ -152,7 +165,8 @@ def add(self:Results,
             raise ValueError(shown(f"Row {record.get('row')!r}, seed {record.get('seed')!r} is not kept: {e}")) from None
         there = [r for r in self.records if _which(r)==_which(new)]
         if any(r['protocols']!=new['protocols'] for r in there):
-            warnings.warn(f"{shown(self.path)} has other figures of {new['row']}, seed {new['seed']}: these stay. To do the run anew, `remove` them first")
+            warnings.warn(f"{shown(self.path)} has other figures of {new['row']}, seed {new['seed']}: these stay. "
+                "To do the run anew, `remove` them first")
         if not there: self._write(self._stored+[slim], identities)
     return not there
 
@@ -169,8 +183,7 @@ def remove(self:Results,
 # %% ../nbs/results.ipynb #5d2aec4d
 @patch
 def _claim_file(self:Results, row, seed):
-    name = to_json([row.name, seed, *self.now(row)])
-    return self._beside('claims')/f'{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock'
+    return self._beside('claims')/f'{_hash([row.name, seed, *self.now(row)])[:16]}.lock'
 
 @patch
 def _free(self:Results, path, lock):

@@ -54,14 +54,15 @@ def _mean(values):
 def results_table(
     results:Results, # Of `reproduce`
     rows='core', # As of `reproduce`; rows of one table share a benchmark
-)->pd.DataFrame: # Mean and spread over the seeds in per cent, and the paired difference to the row it is compared with, with its interval
+)->pd.DataFrame: # Mean and spread over the seeds in per cent, and the paired difference to `Row.base`, with its interval
     "A table of a chain: `not run` and `stale` rows are shown as such"
     chosen = rows_of(results.chain, rows)
     lines, known = [], {row.name: row for row in CHAINS[results.chain]}
     for row in chosen:
         rs = results.of(row)
         if not rs:
-            lines.append(dict(row=row.name, seeds='stale' if results.of(row, fresh=False) else 'not run')); continue
+            lines.append(dict(row=row.name, seeds='stale' if results.of(row, fresh=False) else 'not run'))
+            continue
         line, compared = dict(row=row.name, seeds=len(rs)), known[row.base or chosen[0].name]
         base = results.of(compared)
         seeds = {r['seed'] for r in rs} & {r['seed'] for r in base}
@@ -69,7 +70,7 @@ def results_table(
             for what in ('R1','mAP'): line[f'{p} {what}'] = _mean([r['protocols'].get(p, {}).get(what) for r in rs])
             if row!=compared and seeds:
                 pair = [[r for r in some if r['seed'] in seeds] for some in (rs, base)]
-                some = all(p in r['protocols'] and len(r['protocols'][p]['identities']) for r in pair[0]+pair[1])
-                line[f'{p} R1 difference'] = '{:+.1f} [{:+.1f}, {:+.1f}]'.format(*difference(*pair, p)) if some else 'n/a'
+                counted = all(p in r['protocols'] and r['protocols'][p]['identities'] for r in pair[0]+pair[1])
+                line[f'{p} R1 difference'] = '{:+.1f} [{:+.1f}, {:+.1f}]'.format(*difference(*pair, p)) if counted else 'n/a'
         lines.append(line)
     return pd.DataFrame(lines).fillna('').set_index('row')

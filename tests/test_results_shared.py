@@ -233,7 +233,7 @@ def spoil(**change): return lambda r: r | change
 def spoil_figures(**change): return lambda r: r | dict(protocols={'clothes-changing': {**r['protocols']['clothes-changing'], **change}})
 
 @pytest.mark.parametrize('change,words', [(spoil(row=3), 'has no row'), (spoil(seed='0'), 'has no seed'), (spoil(recipe_hash=None), 'has no recipe_hash'), (spoil(protocols=[]), 'has no protocols'),
-    (lambda r: {k: v for k,v in r.items() if k not in ('row','world')}, 'has no row, world'), (lambda r: 'text', 'a record that is str'), (spoil(protocols={'clothes-changing': 5}), 'do not fit'),
+    (lambda r: {k: v for k,v in r.items() if k not in ('row','world')}, 'has no row, world'), (lambda r: 'text', 'a record is str, not dict'), (spoil(protocols={'clothes-changing': 5}), 'do not fit'),
     (spoil(protocols={'new': dict(hits='x1', ap=[])}), 'do not fit'), *[(spoil_figures(**c), 'do not fit') for c in (dict(hits='x17'), dict(hits='0'), dict(hits=3), dict(ap='AAAA'), dict(ap='é'), dict(ap=None),
     dict(ap=pack([.5]*100_000)), dict(identities=[1]), dict(identities='none'), dict(identities=7))]])
 def test_a_record_of_the_wrong_shape_is_named(chain, tmp_path, change, words):
