@@ -3,13 +3,14 @@
 python benchmarks/expansion.py [--images 20000] [--size 128x64] [--out FILE.json]
 python benchmarks/expansion.py --images 200000      (needs 3 GB of disk and some minutes)
 """
-import argparse,json,os,platform,resource,tempfile,time
+import argparse,os,platform,resource,tempfile,time
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 import numpy as np
 
 from ccreid.data.mannequins import MannequinWorld
 from ccreid.data.samples import make_table
+from ccreid.files import to_json, write_whole
 from ccreid.generation.expansion import expand
 
 
@@ -61,7 +62,7 @@ def main():
           f" {r['cpu_ms_an_image']:.2f} of processor time (first tenth {r['ms_first_tenth']:.2f}, last tenth {r['ms_last_tenth']:.2f})")
     print(f"call again: {r['resume_s']:.1f} s, with full check {r['full_check_s']:.1f} s; {r['extra_MiB']:.0f} MiB more memory; manifest {r['manifest_MiB']:.0f} MiB")
     if args.out:
-        with open(args.out, 'w') as f: json.dump(dict(**r, machine=platform.processor() or platform.machine()), f, indent=1)
+        write_whole(args.out, to_json(dict(**r, machine=platform.processor() or platform.machine()), indent=1))
 
 
 if __name__ == '__main__': main()

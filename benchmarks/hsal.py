@@ -8,11 +8,12 @@ Loss: `distances` is the Euclidean matrix, forward and backward; `hatrip` is mas
 HSAL adds is their difference. Contenders alternate, round by round; medians; on a busy machine processor seconds (`cpu_`) say
 more than the wall's. Labels are P x K batches of K = 8 in three outfits; a fifth of the images wears one of five garments that everybody has.
 Step: model, label-smoothed identity loss and, every other time, 0.1 times HSAL; backward, Adam. Writes benchmarks/results/hsal.json."""
-import argparse, json, os, platform, statistics, time
+import argparse, os, platform, statistics, time
 from contextlib import nullcontext
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 import ccreid.compat
+from ccreid.files import to_json, write_whole
 from ccreid.hsgl.definitions import hard_negatives, hard_positives
 from ccreid.hsgl.hatrip import hatrip_loss
 from ccreid.hsgl.hsal import hatrip_term
@@ -108,8 +109,7 @@ def main():
     result = dict(benchmark='hsal', quick=args.quick, device=torch.cuda.get_device_name() if args.device=='cuda' else 'cpu', rounds=rounds, loss=loss, steps=steps,
                   threads=torch.get_num_threads(), cores=os.cpu_count(), load=round(os.getloadavg()[0], 1), machine=platform.machine(), python=platform.python_version(),
                   torch=torch.__version__, when=time.strftime('%Y-%m-%d'))
-    out = Path(args.out); out.parent.mkdir(parents=True, exist_ok=True)
-    tmp = out.with_suffix('.tmp'); tmp.write_text(json.dumps(result, indent=1) + '\n'); os.replace(tmp, out)
-    print('wrote', out)
+    write_whole(args.out, to_json(result, indent=1) + '\n')
+    print('wrote', args.out)
 
 if __name__ == '__main__': main()

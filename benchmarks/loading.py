@@ -7,7 +7,7 @@ The names are empty files; the pictures are 64 different ones of 256x128 pixels 
 behind the last byte so that no two files are equal. The plain loops are our own writing of what the field's loaders do (`glob`, a regular expression, a second pass
 for the labels; no check of anything), and of the usual way to look for broken files (Pillow, one after the other). Files were just written, so the disk plays
 no part. Contenders take turns; medians. Writes benchmarks/results/loading.json."""
-import argparse, glob, json, os, platform, re, statistics, tempfile, time
+import argparse, glob, os, platform, re, statistics, tempfile, time
 from pathlib import Path
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
@@ -17,6 +17,7 @@ import numpy as np, pandas as pd, PIL
 from PIL import Image
 from ccreid.data.checks import check
 from ccreid.data.layouts import load_dataset
+from ccreid.files import to_json, write_whole
 
 LARGE = 180_000
 
@@ -167,8 +168,7 @@ def main():
     result = dict(benchmark='loading', quick=args.quick, rounds=rounds, loads=loads, checks=checks, bytes_per_picture=round(statistics.mean(map(len, contents))),
                   workers=args.workers or os.cpu_count(), cores=os.cpu_count(), load=os.getloadavg()[0], machine=platform.machine(), python=platform.python_version(),
                   numpy=np.__version__, pandas=pd.__version__, pillow=PIL.__version__, when=time.strftime('%Y-%m-%d'))
-    out = Path(args.out); out.parent.mkdir(parents=True, exist_ok=True)
-    tmp = out.with_suffix('.tmp'); tmp.write_text(json.dumps(result, indent=1) + '\n'); os.replace(tmp, out)
-    print('wrote', out)
+    write_whole(args.out, to_json(result, indent=1) + '\n')
+    print('wrote', args.out)
 
 if __name__ == '__main__': main()

@@ -1,6 +1,5 @@
 "Mannequin pictures per second on one core: image, parsing map, key points and caption. Prints a table, writes a JSON"
 import argparse
-import json
 import os
 import platform
 import time
@@ -12,6 +11,7 @@ import numpy as np
 import PIL
 
 from ccreid.data.mannequins import MannequinWorld, world_hash
+from ccreid.files import to_json, write_whole
 
 def rate(size, n, clock=time.perf_counter, repeats=5, **kw):
     "Pictures per second, the median of `repeats` runs after the backgrounds are there"
@@ -37,10 +37,7 @@ def main():
         rows[name] = dict(per_second=round(median,1), lowest=round(low,1), highest=round(high,1), per_cpu_second=round(core,1))
         print(f'{name:18} {median:7.0f} pictures/s (runs {low:.0f} to {high:.0f}), {core:.0f} per second of processor time')
     res = dict(rows=rows, load=os.getloadavg()[0], machine=platform.machine(), python=platform.python_version(), numpy=np.__version__, pillow=PIL.__version__, world=world_hash('mannequins'))
-    a.out.parent.mkdir(parents=True, exist_ok=True)
-    tmp = a.out.with_suffix('.tmp')
-    tmp.write_text(json.dumps(res, indent=1)+'\n')
-    os.replace(tmp, a.out)
+    write_whole(a.out, to_json(res, indent=1)+'\n')
     print(f"written to {a.out}; load of the machine {res['load']:.1f}")
 
 if __name__=='__main__': main()

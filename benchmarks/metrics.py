@@ -7,11 +7,12 @@ Features are random people (a centre each, plus noise), labels have the sizes an
 same input in the same run, one after the other, round by round; ratios are of medians. Processor seconds stand beside wall seconds: on a busy machine
 they say more. Peers join the table where they are installed.
 Writes benchmarks/results/metrics.json."""
-import argparse, json, os, platform, resource, statistics, sys, time
+import argparse, os, platform, resource, statistics, sys, time
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from ccreid.evaluation.metrics import retrieval_metrics, metrics_from_distances
 from ccreid.evaluation.protocols import STANDARD, CLOTHES_CHANGING
+from ccreid.files import to_json, write_whole
 
 SIZES = {
     'market': dict(queries=3368, gallery=15913, dim=2048, people=750, distractors=2793, cameras=6, protocol=STANDARD),
@@ -111,8 +112,7 @@ def main():
     result = dict(benchmark='metrics', quick=args.quick, rows=rows, sizes=shapes, threads=torch.get_num_threads(), cores=os.cpu_count(),
                   load=os.getloadavg()[0], machine=platform.machine(), python=platform.python_version(), torch=torch.__version__, numpy=np.__version__,
                   peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss//1024, when=time.strftime('%Y-%m-%d'))
-    out = Path(args.out); out.parent.mkdir(parents=True, exist_ok=True)
-    tmp = out.with_suffix('.tmp'); tmp.write_text(json.dumps(result, indent=1) + '\n'); os.replace(tmp, out)
-    print('wrote', out)
+    write_whole(args.out, to_json(result, indent=1) + '\n')
+    print('wrote', args.out)
 
 if __name__ == '__main__': main()

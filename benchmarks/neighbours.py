@@ -9,6 +9,7 @@ its peak memory is its own), alternating with the other; labels must agree. Writ
 import argparse, json, os, platform, resource, statistics, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pandas as pd, torch
+from ccreid.files import to_json, write_whole
 
 def make(n, dim, seed=0):
     "People of 40 images in several outfits: clusters of uneven density, and hubs"
@@ -97,8 +98,7 @@ def main():
         print(pd.DataFrame(rows[-1:]).T.to_string(header=False), end='\n\n')
     result = dict(benchmark='neighbours', quick=args.quick, rounds=args.rounds, rows=rows, threads=torch.get_num_threads(), cores=os.cpu_count(), load=os.getloadavg()[0],
                   machine=platform.machine(), python=platform.python_version(), torch=torch.__version__, numpy=np.__version__, when=time.strftime('%Y-%m-%d'))
-    out = Path(args.out); out.parent.mkdir(parents=True, exist_ok=True)
-    tmp = out.with_suffix('.tmp'); tmp.write_text(json.dumps(result, indent=1) + '\n'); os.replace(tmp, out)
-    print('wrote', out)
+    write_whole(args.out, to_json(result, indent=1) + '\n')
+    print('wrote', args.out)
 
 if __name__ == '__main__': main()

@@ -212,7 +212,7 @@ def _parser(words=()): # Words of the command line: the options of layouts are o
     c.add_argument('chain', help='name of the chain: foundations or hsgl')
     c.add_argument('--rows', default='core', help='core, extended (all the others), all, or the name of a part (core)')
     c.add_argument('--root', help="folder for the benchmark's images; the setting `data` if not given")
-    c.add_argument('--out', help='JSON file of the results (runs/CHAIN.json)')
+    c.add_argument('--out', help='JSON file of the results, which several processes may fill together (runs/CHAIN.json)')
     c.add_argument('--minutes', type=float, default=float('inf'), help='start no run after this time'); common(c, data=False)
 
     c = command('check', _check, 'compare a data set on disk with its card', 'ccreid check prcc ~/data/prcc\n  ccreid check ltcc ~/data/LTCC_ReID --no-decode --json'

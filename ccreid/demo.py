@@ -9,18 +9,20 @@ __all__ = ['METHODS', 'quick_world', 'figures_table', 'difference_line', 'genera
 
 # %% ../nbs/demo.ipynb #ba18afbd
 import ccreid.compat
-import json, os, time
+import io, time
 from pathlib import Path
 import pandas as pd
 from .data.mannequins import MannequinWorld, benchmark, world_hash
 from .data.samplers import PKSampler
 from .evaluation.pictures import plot_cmc, plot_training
 from .evaluation.ranked_lists import choose_queries, ranked_list
-from .experiments import SameSteps, Sets, difference, run, test_features
+from .experiments import SameSteps, Sets, run, test_features
+from .files import to_json, write_whole
 from .hsgl.miniature import DRESSED, GARMENTS
 from .hsgl.try_on import show_hard_samples
 from .recipes import recipe
 from .reports import Report
+from .tables import difference, per_cent
 from .training.export import export_reid
 
 # %% ../nbs/demo.ipynb #b420d30d
@@ -34,7 +36,7 @@ def figures_table(
     records:dict, # Record of `run` by method
 )->pd.DataFrame: # One row a method and setting; per cent, seconds of training
     "The table of the demo"
-    return pd.DataFrame([dict(method=name, setting=protocol, **{k: f'{100*p[k]:.1f}' for k in ('R1','R5','mAP','mINP')}, seconds=f"{r['seconds']:.0f}")
+    return pd.DataFrame([dict(method=name, setting=protocol, **{k: per_cent(p[k]) for k in ('R1','R5','mAP','mINP')}, seconds=f"{r['seconds']:.0f}")
         for name,r in records.items() for protocol,p in r['protocols'].items()]).rename(columns={'R1':'rank-1','R5':'rank-5'})
 
 # %% ../nbs/demo.ipynb #6b9d88b2
@@ -44,10 +46,11 @@ def difference_line(
 )->str: # One sentence
     "Each row's paired difference to the row before it, with its interval, whatever its sign"
     rows, words = list(records.items()), []
+    people = len(set(rows[0][1]['protocols'][protocol]['identities']))
+    if not people: return f'{protocol.capitalize()} rank-1: n/a, no query counts.'
     for (base,b),(name,r) in zip(rows, rows[1:]):
         d,lo,hi = difference([r], [b], protocol)
         words.append(f'{name} minus {base} {d:+.1f} points, 95 % interval [{lo:+.1f}, {hi:+.1f}]')
-    people = len(set(rows[0][1]['protocols'][protocol]['identities']))
     return f"{protocol.capitalize()} rank-1: {'; '.join(words)} (same queries, one seed; {people} identities resampled)."
 
 def generated_images(
@@ -90,7 +93,9 @@ def write_report(
         report.section(f'Ranked lists: {name}', 'The query, then the first ten gallery images: green right, red wrong, grey junk.')
         report.note(choice.why + '.')
         fig = ranked_list(features[query.index], features[gallery.index], query, gallery, protocol, choice)
-        if name==list(learners)[-1]: fig.savefig(out/'ranked_list.png', dpi=110, bbox_inches='tight', facecolor='white')
+        if name==list(learners)[-1]:
+            fig.savefig(buffer := io.BytesIO(), format='png', dpi=110, bbox_inches='tight', facecolor='white')
+            write_whole(out/'ranked_list.png', buffer.getvalue())
         report.figure(fig, f'Query and first ten gallery images, {name}, clothes-changing')
     return report.write(out/'report.html')
 
@@ -127,7 +132,6 @@ def demo(
             f"Last epoch, seed {seed}, cosine distance, mirrored views added. SHSG images take the place of real ones, same number of steps.")
     write_report(out, sets, learners, records, line, what)
     summary = dict(what=what, difference=line, seconds=round(time.time()-started, 1), methods=records)
-    tmp = out/f'.metrics.json.{os.getpid()}'
-    tmp.write_text(json.dumps(summary, indent=1)); os.replace(tmp, out/'metrics.json')
+    write_whole(out/'metrics.json', to_json(summary, indent=1))
     log('\n'+table.to_string(index=False)+f'\n\n{line}\n{what}\n\nReport: {out/"report.html"} ({summary["seconds"]:.0f} s in all)')
     return summary

@@ -6,12 +6,12 @@ Docs: https://ccreid.github.io/ccreid/experiments.html.md"""
 
 # %% auto #0
 __all__ = ['environment', 'figures', 'test_table', 'test_features', 'multi_shot', 'train_hash', 'SameSteps', 'hand_over', 'run',
-           'read_features', 'query_values', 'difference', 'pack', 'unpack', 'Results', 'Sets', 'run_row', 'reproduce',
-           'results_table', 'CHAINS', 'SEEDS', 'Row']
+           'read_features', 'Sets', 'run_row', 'reproduce', 'CHAINS', 'SEEDS', 'Row', 'Results', 'difference', 'pack',
+           'query_values', 'results_table', 'unpack']
 
 # %% ../nbs/experiments.ipynb #2ac70188
 import ccreid.compat
-import base64, hashlib, importlib.metadata, json, os, platform, time, warnings, zlib
+import hashlib, importlib.metadata, json, os, platform, time, warnings
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,15 +23,16 @@ from .data.mannequins import benchmark, world_hash
 from .data.samplers import PKSampler
 from .evaluation.conventions import main_protocols, splits_of
 from .evaluation.metrics import evaluate
-from .evaluation.statistics import paired_bootstrap
 from .hsgl.miniature import GENERATED
 from .recipes import Recipe, build
+from .results import Results, pack, unpack
+from .tables import difference, per_cent, query_values, results_table
 from .training.checkpoints import Checkpoint
 from .training.embedding import embed
 from .training.learner import Method
 from .training.retrieval import RetrievalEval
 
-_all_ = ['CHAINS','SEEDS','Row'] # offered here too
+_all_ = ['CHAINS','SEEDS','Row','Results','difference','pack','query_values','results_table','unpack'] # offered here too
 
 # %% ../nbs/experiments.ipynb #79719d53
 def environment(
@@ -177,79 +178,6 @@ def read_features(
         f"{path} has no feature for {len(missing)} of {len(table)} query and gallery images, such as {missing[0]}; `paths` are relative to {dataset.root}")
     return table, features[[place[p] for p in table.path]]
 
-# %% ../nbs/experiments.ipynb #258e8368
-def query_values(
-    record:dict, # Of `run`
-    protocol:str, # Name of the protocol
-    what:str='R1', # `R1` or `mAP`
-)->np.ndarray: # One value a query
-    "Rank-1 hit (0 or 1) or average precision of each query"
-    p = record['protocols'][protocol]
-    return np.array([float(c) for c in p['hits']]) if what=='R1' else np.array(p['ap'], float)
-
-def difference(
-    records, # Records of the method, one a seed
-    baseline, # Records of the baseline, same seeds in the same order
-    protocol:str, # Name of the protocol
-    what:str='R1', # `R1` or `mAP`
-)->tuple: # Difference, low and high end of its 95 % interval, in points
-    "Paired difference of two rows; `ValueError` if their seeds differ"
-    if [r['seed'] for r in records]!=[r['seed'] for r in baseline]: raise ValueError("A paired difference needs the same seeds on both sides")
-    a, b = (np.stack([query_values(r, protocol, what) for r in rs]) for rs in (records, baseline))
-    return tuple(100*v for v in paired_bootstrap(a, b, records[0]['protocols'][protocol]['identities']))
-
-# %% ../nbs/experiments.ipynb #5c276ef2
-def pack(
-    values, # Hits as a text of 0 and 1, or numbers in [0,1]
-)->str: # Text from which `unpack` gives them again, fractions with four digits
-    "Many values in little text"
-    if isinstance(values, str): return f'x{int("1"+values, 2):x}'
-    return base64.b64encode(zlib.compress((10_000*np.asarray(values)).round().astype('<u2').tobytes(), 9)).decode()
-
-def unpack(
-    text, # Of `pack`; what is not packed is given back as it is
-): # Text of 0 and 1, or list of numbers in [0,1]
-    "The other way"
-    if isinstance(text, list) or not set(text)-set('01'): return text
-    if text[0]=='x': return f'{int(text[1:], 16):b}'[1:]
-    return (np.frombuffer(zlib.decompress(base64.b64decode(text)), '<u2')/10_000).tolist()
-
-# %% ../nbs/experiments.ipynb #33076bf5
-class Results:
-    "A chain's figures in one JSON file, rewritten whole after each run"
-    def __init__(self, path, chain:str, world:str): # File, name of the chain, hash of the world `mannequins`
-        self.path, self.chain, self.world, self.worlds = Path(path), chain, world, {'mannequins': world}
-        self.identities, self.records = {}, []
-        if self.path.exists():
-            saved = json.loads(self.path.read_text())
-            self.identities = saved['identities']
-            self.records = [{**r, 'protocols': {k: dict(p, identities=self.identities[self._key(r, k)], ap=unpack(p['ap']), hits=unpack(p['hits'])) for k,p in r['protocols'].items()}} for r in saved['records']]
-
-    @staticmethod
-    def _key(record, protocol): return protocol if record.get('data', 'mannequins')=='mannequins' else f"{record['data']} {protocol}"
-
-    def world_of(self, data:str)->str: # Name of a benchmark
-        "The hash of its world"
-        if data not in self.worlds: self.worlds[data] = world_hash(data)
-        return self.worlds[data]
-
-    def add(self, record:dict): # One run
-        "Keep a record; it replaces the one of the same row and seed"
-        self.records = [r for r in self.records if (r['row'],r['seed'])!=(record['row'],record['seed'])] + [record]
-        self.identities = self.identities | {self._key(record, k): p['identities'] for k,p in record['protocols'].items()}
-        def slim(r): return {**r, 'protocols': {k: {n: pack(v) if n in ('ap','hits') else v for n,v in p.items() if n!='identities'} for k,p in r['protocols'].items()}}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        tmp = self.path.with_name(f'.{self.path.name}.{os.getpid()}')
-        tmp.write_text(f'{{"chain": {json.dumps(self.chain)}, "identities": {json.dumps(self.identities)}, "records": [\n' +
-                       ',\n'.join(json.dumps(slim(r)) for r in self.records) + '\n]}\n')
-        os.replace(tmp, self.path)
-
-    def of(self, row:Row, fresh:bool=True)->list: # Records of a row by seed; only those of today's recipe and world if `fresh`
-        "Records of a row"
-        now = row.recipe.hash, self.world_of(row.data)
-        found = [r for r in self.records if r['row']==row.name and ((r['recipe_hash'],r['world'])==now)==fresh]
-        return sorted(found, key=lambda r: r['seed'])
-
 # %% ../nbs/experiments.ipynb #b0d7463d
 class Sets(dict):
     "The benchmark under the names '' and 'real', and with generated images by their name; made when first asked for"
@@ -282,48 +210,32 @@ def run_row(
 # %% ../nbs/experiments.ipynb #8ef8df32
 def reproduce(
     chain:str, # One of `CHAINS`
-    path, # JSON file of the results
+    path, # JSON file of the results, which other processes may be filling too
     root, # Folder for the benchmarks' images
     seeds=SEEDS, # Seeds to run; a row that has fewer is run with those alone
-    minutes:float=float('inf'), # Start no run after this time
+    minutes:float=float('inf'), # Start no run after this time; 0: none at all
     device=None, # CUDA if there is one, unless given
     rows='core', # `core`, `extended`, `all`, the name of a part, or names of rows
     log=print, # Where lines go
-)->Results: # What is known now
-    "Run the rows of a chain that are missing, one after another, and keep each as it is done; `ValueError` for an unknown chain, part or row"
+)->Results: # What is known at the end
+    "Run what is missing of a chain and nobody is running; `ValueError` for wrong arguments or a file of something else, `OSError` if it cannot be written"
     chosen, started, sets = rows_of(chain, rows), time.time(), {}
+    if not minutes>=0: raise ValueError(f'minutes={minutes}: a number from 0 on is needed')
     results = Results(path, chain, world_hash('mannequins'))
-    missing = [(row,seed) for seed in seeds for row in chosen if seed in row.seeds and seed not in [r['seed'] for r in results.of(row)]]
-    for i,(row,seed) in enumerate(missing):
-        if time.time()-started > 60*minutes:
-            log(f'{len(missing)-i} runs not started: {minutes:g} minutes are over'); break
-        if row.data not in sets: sets[row.data] = Sets(benchmark(row.data, root), root, row.data)
-        record = run_row(row.recipe, sets[row.data], seed, device, row.by_epoch)
-        results.add(dict(row=row.name, world=results.world_of(row.data), **record))
-        log(f"{i+1}/{len(missing)} {row.name}, seed {seed}: " + ', '.join(f"{k} R1 {100*p['R1']:.1f}" for k,p in record['protocols'].items()) +
-            f" ({record['seconds']:.0f} s)")
+    runs = [(row,seed) for seed in seeds for row in chosen if seed in row.seeds]
+    n, over = len(results.missing(runs)), False
+    while results.missing(runs) and not (over := time.time()-started >= 60*minutes):
+        with results.claim(runs) as claimed:
+            if not claimed: break
+            row,seed = claimed
+            if row.data not in sets: sets[row.data] = Sets(benchmark(row.data, root), root, row.data)
+            record = run_row(row.recipe, sets[row.data], seed, device, row.by_epoch)
+            results.add(dict(row=row.name, world=results.world_of(row.data), **record))
+        said = ', '.join(f"{k} R1 {per_cent(p['R1'])}" for k,p in record['protocols'].items())
+        log(f"{n-len(results.missing(runs))}/{n} {row.name}, seed {seed}: {said} ({record['seconds']:.0f} s)")
+    elsewhere = results.claimed(runs) if n else []
+    left = len(results.missing(runs))-len(elsewhere)
+    if over and left: log(f'{left} runs not started: {minutes:g} minutes are over')
+    if elsewhere: log(f"{len(elsewhere)} run{'s are' if len(elsewhere)>1 else ' is'} being done by another process: " +
+                      '; '.join(f'{row.name}, seed {seed}' for row,seed in elsewhere))
     return results
-
-# %% ../nbs/experiments.ipynb #0eeb94d1
-def results_table(
-    results:Results, # Of `reproduce`
-    rows='core', # As of `reproduce`; rows of one table share a benchmark
-)->pd.DataFrame: # Mean and spread over the seeds in per cent, and the paired difference to the row it is compared with, with its interval
-    "A table of a chain: `not run` and `stale` rows are shown as such"
-    lines, known, chosen = [], {row.name: row for row in CHAINS[results.chain]}, rows_of(results.chain, rows)
-    for row in chosen:
-        rs = results.of(row)
-        if not rs:
-            lines.append(dict(row=row.name, seeds='stale' if results.of(row, fresh=False) else 'not run')); continue
-        line, compared = dict(row=row.name, seeds=len(rs)), known[row.base or chosen[0].name]
-        base = results.of(compared)
-        for p in rs[0]['protocols']:
-            for what in ('R1','mAP'):
-                v = np.array([100*r['protocols'][p][what] for r in rs])
-                line[f'{p} {what}'] = f'{v.mean():.1f} ± {v.std(ddof=1):.1f}' if len(v)>1 else f'{v.mean():.1f}'
-            seeds = {r['seed'] for r in rs} & {r['seed'] for r in base}
-            if row!=compared and seeds:
-                d,lo,hi = difference(*([r for r in some if r['seed'] in seeds] for some in (rs, base)), p)
-                line[f'{p} R1 difference'] = f'{d:+.1f} [{lo:+.1f}, {hi:+.1f}]'
-        lines.append(line)
-    return pd.DataFrame(lines).fillna('').set_index('row')

@@ -50,6 +50,8 @@ def to_json(
 MAKING = '.making-'
 _LEFT = re.compile(r'\.making-.*|\.tmp\w{6}|\..+\.(pth|json|safetensors|html)\.\d+') # ours, safetensors' own, and those of ccreid before
 
+def _making(name): return MAKING + re.sub(r'[^A-Za-z0-9.-]', '_', name)[-60:] + '-'
+
 def write_whole(
     path,              # Where it goes; folders are made, a link is followed
     data:bytes|str,    # Content; a text is written as UTF-8
@@ -59,7 +61,7 @@ def write_whole(
 ):
     "Write a file that is whole or absent; `OSError` in one line, and the old file untouched, where that fails"
     path = Path(os.path.realpath(path) if os.path.islink(path) else path)
-    tmp = Path(tmp) if tmp else path.with_name(f"{MAKING}{re.sub(r'[^A-Za-z0-9.-]', '_', path.name)[-60:]}-{os.getpid()}-{secrets.token_hex(3)}")
+    tmp = Path(tmp) if tmp else path.with_name(f"{_making(path.name)}{os.getpid()}-{secrets.token_hex(3)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(tmp, 'wb') as f:
@@ -75,10 +77,12 @@ def write_whole(
         if os.path.lexists(tmp): os.unlink(tmp)
 
 def clear_making(
-    folder, # Whose lock is held
-)->list:    # Names of what was removed
+    folder,     # Whose lock is held
+    name:str='', # Only those of the file of this name, if it is that file's lock which is held
+)->list:        # Names of what was removed
     "Remove the temporary files of writers that were killed"
     names = [e.name for e in os.scandir(folder) if _LEFT.fullmatch(e.name) and e.is_file(follow_symlinks=False)] if os.path.isdir(folder) else []
+    if name: names = [n for n in names if n.startswith((_making(name), f'.{name}.'))]
     for n in names: Path(folder, n).unlink(missing_ok=True)
     return names
 

@@ -8,9 +8,10 @@ Docs: https://ccreid.github.io/ccreid/reports.html.md"""
 __all__ = ['picture', 'Report']
 
 # %% ../nbs/reports.ipynb #eae550cd
-import base64, html, io, os
+import base64, html, io
 from pathlib import Path
 from fastcore.basics import store_attr
+from .files import write_whole
 
 # %% ../nbs/reports.ipynb #1cddf0d4
 def picture(
@@ -54,10 +55,6 @@ class Report:
             f'<title>{t}</title><style>{_style}</style></head><body><h1>{t}</h1><p>{html.escape(self.intro)}</p>{"".join(self.parts)}</body></html>')
 
     def write(self, path)->Path: # The file
-        "Write the page under a temporary name, then rename"
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tmp = path.with_name(f'.{path.name}.{os.getpid()}')
-        tmp.write_text(self.html(), encoding='utf-8')
-        os.replace(tmp, path)
-        return path
+        "Write the page, [whole or not at all](files.ipynb); `OSError` if that fails"
+        write_whole(path, self.html().encode('utf-8', 'backslashreplace')) # names of files need not be text
+        return Path(path)
