@@ -9,10 +9,10 @@ __all__ = ['SHARE', 'Bar', 'Inspection', 'inspect_images', 'quick_look', 'mispla
 
 # %% ../../nbs/data/inspecting.ipynb #5d32c8ad
 import hashlib,io,os,sys,time
-from collections import defaultdict
+from collections import Counter,defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from .samples import DataError
-from .images import _content,decode,glance,refusal
+from .images import content,decode,glance,refusal
 
 # %% ../../nbs/data/inspecting.ipynb #4898d457
 def _clock(seconds): return f'{int(seconds)//60}:{int(seconds)%60:02d} min'
@@ -52,21 +52,29 @@ def _each(
     finally: pool.shutdown(cancel_futures=True)
 
 def _look(path):
-    "(reason why it cannot be read or None, hash of its content, bits of a deep grey picture or None)"
+    "(reason why it cannot be read or None, hash of its content, bits of a deep picture or None)"
     try:
-        data = _content(path)
+        data = content(path)
         bits = decode(data)[1]
     except Exception as e: return refusal(path, e).reason, None, None
     return None, hashlib.blake2b(data, digest_size=16).digest(), bits
 
 class Inspection(tuple):
-    "({path: reason}, [[path, ...]]): unreadable files, and files with the same content; `.deep`, {path: bits}, are the deep grey pictures"
+    "({path: reason}, [[path, ...]]): unreadable files, and files with the same content"
+    deep = {} # {path: bits} of pictures of more than 8 bits
+    @property
+    def notes(self):
+        "A sentence on the pictures of more than 8 bits, if there are any"
+        if not self.deep: return []
+        bits = ', '.join(f'{n:,} of {b} bits' for b,n in sorted(Counter(self.deep.values()).items()))
+        path,b = next(iter(self.deep.items()))
+        return [f'{len(self.deep):,} picture(s) with more than 8 bits are read as {bits}, first: {path} ({b})']
 
 def inspect_images(
     paths,            # Files to decode
     workers:int=None, # Threads; default: one a core
     progress=True,    # A bar on a terminal; or called with (done, total); None: nothing
-)->Inspection:        # ({path: reason} of unreadable files, [[path, ...]] of files with the same content), and `.deep`
+)->Inspection:        # ({path: reason} of unreadable files, [[path, ...]] of files with the same content), and `.deep`, {path: bits}
     "Decode all files; raises `DataError` where there are fewer workers than one"
     unreadable,same,deep = {},defaultdict(list),{}
     for path,(reason,digest,bits) in _each(_look, list(dict.fromkeys(paths)), workers, progress):
