@@ -88,7 +88,8 @@ def deep_rgb(
         values = high.astype(np.uint16)<<8
         if swapped:
             low = again()
-            low.tile = [(*t[:3], swapped if isinstance(t[3], str) else (swapped, *t[3][1:])) for t in low.tile]
+            args = [swapped if isinstance(t[3], str) else (swapped, *t[3][1:]) for t in low.tile]
+            low.tile = [t._replace(args=a) if hasattr(t, '_replace') else (*t[:3], a) for t,a in zip(low.tile, args)]
             low.load()
             values |= np.asarray(_eight(upright(low)))
     im,bits = _shrunk(values, stated)

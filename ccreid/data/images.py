@@ -8,7 +8,7 @@ Docs: https://ccreid.github.io/ccreid/data/images.html.md"""
 __all__ = ['FORMATS', 'MOST_PIXELS', 'MOST_BYTES', 'content', 'decode', 'refusal', 'read_image', 'glance', 'to_rgb']
 
 # %% ../../nbs/data/images.ipynb #668a476e
-import errno,io,os,stat,threading,warnings
+import errno,io,logging,os,stat,threading,warnings
 from contextlib import contextmanager
 from PIL import BmpImagePlugin,Image,ImageFile,JpegImagePlugin,PngImagePlugin,TiffImagePlugin,WebPImagePlugin
 from .depth import Refused,deep_rgb,is_deep,stated_bits,to_rgb
@@ -67,7 +67,10 @@ def _header(f):
     if kind is None: raise Refused(_FOREIGN)
     if kind=='WEBP': _bounded(*_webp_size(start))
     try: im = Image.open(f, formats=(kind,))
-    except MemoryError: raise
+    except (MemoryError,Image.DecompressionBombError) as e:
+        f.seek(0)
+        if not isinstance(e, MemoryError): _bounded(*_PLAIN[kind](f).size)
+        raise
     except Exception:                                   # says little: its plain class says more
         f.seek(0)
         im = _PLAIN[kind](f)
@@ -82,6 +85,7 @@ class _ReadingHere:
     "For a filter of warnings: does it hold in this thread?"
     def match(self, text): return getattr(_mine, 'reading', 0)>0
 _QUIET = ('ignore', _ReadingHere(), Warning, None, 0)
+logging.getLogger('PIL.TiffImagePlugin').addFilter(lambda record: not _QUIET[1].match(record))
 
 @contextmanager
 def _reading():
@@ -132,6 +136,7 @@ def refusal(
     if isinstance(error, MemoryError) or getattr(error, 'errno', None) in _HERE: raise error
     said = getattr(error, 'strerror', None) or str(error) or type(error).__name__
     reason = {FileNotFoundError: 'there is no such file', PermissionError: 'there is no permission to read it'}.get(type(error))
+    if isinstance(error, Image.DecompressionBombError): reason = f"Pillow's own bound, Image.MAX_IMAGE_PIXELS, was lowered and refuses it ({said})"
     if not reason: reason = said if isinstance(error, Refused) or getattr(error, 'errno', None) else f'its content is damaged ({said})'
     if said==_FOREIGN and not hasattr(path, 'read') and (found := found_at(path))!='is damaged': reason = f'{said}; it {found}'
     reason = shown(' '.join(reason.split()))
