@@ -22,7 +22,7 @@ def deep_bits(
     low,high = int(values.min()),int(values.max())
     if low < 0: raise Refused(f'grey values below 0 (down to {low:,}) or beyond 31 bits; save it with 8 or 16 bits')
     if stated and high < 2**stated: return max(8, stated)
-    if 256 < high < 2**14 and not (values%257).any(): return 16
+    if 256 < high < 2**14 and not any((row%257).any() for row in values): return 16
     return max(8, high.bit_length()+high.bit_length()%2)
 
 # %% ../../nbs/data/depth.ipynb #48f53faa
@@ -39,7 +39,8 @@ def _eight(im):
 def _shrunk(values, stated=None):
     "(8-bit RGB, bits) of deep values"
     bits = deep_bits(values, stated)
-    return Image.fromarray((values>>(bits-8)).astype(np.uint8)).convert('RGB'),bits
+    eight = np.right_shift(values, bits-8, out=np.empty(values.shape, np.uint8), casting='unsafe')
+    return _eight(Image.fromarray(eight)),bits
 
 def to_rgb(
     im,         # PIL image of any mode
@@ -85,7 +86,8 @@ def deep_rgb(
     else:
         high = np.asarray(im := _eight(im))
         if stated==16 or high.max()>=64: return im,16
-        values = high.astype(np.uint16)<<8
+        values = high.astype(np.uint16)
+        values <<= 8
         if swapped:
             low = again()
             args = [swapped if isinstance(t[3], str) else (swapped, *t[3][1:]) for t in low.tile]
