@@ -83,8 +83,10 @@ def test_every_layout_is_told_from_the_real_data(copies, name):
         assert any(r['expected'] for r in report.counts)
     else: assert report.ok
 
+FOREIGN = 'its content is not an image of a kind that is read: JPEG, PNG, WebP, BMP, TIFF'
+
 @pytest.mark.parametrize('name,damage,reason', [
-    ('prcc', lambda b: b'', 'the file is empty'), ('ltcc', lambda b: b[:len(b)//2], None), ('vc_clothes', lambda b: b'<html>404</html>', 'its content is not an image'),
+    ('prcc', lambda b: b'', 'the file is empty'), ('ltcc', lambda b: b[:len(b)//2], None), ('vc_clothes', lambda b: b'<html>404</html>', f'{FOREIGN}; it is a web page (HTML), perhaps the message of a server that refused the download'),
     ('ccvid', lambda b: b[:200], None), ('last', lambda b: b[:len(b)-60], None), ('deepchange', lambda b: b[:300]+b[340:-80], None)])
 def test_one_broken_picture_is_found(copy, name, damage, reason):
     root = copy(name)
@@ -321,7 +323,7 @@ ACCIDENTS = {
     'gone':      (lambda w: files(w, 'train/*/*.jpg')[0].unlink(), lambda r: ('train','images',23,24) in counts(r, 'differs')),
     'cut':       (lambda w: files(w, 'test/A/*/*.jpg')[0].write_bytes(files(w, 'test/A/*/*.jpg')[0].read_bytes()[:200]), lambda r: len(r.unreadable)==1),
     'empty':     (lambda w: files(w, 'val/*/*.jpg')[0].write_bytes(b''), lambda r: list(r.unreadable.values())==['the file is empty']),
-    'text':      (lambda w: files(w, 'val/*/*.jpg')[0].write_text('hello'), lambda r: list(r.unreadable.values())==['its content is not an image']),
+    'text':      (lambda w: files(w, 'val/*/*.jpg')[0].write_text('hello'), lambda r: list(r.unreadable.values())==[FOREIGN]),
     'name':      (lambda w: shutil.copy(files(w, 'train/*/*.jpg')[0], files(w, 'train/*')[0]/'D_x.jpg'), lambda r: any('grammar' in p and 'D_x.jpg' in p for p in r.problems)),
     'folder':    (lambda w: (w/'prcc'/'rgb'/'train'/'new').mkdir(), lambda r: any('folder name' in p for p in r.problems)),
     'two people': (lambda w: shutil.copy(files(w, 'train/*/A*.jpg')[0], files(w, 'train/*')[1]/'A_cropped_rgb090.jpg'), lambda r: any('more than one person' in p for p in r.problems)),

@@ -79,8 +79,9 @@ class ImageCache:
     ):
         "Decode beforehand; raises `DataError` for the first file that is no image"
         new = [p for p in dict.fromkeys(paths) if p not in self.images]
-        with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
-            self.images.update(zip(new, pool.map(lambda p: self.preprocessing.resize(read_image(p)), new)))
+        pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1))
+        try: self.images.update(zip(new, pool.map(lambda p: self.preprocessing.resize(read_image(p)), new)))
+        finally: pool.shutdown(cancel_futures=True)     # after an error nobody waits for the rest
     def __getitem__(self, path):
         if path not in self.images: self.images[path] = self.preprocessing.resize(read_image(path))
         return self.images[path]
