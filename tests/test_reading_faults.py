@@ -70,6 +70,11 @@ def test_a_person_who_would_be_missed_fails_the_check(tmp_path, more, reason, sh
     assert ds.skipped == {reason: [shown]} and ds.skipped_files == {reason: 1}
     assert any(reason in p and shown in p for p in check('prcc', tmp_path, decode=False).problems)
 
+def test_a_format_nobody_reads_in_a_folder_of_ones_own(tmp_path):
+    tree(tmp_path, ['1_1_c1_1.jpg','1_2_c2_1.jpg','2_1_c1_1.jfif','2_1_c1_2.HEIC','a.txt'])
+    assert load_dataset('folder', tmp_path, verbose=False).skipped == {UNREAD: ['2_1_c1_1.jfif','2_1_c1_2.HEIC'], 'not an image': ['a.txt']}
+    assert any(UNREAD in p for p in check('folder', tmp_path, decode=False).problems)
+
 @pytest.mark.parametrize('name,more', [('prcc','sketch/train/001/A.jpg'), ('ltcc','info/cloth-change_id_train.txt'), ('market1501','gt_bbox/0001_c1s1_001051_00.jpg'), ('market1501','gt_query/0001_c1s1_001051_00_good.mat'),
     ('sysu_mm01','cam1_2_video/0001.avi'), ('regdb','idx/train_visible_9.txt'), ('cuhk03_np','labeled/query/0001_c1_2.png'), ('msmt17','mask_train_v2/0000/x.jpg'), ('msmt17','train/0000/0000_009_01_0303morning_0008_0.jpg'),
     ('prcc','readme.md'), ('prcc','train/001/.DS_Store')])

@@ -34,9 +34,9 @@ def ending(name): return os.path.splitext(name)[1].lower()
 
 # %% ../../nbs/data/finding.ipynb #126c82b1
 class Reader:
-    "Finds the images of a layout's parts; `skipped[reason]` holds what was passed over"
+    "Finds the images of a layout's parts; `skipped[reason]` holds what was passed over, `notes` what else is worth a sentence"
     def __init__(self, tree, layout): # A `Folder` or `Names`; what to expect
-        self.tree,self.layout,self.skipped = tree,layout,defaultdict(set)
+        self.tree,self.layout,self.skipped,self.notes = tree,layout,defaultdict(set),[]
         self.opened,self.met,self.seen,self.spellings = {''},defaultdict(set),{},{} # folders looked into; list -> its people who were met; (split, path) -> its list
 
     def skip(self, reason, path):

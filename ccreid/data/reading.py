@@ -9,6 +9,7 @@ __all__ = ['label', 'contradictions', 'read', 'read_names', 'LAYOUTS', 'Layout',
            'folder_number', 'CLUTTER', 'ENTRIES', 'PICTURES', 'REASONS', 'Reader']
 
 # %% ../../nbs/data/reading.ipynb #c1fb763b
+import sys
 from collections import Counter,defaultdict
 from itertools import groupby
 from .descriptions import LAYOUTS,Layout,Part,find_form,find_root,folder_number,layout
@@ -102,11 +103,16 @@ def _oddities(layout, files, table):
     lost = sorted(query - set(table.identity[table.split.isin(('gallery','test'))]))
     if lost: yield f"{len(lost)} of {len(query)} query people are not in the gallery and cannot be scored: {_some(lost)}"
 
+def _say(text):
+    "Print a line; what the terminal's encoding does not know is escaped"
+    encoding = getattr(sys.stdout, 'encoding', None) or 'utf-8'
+    print(text.encode(encoding, 'backslashreplace').decode(encoding))
+
 def _passed_over(reason, paths):
     "A sentence on what was passed over for a reason: {path: number of files}"
     if reason in ENTRIES: return f"skipped {len(paths)} line(s) or entries of lists, {reason}: {_some(list(paths), 3)}"
     names = [p if n==1 else f'{p}/ ({n} files)' for p,n in paths.items()]
-    say = '; these images are dropped, the commoner pairing stays'*(reason==REASONS[-1])
+    say = '; these are dropped, images whose sources agree stay'*(reason==REASONS[-1])
     return f"skipped {sum(paths.values())} file(s), {reason}: {_some(names, 3)}{say}"
 
 # %% ../../nbs/data/reading.ipynb #3fb728ab
@@ -125,6 +131,8 @@ def _found(reader):
     for i in wrong: reader.skip(REASONS[-1], rows[i][1])
     return [r for i,r in enumerate(rows) if i not in wrong] if wrong else rows
 
+ReIDDataset.skipped_files,ReIDDataset.lists = {},[] # of one that was not read from a folder
+
 def _read(layout, tree, verbose):
     reader = Reader(tree, layout)
     rows = _found(reader)
@@ -133,14 +141,14 @@ def _read(layout, tree, verbose):
     files = [(split, tree.path(path), g) for split,path,g in rows]
     table = make_table(label(layout, files), str(layout))
     if not len(table): raise DataError(f'{layout}: all {len(files)} images in {shown(tree.root)} are junk (identity -1)')
-    notes = [_passed_over(reason, paths) for reason,paths in skipped.items()]
+    notes = [_passed_over(reason, paths) for reason,paths in skipped.items()] + list(map(shown, reader.notes))
     if table.attrs['junk']: notes.append(f"dropped {table.attrs['junk']} junk images (identity -1)")
     if layout.camera is None: notes.append('no camera labels: every image counts as a camera of its own')
     have = set(zip(table.split, table.get('role', table.split)))
     absent = [p.folder or p.listed for p in layout.parts if p.required and (p.split, p.role or p.split) not in have and (p.split, p.role) not in have]
     notes += [f'no image in {f}' for f in dict.fromkeys(absent)] + list(_oddities(layout, files, table))
     if verbose:
-        for n in notes: print(f'{layout.name}: {n}')
+        for n in notes: _say(f'{layout.name}: {n}')
     res = ReIDDataset(layout.name, tree.root, table, notes=notes, no_cameras=() if layout.camera else table.dataset.unique())
     res.skipped = {reason: list(paths) for reason,paths in skipped.items()}
     res.skipped_files = {reason: sum(paths.values()) for reason,paths in skipped.items()}
