@@ -241,7 +241,7 @@ def test_command_json(ccreid, copy):
     code,out,err = ccreid('check','ltcc',root,'--counts-from','manifest','--json')
     report = json.loads(out)
     assert code == 1 and err == '' and report['ok'] is False and report['name'] == 'ltcc' and report['root'] == str(root)
-    assert list(report['unreadable']) == [str(victim)] and report['skipped'] == {'name breaks the grammar': ['train/x.png']}
+    assert list(report['unreadable']) == [str(victim)] and report['skipped'] == {'name breaks the grammar': ['train/x.png'], 'not used by this layout': ['info']}
     assert all({'split','what','found','expected','source','state'} <= set(r) for r in report['counts']) and all(r['broken']==0 for r in report['rules'])
     victim.unlink(); (root/'train'/'x.png').unlink()
     assert json.loads(ccreid('check','ltcc',root,'--json','--no-decode')[1])['decoded'] is False
@@ -367,7 +367,7 @@ def test_manifests_of_domains(written, tmp_path):
 
 def test_bad_manifests(world):
     m = world/'prcc'/'mannequins.json'
-    for text,words in ('{', 'cannot be read'), ('{}', 'lists no file'), ('{"images": {"../../etc/passwd": []}}', 'lists no file'):
+    for text,words in ('{', 'is damaged'), ('{}', 'lists no file'), ('{"images": {"../../etc/passwd": []}}', 'lists no file'):
         m.write_text(text)
         with pytest.raises(DataError, match=words): check('prcc', world/'prcc', counts_from='manifest', decode=False)
     m.unlink()

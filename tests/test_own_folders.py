@@ -206,7 +206,7 @@ def test_splits_of_a_table_and_of_the_rest():
 
 def test_an_image_may_ask_and_be_searched_but_not_contradict_itself():
     ds = table('path,identity,split\na.jpg,1,query\na.jpg,1,gallery\na.jpg,1,query\na.jpg,1,Probe\n')
-    assert ds.samples.split.tolist() == ['query', 'gallery'] and ds.skipped == {'listed twice': ['labels.csv, line 4', 'labels.csv, line 5']}
+    assert ds.samples.split.tolist() == ['query', 'gallery'] and ds.skipped == {'listed twice': ['labels.csv, line 4', 'labels.csv, line 5'], 'in no list': ['b.jpg', 'sub']}
     two_lines(lambda: table('path,identity\na.jpg,1\n\n./a.jpg,2\n'), 'labels.csv, line 4 contradicts labels.csv, line 2', 'a.jpg')
     two_lines(lambda: table('path,identity,split\na.jpg,1,query\na.jpg,2,gallery\n'), 'line 3 contradicts')
 
@@ -262,7 +262,7 @@ def test_a_table_on_disk_reads_nothing_outside(tmp_path):
     write('1.jpg,anna', 'deep/3.jpg,ben', '5.jpg,ben', '4.jpg,ben', 'labels.csv,ben')
     ds = load_dataset('folder', root, csv='labels.csv', verbose=False)
     assert [os.path.relpath(p, root) for p in ds.samples.path] == ['1.jpg', 'deep/3.jpg']
-    assert ds.skipped == {'listed but missing': ['5.jpg'], 'not an image': ['4.jpg', 'labels.csv']}
+    assert ds.skipped == {'listed but missing': ['5.jpg'], 'not an image': ['4.jpg', 'labels.csv'], 'link that leaves the folder': ['2.jpg', 'gate']}
     assert len(load_dataset('folder', root, csv=root/'labels.csv', verbose=False).samples) == 2
     for line in '2.jpg,anna', 'gate/2.jpg,anna', f'{away}/2.jpg,anna', '../away/2.jpg,anna':
         write('1.jpg,anna', line)

@@ -94,7 +94,7 @@ def test_every_label_of_a_written_world(written, name, option):
     if 'role' not in ds.samples: ds.samples['role'] = ''
     assert labels(ds, 'identity','camera','modality','split','role')==truth(name, world, images, option)
     assert set(ds.samples.clothes)=={-1} and set(ds.samples.dataset)=={name}
-    assert not [n for n in ds.notes if not n.startswith('dropped') and 'mannequins.json' not in n], ds.notes
+    assert not [n for n in ds.notes if not n.startswith('dropped') and 'not used by this layout' not in n], ds.notes
 
 @pytest.mark.parametrize('name', NAMES)
 def test_written_files_are_images_in_the_format_they_claim(written, name):
@@ -172,7 +172,8 @@ def test_other_names_are_counted_and_never_guessed(layout, path):
 
 def test_only_the_folders_that_count_are_read():
     ds = read_names(market1501(), ['query/0001_c1s1_001051_00.jpg', 'gt_bbox/0001_c1s1_001051_00.jpg.jpg', 'gt_query/0001_c1s1_001051_00_good.mat', 'query/Thumbs.db', 'query/.0001_c1s1_001051_00.jpg'])
-    assert relative(ds)==['query/0001_c1s1_001051_00.jpg'] and ds.skipped=={'hidden or system file': ['query/.0001_c1s1_001051_00.jpg','query/Thumbs.db']}
+    assert relative(ds)==['query/0001_c1s1_001051_00.jpg']
+    assert ds.skipped=={'hidden or system file': ['query/.0001_c1s1_001051_00.jpg','query/Thumbs.db'], 'not used by this layout': ['gt_bbox','gt_query']}
 
 def test_nothing_but_junk_is_dropped_and_distractors_match_nobody():
     ds = read_names(market1501(), [f'bounding_box_test/{p}_c1s1_00000{i}_00.jpg' for i,p in enumerate(('-1','-1','0000','0000','0007'))]+['query/0007_c2s1_000001_00.jpg'])
@@ -229,7 +230,7 @@ def test_msmt_what_no_list_names_is_left_out_and_what_is_missing_is_counted():
     names,texts = msmt_names()
     gone = names.pop()
     ds = read_names(msmt17(), names+['train/0005/0005_000_01_0303morning_0008_0.jpg','test/0000/0000_001_01_0303morning_0008_0.jpg'], texts)
-    assert len(ds.samples)==6 and ds.skipped=={'listed but missing': [gone]}
+    assert len(ds.samples)==6 and ds.skipped=={'listed but missing': [gone], 'in no list': ['test/0000/0000_001_01_0303morning_0008_0.jpg','train/0005']}
 
 def test_msmt_broken_lines_are_counted():
     names,texts = msmt_names()
@@ -268,7 +269,7 @@ def sysu_truth(path, train=('0001','0002','0004')):
 def test_sysu_lists_decide_and_others_are_left_out(texts):
     ds = read_names(sysu_mm01(), SYSU_NAMES, texts)
     assert labels(ds, 'identity','camera','modality','split')=={p: t for p in SYSU_NAMES if (t := sysu_truth(p))}
-    assert ds.notes==[]
+    assert ds.notes==['skipped 12 file(s), in no list: cam1/0003/ (2 files), cam2/0003/ (2 files), cam3/0003/ (2 files) ...']
 
 def test_sysu_validation_apart():
     ds = read_names(sysu_mm01(train='train'), SYSU_NAMES, SYSU)
@@ -310,7 +311,8 @@ def test_regdb_trials(trial, train, test):
         folder,person,_ = p.split('/')
         split,people = ('train',train) if int(person) in train else ('test',test)
         expected[p] = people.index(int(person)), int(folder=='Thermal'), 'infrared' if folder=='Thermal' else 'visible', split
-    assert labels(ds, 'identity','camera','modality','split')==expected and ds.notes==[] and ds.skipped=={}
+    assert labels(ds, 'identity','camera','modality','split')==expected
+    assert ds.skipped=={'not used by this layout': sorted(p for p in REGDB if not p.endswith(f'_{trial}.txt'))} and len(ds.notes)==1
 
 def test_regdb_trials_differ():
     one,two = (labels(read_names(regdb(trial=t), REGDB_NAMES, REGDB), 'split') for t in (1,2))
@@ -318,11 +320,11 @@ def test_regdb_trials_differ():
 
 def test_regdb_test_list_of_another_trial_is_noticed():
     mixed = {k: REGDB[k.replace('_1', '_2')] if 'test' in k else v for k,v in REGDB.items() if k.endswith('_1.txt')}
-    assert list(read_names(regdb(), REGDB_NAMES, mixed).notes)==['1 people are in training and in the test: 285']
+    assert list(read_names(regdb(), REGDB_NAMES, mixed).notes)==['skipped 4 file(s), in no list: Thermal/1/ (2 files), Visible/1/ (2 files)', '1 people are in training and in the test: 285']
 
 def test_regdb_image_of_the_wrong_light_is_counted():
     texts = {**REGDB, 'idx/train_visible_1.txt': REGDB['idx/train_visible_1.txt']+'Thermal/2/male_front_t_00007_2.bmp 1\n'}
-    assert read_names(regdb(), REGDB_NAMES, texts).skipped=={'line breaks the grammar': ['idx/train_visible_1.txt, line 5']}
+    assert read_names(regdb(), REGDB_NAMES, texts).skipped=={'line breaks the grammar': ['idx/train_visible_1.txt, line 5'], 'not used by this layout': sorted(p for p in REGDB if '_2' in p)}
 
 def test_regdb_missing_trial_is_told(tmp_path):
     root = on_disk(tmp_path/'RegDB', REGDB_NAMES, REGDB)
@@ -345,26 +347,28 @@ def llcm_truth():
                 if (m,c)!=('nir',3): res[f'test_{m}/cam{c}/{i:04d}/{i:04d}_c{c:02d}_s185734_f3195_{m}.jpg'] = i, c-1, 'visible' if m=='vis' else 'infrared', 'test'
     return res
 
+LLCM_7 = sorted(os.path.dirname(p) for p in LLCM_TEST if '/0007/' in p)    # the person in no list
+
 def test_llcm_cameras_are_shared_and_unlisted_people_left_out():
     ds = read_names(llcm(), LLCM_NAMES+LLCM_TEST, LLCM_LISTS)
-    assert labels(ds, 'identity','camera','modality','split')==llcm_truth() and ds.notes==[]
+    assert labels(ds, 'identity','camera','modality','split')==llcm_truth() and ds.skipped=={'in no list': LLCM_7} and len(ds.notes)==1
     assert set(ds.query[ds.query.modality=='visible'].camera)-set(ds.query[ds.query.modality=='infrared'].camera)=={2}
 
 def test_llcm_empty_infrared_camera(tmp_path):
     root = on_disk(tmp_path/'LLCM', LLCM_NAMES+LLCM_TEST, LLCM_LISTS)
     (root/'test_nir/cam3').mkdir()
     ds = load_dataset('llcm', tmp_path, verbose=False)
-    assert labels(ds, 'identity','camera','modality','split')==llcm_truth() and ds.skipped=={} and ds.notes==[]
+    assert labels(ds, 'identity','camera','modality','split')==llcm_truth() and ds.skipped=={'in no list': LLCM_7} and len(ds.notes)==1
 
 def test_llcm_other_folders_are_counted():
     more = ['test_vis/cam10/0003/a.jpg','test_vis/cam0/0003/a.jpg','test_vis/cam1/three/a.jpg','test_vis/cam1/0003/a.txt']
     ds = read_names(llcm(), LLCM_NAMES+LLCM_TEST+more, LLCM_LISTS)
     assert labels(ds, 'identity','camera','modality','split')==llcm_truth()
-    assert ds.skipped=={'folder name breaks the grammar': ['test_vis/cam0','test_vis/cam1/three','test_vis/cam10'], 'not an image': ['test_vis/cam1/0003/a.txt']}
+    assert ds.skipped=={'folder name breaks the grammar': ['test_vis/cam0','test_vis/cam1/three','test_vis/cam10'], 'not an image': ['test_vis/cam1/0003/a.txt'], 'in no list': LLCM_7}
 
 def test_llcm_person_of_the_test_in_training_is_noticed():
     ds = read_names(llcm(), LLCM_NAMES+LLCM_TEST+['vis/0010/0010_c01_s1_f1_vis.jpg'], {**LLCM_LISTS, 'idx/train_vis.txt': LLCM_LISTS['idx/train_vis.txt']+'vis/0010/0010_c01_s1_f1_vis.jpg 2\n'})
-    assert list(ds.notes)==['1 people are in training and in the test: 10']
+    assert list(ds.notes)[1:]==['1 people are in training and in the test: 10']
 
 # --- options and roots -----------------------------------------------------------------------------------------------------------
 

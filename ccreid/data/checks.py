@@ -8,18 +8,20 @@ Docs: https://ccreid.github.io/ccreid/data/checks.html.md"""
 __all__ = ['PARTS', 'HARMLESS', 'compare', 'compare_total', 'manifest_counts', 'broken_rules', 'CheckReport', 'check']
 
 # %% ../../nbs/data/checks.ipynb #ab1bdd38
-import html,json,os
+import html,os
 from collections import defaultdict
 from dataclasses import dataclass,field
 from pathlib import Path
 import pandas as pd
 from .cards import card_names,load_card
+from .folders import Folder
 from .inspecting import Inspection,inspect_images,misplaced
 from .layouts import find_layout,load_dataset
 from .mannequins.plans import TEXTS
 from .mannequins.world import MannequinWorld
-from .reading import REASONS,find_form,read_names
+from .reading import ENTRIES,REASONS,find_form,read_names
 from .samples import DataError
+from ..files import Unfit,read_json,reading,shown
 
 # %% ../../nbs/data/checks.ipynb #1a8ec060
 PARTS = ('train','val','query','gallery')
@@ -57,15 +59,22 @@ def _manifest(base):
     "The folder, here or above, with the manifest of the copy that starts at `base`; None where there is none"
     return next((p for p in (Path(base), *Path(base).parents[:2]) if (p/'mannequins.json').is_file()), None)
 
-def _planned(folder):
+def _planned(folder, domains=True):
     "(paths, {list file: its text}) that a manifest names, absolute"
-    try: head = json.loads((folder/'mannequins.json').read_text())
-    except (ValueError, OSError) as e: raise DataError(f'{folder}/mannequins.json cannot be read: {e}') from None
-    if 'images' not in head:
-        parts = [_planned(folder/d) for d in head.get('domains', ())]
-        return [p for ps,_ in parts for p in ps], {k: v for _,texts in parts for k,v in texts.items()}
-    plan = {p: dict(zip(('identity','clothes','camera','frame'), scene)) for p,scene in head['images'].items()}
-    texts = TEXTS[head['layout']](MannequinWorld(**head['world']), plan) if head.get('layout') in TEXTS else {}
+    what,advice = 'a manifest of mannequins','write the mannequins again'
+    head = read_json(manifest := folder/'mannequins.json', what, advice, DataError)
+    with reading(manifest, what, advice, DataError):
+        if 'images' not in head and domains:
+            below = Folder(folder).entries('')
+            for d in (named := list(head.get('domains', ()))):
+                if not isinstance(d, str) or below.get(d)!='folder': raise Unfit(f'names a domain {shown(d)[:40]!r} that is no folder beside it: {advice}')
+            parts = [_planned(folder/d, False) for d in named]
+            return [p for ps,_ in parts for p in ps], {k: v for _,texts in parts for k,v in texts.items()}
+        images = head.get('images')
+        if not isinstance(images, dict): raise Unfit(f'holds no images: {advice}')
+        plan = {p: dict(zip(('identity','clothes','camera','frame'), scene)) for p,scene in images.items() if os.path.normpath(p)[:2]!='..' and not os.path.isabs(p)}
+        if any(len(s)!=4 or any(type(n) is not int for n in s.values()) for s in plan.values()): raise Unfit(f'describes an image by something other than four numbers: {advice}')
+        texts = TEXTS[head['layout']](MannequinWorld(**head['world']), plan) if head.get('layout') in TEXTS else {}
     return [folder/p for p in plan], {folder/p: t for p,t in texts.items()}
 
 def _summary(ds, layout):
@@ -117,6 +126,7 @@ class CheckReport:
     unreadable:dict=field(default_factory=dict) # path -> reason
     copies:list=field(default_factory=list)     # Groups of files with the same content
     decoded:bool=True  # Were files opened?
+    skipped_files:dict=field(default_factory=dict) # reason -> number of files; 0 for lines of lists
 
     @property
     def ok(self): return not (self.problems or self.unreadable or any(r['broken'] for r in self.rules) or any(r['state']=='differs' for r in self.counts))
@@ -132,7 +142,7 @@ class CheckReport:
     def title(self): return f"{'all is well' if self.ok else 'something is off'} (found / expected; ! differs)"
     def lines(self): # Paths are relative to the root
         "The report but for its table, a sentence each"
-        return [t.replace(f'{self.root}{os.sep}', '') for t in self._lines()]
+        return [shown(t.replace(f'{self.root}{os.sep}', '')) for t in self._lines()]
     def _lines(self):
         if any(r['state']=='unverified' for r in self.counts): yield '? differs from a number of the card that is unverified'
         yield from (f'problem: {t}' for t in self.problems)
@@ -143,20 +153,25 @@ class CheckReport:
         if len(self.unreadable) > 10: yield f'  and {len(self.unreadable)-10:,} more (all of them with --json)'
         yield from self.notes
         if not self.decoded: yield 'no image was opened'
-    def __str__(self): return '\n'.join([f'{self.name} in {self.root}: {self.title()}', self.table().to_string(), *self.lines()])
+    def __str__(self): return '\n'.join([f'{self.name} in {shown(self.root)}: {self.title()}', self.table().to_string(), *self.lines()])
     def _repr_html_(self):
         items = ''.join(f'<li>{html.escape(l)}</li>' for l in self.lines())
         return f'<p><b>{self.name}</b>: {self.title()}</p>{self.table().to_html()}<ul>{items}</ul>'
 
 # %% ../../nbs/data/checks.ipynb #11d17ef5
-HARMLESS = REASONS[:2] # Of the reader's reasons to pass a file over
+HARMLESS = (*REASONS[:2], REASONS[13]) # Of the reader's reasons to pass a file over
 
-def _passed_over(form, skipped):
+def _passed_over(form, ds):
     "A sentence on each reason that is a problem, with names that would have been right"
     right = ', '.join(list(dict.fromkeys(p.example for p in form.parts))[:3])
-    for reason,paths in skipped.items():
+    for reason,paths in ds.skipped.items():
         want = f' (a good name: {right})' if reason==REASONS[2] and right else ''
-        if reason not in HARMLESS: yield f"{len(paths):,} passed over, {reason}: {', '.join(paths[:3])}{' ...' if len(paths)>3 else ''}{want}"
+        n = len(paths) if reason in ENTRIES else ds.skipped_files[reason]
+        if not _harmless(form, reason): yield f"{n:,} passed over, {reason}: {', '.join(map(shown, paths[:3]))}{' ...' if len(paths)>3 else ''}{want}"
+
+def _harmless(form, reason):
+    "Would nobody miss what was passed over for this reason? A layout with `rows` of its own, or with lists that leave images out, decides what it takes"
+    return reason in HARMLESS or reason==REASONS[11] and bool(form.partial or form.rows)
 
 def _misplaced(table, copies):
     "Sentences on pictures in two places"
@@ -181,12 +196,13 @@ def check(
     drawn = counts_from=='manifest' or written and not stated
     counts = compare(_summary(ds, form), expected := manifest_counts(form, ds.root) if drawn else stated) + compare_total(len(ds.samples), expected)
     grave = ('are in training and in the test', 'no image in')
-    problems = [*(n for n in ds.notes if any(g in n for g in grave)), *_passed_over(form, ds.skipped)]
-    notes = [n for n in ds.notes if not any(g in n for g in grave) and not any(f', {r}: ' in n for r in REASONS if r not in HARMLESS)]
+    problems = [*(n for n in ds.notes if any(g in n for g in grave)), *_passed_over(form, ds)]
+    notes = [n for n in ds.notes if not any(g in n for g in grave) and not any(f', {r}: ' in n for r in REASONS if not _harmless(form, r))]
     unreadable,copies = seen = inspect_images(ds.samples.path, workers, progress) if decode else Inspection(({},[]))
     notes += seen.notes
     problems += _misplaced(ds.samples, copies)
     if copies: notes.append(f'{sum(map(len, copies))-len(copies):,} file(s) are exact copies of another, first: {" = ".join(copies[0][:2])}')
     if written and not drawn and any(r['state']=='differs' for r in counts):
         notes.append('mannequins drew this copy: to compare it with what they drew, take the counts from the manifest (--counts-from manifest)')
-    return CheckReport(ds.name, str(ds.root), counts, ds.skipped, notes, problems, broken_rules(ds.samples, card.rules if card else []), unreadable, copies, decode)
+    return CheckReport(ds.name, str(ds.root), counts, ds.skipped, notes, problems, broken_rules(ds.samples, card.rules if card else []), unreadable, copies, decode,
+                       ds.skipped_files)

@@ -8,7 +8,7 @@ Docs: https://ccreid.github.io/ccreid/data/clothes_changing_sets.html.md"""
 __all__ = ['prcc', 'ltcc', 'vc_clothes', 'ccvid', 'last', 'deepchange', 'celeb_reid']
 
 # %% ../../nbs/data/clothes_changing_sets.ipynb #5d2b6ac8
-from .reading import Layout, Part, layout
+from .reading import Layout, Part, folder_number, layout
 
 # %% ../../nbs/data/clothes_changing_sets.ipynb #a2ce598e
 @layout
@@ -24,7 +24,7 @@ def prcc(): # PRCC has no options
         identity=lambda g: int(g['identity']),
         clothes=lambda g: g['identity'] + ('C' if g['camera']=='C' else ''),
         camera=lambda g: 'ABC'.index(g['camera']),
-        folders=dict(identity=r'\d{3,}'), title='PRCC',
+        folders=dict(identity=r'\d{3,}'), aside=('sketch',), title='PRCC',
         roots=('rgb','prcc','prcc/rgb','prcc/prcc/rgb'))
 
 # %% ../../nbs/data/clothes_changing_sets.ipynb #ad1af6b2
@@ -35,7 +35,7 @@ def ltcc(): # LTCC has no options
     return Layout('ltcc', tuple(Part(folder, split, name, example)
                                 for folder,split in (('train','train'),('query','query'),('test','gallery'))),
         identity=lambda g: int(g['identity']), clothes=lambda g: f"{g['identity']}_{g['clothes']}",
-        camera=lambda g: int(g['camera'])-1, title='LTCC', roots=('LTCC_ReID','ltcc','ltcc/LTCC_ReID','LTCC'))
+        camera=lambda g: int(g['camera'])-1, aside=('info',), title='LTCC', roots=('LTCC_ReID','ltcc','ltcc/LTCC_ReID','LTCC'))
 
 # %% ../../nbs/data/clothes_changing_sets.ipynb #f3828407
 @layout
@@ -50,12 +50,12 @@ def vc_clothes(): # VC-Clothes has no options
 @layout
 def ccvid(): # CCVID has no options
     "CCVID: folders of frames named in three lists, walks in place of cameras"
-    line = r'(?P<path>\S*?session(?P<session>[1-3])[\\/]\d+_(?P<walk>0*[1-9]\d*))\s+(?P<identity>\d+)\s+(?P<clothes>\S+)'
-    return Layout('ccvid', tuple(Part('', s, r'.*?(?P<frame>\d*)', 'session1/001_01/00001.jpg', listed=f'{s}.txt', line=line, tracklets=True)
+    line = r'(?P<path>\S*?session(?P<session>[1-3])[\\/](?P<person>\d+)_(?P<walk>0*[1-9]\d*))\s+(?P<identity>\d+)\s+(?P<clothes>\S+)'
+    return Layout('ccvid', tuple(Part('', s, r'(?:.*[^\d\n])?(?P<frame>\d*)', 'session1/001_01/00001.jpg', listed=f'{s}.txt', line=line, tracklets=True)
                                  for s in ('train','query','gallery')),
         identity=lambda g: int(g['identity']), clothes=lambda g: f"{g['identity']}_{g['clothes']}",
         camera=lambda g: int(g['walk'])-1 + 12*(g['session']=='3'), tracklet=lambda g: g['tracklet'],
-        title='CCVID', roots=('CCVID','CCVID/CCVID'))
+        witnesses=(lambda path, g: int(g['person']),), title='CCVID', roots=('CCVID','CCVID/CCVID'))
 
 # %% ../../nbs/data/clothes_changing_sets.ipynb #e72c996d
 @layout
@@ -68,14 +68,14 @@ def last(): # LaST has no options
             Part('val/gallery/{person}', 'val', plain, example, required=False, role='gallery'),
             Part('test/query', 'query', plain, example), Part('test/gallery/{person}', 'gallery', plain, example)),
         identity=lambda g: int(g['identity']), clothes=lambda g: f"{g['identity']}_{g['clothes']}" if 'clothes' in g else g['identity'],
-        camera=None, title='LaST', roots=('last','last/last'))
+        camera=None, witnesses=(folder_number,), title='LaST', roots=('last','last/last'))
 
 # %% ../../nbs/data/clothes_changing_sets.ipynb #2008c52c
 @layout
 def deepchange(): # DeepChange has no options
     "DeepChange: lists of images with their tracklets, days in place of clothes"
     name = r'[Pp](?P<identity>\d+)_[Cc](?P<camera>0*[1-9]\d*)_(?P<clothes>[^_.]+)(?:[_.].*)?'
-    line = r'(?P<path>[^,]+?)\s*,\s*(?P<tracklet>\d+)\s*(?:,.*)?'
+    line = r'(?P<path>[^,]*[^,\s])\s*,\s*(?P<tracklet>\d+)\s*(?:,.*)?'
     def part(folder, split, role=''):
         return Part(folder, split, name, 'P0702_C13_20200813_154757_000038_bbox.jpg', required=split!='val', listed=f'{folder}-bbox.txt', line=line, role=role)
     return Layout('deepchange', (

@@ -10,10 +10,11 @@ __all__ = ['DATASETS', 'mannequins', 'find_layout', 'load_dataset', 'layout', 'p
            'folder', 'join']
 
 # %% ../../nbs/data/layouts.ipynb #352d0563
-import inspect,json
-from pathlib import Path
+import inspect
 from .reading import LAYOUTS,Layout,Part,find_root,layout,read
+from .folders import Folder
 from .samples import DataError,ReIDDataset
+from ..files import read_json,shown
 from .clothes_changing_sets import prcc,ltcc,vc_clothes,ccvid,last,deepchange,celeb_reid
 from .standard_sets import market1501,dukemtmc,msmt17,cuhk03_np
 from .cross_modality_sets import sysu_mm01,regdb,llcm
@@ -55,12 +56,13 @@ def find_layout(
     if wrong: raise DataError(f"{key} has no option {', '.join(wrong)}\nits options are: {', '.join(known) or 'none'}")
     return LAYOUTS[key](**options)
 
-def _written_as(manifest, layout):
+def _written_as(root, layout):
     "The layout that a mannequin world was written in, by its manifest"
-    try: name = json.loads(Path(manifest).read_text() or '{}').get('layout', 'mannequins')
-    except (ValueError, AttributeError):
-        raise DataError(f'{manifest} is damaged: it holds no valid JSON\nwrite the mannequins again') from None
-    if name not in LAYOUTS: raise DataError(f'{manifest}: unknown layout {name!r}; known are {", ".join(LAYOUTS)}')
+    manifest = root/layout.marker
+    if not Folder(root).inside(manifest): raise DataError(f'{shown(manifest)} is a link that leads elsewhere; nothing outside the data set is read')
+    name = read_json(manifest, 'a manifest of mannequins', 'write the mannequins again', DataError).get('layout', 'mannequins')
+    if not isinstance(name, str) or name not in LAYOUTS:
+        raise DataError(f'{shown(manifest)}: unknown layout {shown(name)[:40]!r}; known are {", ".join(LAYOUTS)}')
     return layout if name=='mannequins' else LAYOUTS[name]()
 
 def load_dataset(
@@ -68,8 +70,8 @@ def load_dataset(
     root,              # Folder of the data set, or one above or below it
     verbose:bool=True, # Print what was skipped and what looks odd?
     **options,         # The layout's own options
-)->ReIDDataset:        # `.samples` is its table; `.train`, `.query`, `.gallery` and `.val` are parts; `.notes`, `.skipped`
+)->ReIDDataset:        # `.samples` is its table; `.train`, `.query`, `.gallery` and `.val` are parts; `.notes`, `.skipped`, `.skipped_files`
     "Read a data set from disk; opens no image. Raises `DataError` in two lines when that cannot be done"
     layout = find_layout(name, **options)
-    if layout.marker: layout = _written_as(find_root(root, layout)/layout.marker, layout)
+    if layout.marker: layout = _written_as(find_root(root, layout), layout)
     return read(layout, root, verbose)

@@ -8,7 +8,7 @@ Docs: https://ccreid.github.io/ccreid/data/standard_sets.html.md"""
 __all__ = ['MARKET', 'market1501', 'dukemtmc', 'one_of', 'msmt17', 'cuhk03_np']
 
 # %% ../../nbs/data/standard_sets.ipynb #f661456d
-from .reading import Layout, Part, layout
+from .reading import Layout, Part, folder_number, layout
 from .samples import DataError
 
 # %% ../../nbs/data/standard_sets.ipynb #0f241f60
@@ -23,7 +23,7 @@ def _market_style(name, grammar, example, above='', **rules):
 def market1501(): # Market-1501 has no options
     "Market-1501: six cameras; junk is dropped, distractors are kept"
     return _market_style('market1501', r'(?P<identity>-1|\d+)_c(?P<camera>[1-6])s\d+_(?P<frame>\d+)_\d+(?:\.jpg)?', '0002_c1s1_000451_03.jpg',
-        identity=lambda g: int(g['identity']) or -2, title='Market-1501',
+        identity=lambda g: int(g['identity']) or -2, aside=('gt_bbox','gt_query'), title='Market-1501',
         roots=('Market-1501-v15.09.15','market1501','market1501/Market-1501-v15.09.15','market1501/market1501','Market-1501','Market'))
 
 # %% ../../nbs/data/standard_sets.ipynb #2e417541
@@ -54,14 +54,17 @@ def msmt17(
     camera,old = '(?P<camera>0?[1-9]|1[0-5])','0000/0000_000_01_0303morning_0008_0.jpg'
     rules = dict(person=lambda g: None, title='MSMT17', roots=('MSMT17_V1','MSMT17_V2','MSMT17','msmt17/MSMT17_V1','msmt17/MSMT17_V2','msmt17/MSMT17'))
     def listed(folder, split, which):
-        return Part(folder, split, rf'\d+_\d+_{camera}_.+', old, listed=f'list_{which}.txt', line=r'(?P<path>\S.*?)\s+(?P<identity>\d+)')
+        return Part(folder, split, rf'(?P<named>\d+)_\d+_{camera}_.+', old, listed=f'list_{which}.txt', line=r'(?P<path>.*\S)\s+(?P<identity>\d+)')
+    folders = ('train','test','mask_train_v2','mask_test_v2','bounding_box_train','bounding_box_test','query') # of all forms
     def original(train, test, **kw):
         return Layout('msmt17', (listed(train,'train','train'), listed(train,val,'val'), listed(test,'query','query'), listed(test,'gallery','gallery')),
-            identity=lambda g: int(g['identity']), clothes=lambda g: None, camera=lambda g: int(g['camera'])-1, **rules, **kw)
+            identity=lambda g: int(g['identity']), clothes=lambda g: None, camera=lambda g: int(g['camera'])-1,
+            witnesses=(folder_number, lambda path, g: int(g['named'])), anew=True, partial=True, aside=folders, **rules, **kw)
     def refuse(reader):
         raise DataError(f"MSMT17: {reader.tree.root} is re-packed, and does not say which of its training images are for validation\n"
                         "use train='train+val', or the original folders with list_train.txt and list_val.txt")
-    repacked = _market_style('msmt17', rf'(?P<identity>\d+)_(?:c|\d+_(?=\d\d_)){camera}(?:_.+)?', '0000_c14_0030.jpg', rows=None if val=='train' else refuse, **rules)
+    repacked = _market_style('msmt17', rf'(?P<identity>\d+)_(?:c|\d+_(?=\d\d_)){camera}(?:_.+)?', '0000_c14_0030.jpg', rows=None if val=='train' else refuse,
+        aside=(*folders, r'list_\w+\.txt'), **rules)
     return original('train', 'test', forms=(original('mask_train_v2','mask_test_v2'), repacked))
 
 # %% ../../nbs/data/standard_sets.ipynb #9d2082b8
@@ -70,5 +73,6 @@ def cuhk03_np(
     boxes:str='detected', # 'detected' by a detector, or 'labeled' by hand
 ):
     "CUHK03-NP: two cameras; boxes that were detected or labeled"
-    return _market_style('cuhk03_np', r'(?P<identity>\d+)_c(?P<camera>[12])_\d+', '0001_c1_23.png', above=f"{one_of('cuhk03_np: boxes', boxes, ('detected','labeled'))}/",
-        title='CUHK03-NP', roots=('cuhk03-np','cuhk03np','CUHK03_NP','cuhk03-np/cuhk03-np','cuhk03'))
+    kinds = ('detected','labeled')
+    return _market_style('cuhk03_np', r'(?P<identity>\d+)_c(?P<camera>[12])_\d+', '0001_c1_23.png', above=f"{one_of('cuhk03_np: boxes', boxes, kinds)}/",
+        aside=kinds, title='CUHK03-NP', roots=('cuhk03-np','cuhk03np','CUHK03_NP','cuhk03-np/cuhk03-np','cuhk03'))
