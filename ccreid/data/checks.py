@@ -14,7 +14,7 @@ from dataclasses import dataclass,field
 from pathlib import Path
 import pandas as pd
 from .cards import card_names,load_card
-from .inspecting import inspect_images,misplaced
+from .inspecting import Inspection,inspect_images,misplaced
 from .layouts import find_layout,load_dataset
 from .mannequins.plans import TEXTS
 from .mannequins.world import MannequinWorld
@@ -183,7 +183,8 @@ def check(
     grave = ('are in training and in the test', 'no image in')
     problems = [*(n for n in ds.notes if any(g in n for g in grave)), *_passed_over(form, ds.skipped)]
     notes = [n for n in ds.notes if not any(g in n for g in grave) and not any(f', {r}: ' in n for r in REASONS if r not in HARMLESS)]
-    unreadable,copies = inspect_images(ds.samples.path, workers, progress) if decode else ({},[])
+    unreadable,copies = seen = inspect_images(ds.samples.path, workers, progress) if decode else Inspection(({},[]))
+    notes += seen.notes
     problems += _misplaced(ds.samples, copies)
     if copies: notes.append(f'{sum(map(len, copies))-len(copies):,} file(s) are exact copies of another, first: {" = ".join(copies[0][:2])}')
     if written and not drawn and any(r['state']=='differs' for r in counts):

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+from ..data.images import read_image
 from .metrics import RetrievalMetrics
 from .protocols import Protocol
 from .ranking import cosine_tolerance
@@ -75,8 +75,8 @@ COLOURS = dict(right='#009e73', wrong='#cc3311', junk='#8a8a8a', query='#222222'
 MARKS = dict(right='✓', wrong='✗', junk='junk', query='query')
 
 def open_image(row): # A row of a sample table
-    "The row's image"
-    return Image.open(row['path']).convert('RGB')
+    "The row's image, as `read_image` opens it; raises `DataError` where it cannot be read"
+    return read_image(row['path'])
 
 def _frame(ax, image, kind, above, below):
     "One image in a coloured frame"

@@ -8,14 +8,14 @@ Docs: https://ccreid.github.io/ccreid/hsgl/garments.html.md"""
 __all__ = ['INDEX', 'GarmentImage', 'GarmentLibrary', 'TryOff', 'collect_garments', 'show_garments']
 
 # %% ../../nbs/hsgl/garments.ipynb #40b096fa
-import hashlib,io,json,os,re,textwrap
+import hashlib,json,os,re,textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 import numpy as np
 from PIL import Image
+from ..data.images import decode,read_image,refusal,to_rgb
 from ..data.samples import DataError
-from ..data.transforms import _rgb,read_image
 from ..generation.records import encode_png,write_whole
 
 # %% ../../nbs/hsgl/garments.ipynb #c1ce3e8e
@@ -60,14 +60,15 @@ class GarmentLibrary:
         path = self.root/f'{kind}s'/f"{e['name']}.png"
         if not path.is_file(): raise DataError(f'{path} is missing, though {INDEX} lists it: make the library again')
         if _sha(data := path.read_bytes())!=e[kind]: raise DataError(f'{path} is not what was saved: make the library again')
-        return Image.open(io.BytesIO(data))
+        try: return decode(data)[0]
+        except Exception as e: raise refusal(path, e, 'make the library again') from None
 
     def __getitem__(self, i): # Place or name
         if isinstance(i, str):
             if i not in self.names: raise KeyError(f'no garment {i!r} in {self.root}; there are {", ".join(self.names)}')
             i = self.names.index(i)
         e = self.entries[i]
-        return GarmentImage(e['name'], self._read(e, 'image').convert('RGB'), np.asarray(self._read(e, 'mask').convert('L'))>127, e['text'], e['source'])
+        return GarmentImage(e['name'], self._read(e, 'image'), np.asarray(self._read(e, 'mask').convert('L'))>127, e['text'], e['source'])
 
     def add(self,
         image,     # PIL image of the garment alone
@@ -84,7 +85,7 @@ class GarmentLibrary:
         if mask.shape!=(image.height,image.width): raise DataError(f'the mask is {mask.shape}, the image {(image.height,image.width)} (height, width)')
         if not mask.any(): raise DataError('there is no garment in the mask')
         if not text: raise DataError('a garment needs a few words that say what it is')
-        entry,image = dict(name=name, text=text, source=str(source)),_rgb(image)
+        entry,image = dict(name=name, text=text, source=str(source)),to_rgb(image)
         files = dict(image=encode_png(image), mask=encode_png(Image.fromarray(mask).convert('RGB')))
         tmp = self.root/f'.making-{os.getpid()}'
         for kind,data in files.items():

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from ..images import read_image
 from .body import Identity, draw_identity
 from .garments import wear
 from .world import Mannequin, MannequinWorld
@@ -72,9 +73,7 @@ def redress_scene(world:MannequinWorld,
     if mask is False and imperfections.identity_drift:
         who = drift(world.identity(scene['identity']), draw_identity(rng, world.strength), min(1., imperfections.identity_drift*2*rng.random()))
     new = world.render(**scene, garments=worn, who=who, dyes=odd)
-    if path is None: before = np.asarray(old.image)
-    else:
-        with Image.open(path) as im: before = np.asarray(im.convert('RGB'))
+    before = np.asarray(old.image if path is None else read_image(path))
     after,size = np.asarray(new.image),before.shape[:2]
     if before.shape!=after.shape: raise ValueError(f'{path} is {size[1]}×{size[0]} pixels, its world draws {after.shape[1]}×{after.shape[0]}: it was resized after writing')
     known = np.isin(old.parsing, (2,13)) # hair and face
