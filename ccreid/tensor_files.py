@@ -8,7 +8,7 @@ Docs: https://ccreid.github.io/ccreid/tensor_files.html.md"""
 __all__ = ['torch_bytes', 'read_torch', 'safetensors_bytes', 'read_safetensors']
 
 # %% ../nbs/tensor_files.ipynb #418f2574
-import hashlib,io,json,os,re,stat,torch,zipfile
+import hashlib,io,json,os,re,stat,torch,warnings,zipfile
 from pathlib import Path
 from safetensors.torch import load,load_file,save
 from .files import Unfit,found_at,reading,to_json,write_whole
@@ -57,7 +57,8 @@ def read_torch(
             archive = f.read(2)==b'PK'
             if archive: _check_zip(f, s.st_size)
             f.seek(0)
-            try: return torch.load(f, map_location='cpu', weights_only=True)
+            try:
+                with warnings.catch_warnings(action='ignore'): return torch.load(f, map_location='cpu', weights_only=True)
             except Exception as e:
                 named = re.search(r'GLOBAL ([\w.]+)', str(e))
                 if not named and not archive: raise

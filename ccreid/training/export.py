@@ -21,13 +21,15 @@ from ..tensor_files import read_safetensors, safetensors_bytes
 from .embedding import embed_batch
 
 # %% ../../nbs/training/export.ipynb #200052c3
+_MOST = 1024 # numbers up to here may stand in any description
+
 def _shapes(config):
     "Names and shapes of the tensors of the model that a description asks for, without allocating one"
     with torch.device('meta'): return {k: tuple(v.shape) for k,v in ReIDModel.from_config(config).state_dict().items()}
 
 def _model(config, weights):
     "The model of a description, filled; `ValueError` in one line where they do not go together"
-    most = max((n for v in weights.values() for n in v.shape), default=0)
+    most = max(_MOST, *(n for v in weights.values() for n in v.shape))
     for k,v in dict(config).items():
         if not (v is None or isinstance(v, str) or type(v) is int and 0<=v<=most): raise ValueError(f'it asks for {k} = {v!r}'[:200])
     asked,has = _shapes(config),{k: tuple(v.shape) for k,v in weights.items()}

@@ -10,6 +10,7 @@ __all__ = ['Method', 'trained_parameters', 'ReIDLearner', 'epoch_seed', 'Bookkee
 # %% ../../nbs/training/learner.ipynb #e4ece7fa
 import ccreid.compat
 import random, warnings
+from contextlib import nullcontext
 from functools import partial
 import numpy as np, pandas as pd, torch
 from torch import nn
@@ -80,7 +81,9 @@ class ReIDLearner(Learner):
     def _do_epoch(self):
         self._do_epoch_train()
         self.dl = self.dls.valid
-        self._with_events(noop, 'validate', CancelValidException)
+        with nullcontext() if len(self.dl) else warnings.catch_warnings():
+            if not len(self.dl): warnings.filterwarnings('ignore', 'Your generator is empty') # of the progress bar: no test people
+            self._with_events(noop, 'validate', CancelValidException)
 
     def _do_fit(self):
         bar = getattr(getattr(self, 'progress', None), 'mbar', None)
