@@ -36,10 +36,13 @@ def _pairs(option, words):
     if wrong: raise ValueError(f'{option} {wrong[0]}: write NAME=VALUE')
     return dict(w.split('=', 1) for w in words)
 
-def _folder(a, *more):
-    "Where a command writes unless told"
-    given = [re.sub(r'[^\w.+-]+', '_', f'{k}_{v}') for k,v in _given(a).items()]
-    return Path(a.out or a.runs/'-'.join([a.data, *given, *more]))
+def _folder(a, *more, **differs):
+    "Where a command writes unless told: a short name, in which six digits stand for what differs from the plain command"
+    if a.out: return Path(a.out)
+    given = [f'{k}_{v}' for k,v in _given(a).items()]
+    if not re.fullmatch(r'[A-Za-z0-9_.+-]{0,60}', '-'.join(given)): given,differs = [],dict(differs, options=given)
+    digits = hashlib.sha256(json.dumps(differs, sort_keys=True).encode()).hexdigest()[:6]
+    return Path(a.runs, '-'.join([a.data, *given, *more, *([digits] if differs else [])]))
 
 def _print_results(results):
     for name,m in results.items(): print(f"{name}: rank-1 {100*m.rank(1):.1f}  rank-5 {100*m.rank(5):.1f}  mAP {100*m.mAP:.1f}  mINP {100*m.mINP:.1f}"
@@ -55,31 +58,59 @@ def _with_generated(a, dataset, r):
     print(f"{len(samples)} generated images ({by}) from {a.generated}; left out: {about['elsewhere']} made of images that are not trained on, {about['damaged']} gone or damaged")
     return add_samples(dataset, samples), r if r.extra else replace(r, extra=by.lower())
 
+def _pictures_whole(a, paths):
+    "Look at all pictures before the first epoch, so that none ends the run hours later"
+    from ccreid.data.inspecting import quick_look
+    from ccreid.files import shown
+    wrong = quick_look(paths, progress=None if a.quiet else True)
+    for p,why in list(wrong.items())[:3]: print(f'{shown(p)}: {why}', file=sys.stderr)
+    if wrong: raise ValueError(f'{len(wrong)} of {len(paths)} pictures cannot be read, {shown(next(iter(wrong)))} among them: '
+                               'replace or remove them before training; `ccreid check` lists all')
+
+def _trainable(a, dataset):
+    from inspect import signature
+    from ccreid.data.layouts import LAYOUTS
+    if len(dataset.train): return
+    split = a.data in LAYOUTS and 'split' in signature(LAYOUTS[a.data]).parameters
+    raise ValueError(f'{dataset.name}: none of its {len(dataset.samples)} images is for training' +
+                     ('\n--split train makes training images of all about which name and table say nothing' if split else ''))
+
 def _train(a):
     from ccreid.data.samples import hold_out
-    from ccreid.experiments import run
+    from ccreid.experiments import run, test_table
+    from ccreid.files import clear_making, hold, shown, to_json, write_whole
     from ccreid.recipes import recipe
     from ccreid.training.export import export_reid, load_reid
     from ccreid.training.retrieval import RetrievalEval
     changes = {k: _value(v) for k,v in _pairs('--set', a.set).items()}
-    if a.epochs: changes['epochs'] = a.epochs
+    if a.epochs is not None: changes['epochs'] = a.epochs
     r = recipe(a.data, a.method, **changes)
+    differs = {k: str(getattr(a, k)) for k in ('generated','start','hold_out','precision') if getattr(a, k)}
+    if r!=recipe(a.data, a.method): differs['recipe'] = r.hash
     start = load_reid(a.start) if a.start else None
-    dataset, cbs = _dataset(a), []
+    dataset, people, cbs = _dataset(a), [], []
     print(dataset)
+    _trainable(a, dataset)
     if a.hold_out:
-        dataset, people = hold_out(dataset, a.hold_out, a.seed)
-        cbs = [RetrievalEval(people, every=a.every)]
+        dataset, held = hold_out(dataset, a.hold_out, a.seed)
+        people, cbs = held.samples.path, [RetrievalEval(held, every=a.every)]
     if a.generated: dataset, r = _with_generated(a, dataset, r)
     print(r)
-    out = _folder(a, a.method, *([r.extra] if a.generated else []), *(['started'] if start else []), str(a.seed))
-    learn, record = run(r, dataset, a.seed, a.device, a.precision, out/'checkpoint.pth', quiet=a.quiet, num_workers=a.workers, cbs=cbs, start=start)
-    export_reid(learn, out/f'{a.method}.safetensors')
-    if a.generated: record['generated'] = dict(folder=str(a.generated), images=int((dataset.train.generated_by!='').sum()))
-    if start: record['start'] = dict(file=str(a.start), sha256=hashlib.sha256(Path(a.start).read_bytes()).hexdigest())
-    (out/'metrics.json').write_text(json.dumps(record, indent=1))
+    kinds = re.sub(r'[^a-z0-9.+-]+', '_', r.extra)[:40]
+    out = _folder(a, a.method, *([kinds] if a.generated else []), *(['started'] if start else []), str(a.seed), **differs)
+    with hold(out/'.lock', f'another training is at work in {shown(out)}: wait for it, or choose another folder with --out'):
+        clear_making(out)
+        print(f'Folder of the run: {shown(out)}' + ', which goes on from its checkpoint'*(out/'checkpoint.pth').exists())
+        _pictures_whole(a, [*dataset.train.path, *people, *test_table(dataset).path])
+        learn, record = run(r, dataset, a.seed, a.device, a.precision, out/'checkpoint.pth', quiet=a.quiet, num_workers=a.workers, cbs=cbs,
+                            start=start, trained=lambda learn: export_reid(learn, out/f'{a.method}.safetensors'))
+        if a.generated: record['generated'] = dict(folder=str(a.generated), images=int((dataset.train.generated_by!='').sum()))
+        if start: record['start'] = dict(file=str(a.start), sha256=hashlib.sha256(Path(a.start).read_bytes()).hexdigest())
+        write_whole(out/'metrics.json', to_json(record, indent=1))
+    if learn.first_epoch==r.epochs: print('All epochs were done before: nothing was trained again')
+    if not learn.results: print('No test people in this data set: trained and exported, nothing evaluated')
     _print_results(learn.results)
-    print(f'Last epoch, seed {a.seed}; weights and figures in {out}')
+    print(f'Last epoch, seed {a.seed}; weights and figures in {shown(out)}')
 
 # %% ../nbs/cli.ipynb #7ac082a3
 def _shard(text):

@@ -37,12 +37,12 @@ _all_ = ['CHAINS','SEEDS','Row','Results','difference','pack','query_values','re
 # %% ../nbs/experiments.ipynb #79719d53
 def environment(
     device, # Device of the run
-)->dict: # Device name and versions
+)->dict: # Device name, threads and versions
     "What a figure was made with"
     device = torch.device(device)
     versions = {k: importlib.metadata.version(k) for k in ('torch','fastai','timm','numpy')}
     name = torch.cuda.get_device_name(device) if device.type=='cuda' else f'{os.cpu_count()} CPU cores ({platform.machine()})'
-    return dict(device=str(device), device_name=name, versions=dict(ccreid=ccreid.__version__, python=platform.python_version(), **versions))
+    return dict(device=str(device), device_name=name, threads=torch.get_num_threads(), versions=dict(ccreid=ccreid.__version__, python=platform.python_version(), **versions))
 
 def figures(
     metrics, # `RetrievalMetrics` of `evaluate`
@@ -86,7 +86,7 @@ def train_hash(
     "What is trained on, wherever it lies"
     t = dataset.train
     rows = (f'{os.path.relpath(p, dataset.root)} {i} {c}' for p,i,c in zip(t.path, t.identity, t.clothes))
-    return hashlib.sha256('\n'.join(rows).encode()).hexdigest()[:10]
+    return hashlib.sha256('\n'.join(rows).encode(errors='surrogateescape')).hexdigest()[:10]
 
 # %% ../nbs/experiments.ipynb #244826f6
 class _First:
@@ -137,21 +137,25 @@ def run(
     num_workers:int|None=None, # Processes that read images
     cbs=(), # More callbacks
     start=None, # A trained learner or model to start from, see `hand_over`
+    trained=None, # Called with the learner when it is trained, before it is evaluated
 ): # The learner, and the figures of the run as a dict
     "Train a recipe and evaluate its last epoch; `ValueError` where it wants generated images or a pretraining and none is given"
     if (r.extra and 'generated_by' not in dataset.train) or (r.pretrain and start is None):
         raise ValueError(f"The recipe wants generated images ({', '.join(o for o in (r.extra, r.pretrain) if o)}): run it with run_row(recipe, Sets(dataset, folder), seed), or `ccreid train` with --generated and --start")
-    saving = [Checkpoint(checkpoint, plan=dict(recipe=r.hash, images=train_hash(dataset), **_origin(dataset, start)))] if checkpoint else []
+    plan = dict(recipe=r.hash, images=train_hash(dataset), precision=precision or '', **_origin(dataset, start))
+    saving = [Checkpoint(checkpoint, plan=plan)] if checkpoint else []
     learn = build(r, dataset, seed, device, precision, num_workers, [*cbs, *saving])
     if start is not None: hand_over(start, learn)
     started = time.time()
     with (learn.no_bar() if quiet else nullcontext()), (learn.no_logging() if quiet else nullcontext()): learn.fit(r.epochs)
-    trained = time.time()
-    table, features = test_features(learn, dataset)
-    results = {name: evaluate(features, table, p) for name,p in multi_shot(dataset).items()}
+    ended, results = time.time(), {}
+    if trained: trained(learn)
+    if len(test_table(dataset)):
+        table, features = test_features(learn, dataset)
+        results = {name: evaluate(features, table, p) for name,p in multi_shot(dataset).items()}
     steps = len(learn.dls.train)*r.epochs
     record = dict(data=r.data, method=r.method, recipe=asdict(r), recipe_hash=r.hash, seed=seed, steps=steps, images_seen=steps*learn.dls.train.bs,
-        seconds=round(saving[0].seconds if saving else trained-started, 1), evaluation_seconds=round(time.time()-trained, 1), history=learn.history,
+        seconds=round(saving[0].seconds if saving else ended-started, 1), evaluation_seconds=round(time.time()-ended, 1), history=learn.history,
         protocols={name: figures(m, table) for name,m in results.items()}, **environment(learn.dls.device))
     learn.results = results
     return learn, record

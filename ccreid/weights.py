@@ -14,8 +14,9 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 import torch
-from safetensors.torch import load_file
 from . import settings
+from .files import Unfit, found_at, reading, shown
+from .tensor_files import read_safetensors, read_torch
 
 # %% ../nbs/weights.ipynb #1d19b362
 SUFFIXES = ('.safetensors', '.pt', '.pth', '.bin')
@@ -28,9 +29,9 @@ def _local(name, file):
     "The weights on this machine: shipped, then the user's"
     for folder in (ASSETS, settings.get('weights')):
         single,whole = folder/f'{name}.safetensors',folder/name
-        if file is None and whole.is_dir(): return whole
-        if single.is_file(): return single
-        if file and (whole/file).is_file(): return whole/file
+        if file is None and os.path.isdir(whole): return whole
+        if os.path.isfile(single): return single
+        if file and os.path.isfile(whole/file): return whole/file
 
 # %% ../nbs/weights.ipynb #608f6f4a
 def _first_line(error): return f'{type(error).__name__}: {[*str(error).strip().splitlines(), "no reason given"][0]}'
@@ -68,8 +69,9 @@ def locate(
     "Path of pretrained weights: an existing path, shipped, the user's folder, the hub; else `WeightsNotFound`"
     path,name = Path(name).expanduser(),str(name)
     as_path = path.suffix in SUFFIXES or path.is_absolute() or name.startswith('.')
-    if (as_path or os.sep in name) and path.exists(): return path
-    if as_path: raise WeightsNotFound(f'no weights at {path.absolute()}')
+    if (as_path or os.sep in name) and os.path.exists(path): return path
+    if as_path and (why := found_at(path))=='does not exist': raise WeightsNotFound(f'no weights at {shown(path.absolute())}')
+    if as_path: raise WeightsNotFound(f'{shown(path.absolute())} {why}')
     if found := _local(name, file): return found
     known = settings.resolve().get(f'weights_{name.lower()}')
     repo = hub or (known and known.value) or (name if name.count('/')==1 else None)
@@ -98,17 +100,14 @@ def need(
 def load_weights(
     path:str|Path, # .safetensors, or .pt, .pth, .bin that hold nothing but tensors
 )->dict[str,torch.Tensor]: # name → tensor, on the CPU
-    "Read a table of weights without unpickling; `ValueError` if that cannot be done"
-    path = Path(path)
-    if path.suffix not in SUFFIXES: raise ValueError(f'{path}: weights end in {", ".join(SUFFIXES)}')
-    if not path.is_file(): raise WeightsNotFound(f'no weights at {path}')
-    try:
-        if path.suffix=='.safetensors': return load_file(path)
-        state = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception:   # damaged bytes make the readers fail in any way
-        why = 'is damaged' if path.suffix=='.safetensors' else 'is damaged or holds more than tensors'
-        raise ValueError(f'{path} {why} and is not opened; save it as safetensors') from None
+    "Read a table of weights without unpickling; `ValueError` if that cannot be done, `WeightsNotFound` if there is none"
+    path,what = Path(path),('a table of weights','it is not opened; fetch it again, or save it as safetensors')
+    if path.suffix not in SUFFIXES: raise ValueError(f'{shown(path)}: weights end in {", ".join(SUFFIXES)}')
+    if found_at(path)=='does not exist': raise WeightsNotFound(f'no weights at {shown(path)}')
+    if path.suffix=='.safetensors': return read_safetensors(path, *what)[0]
+    state = read_torch(path, *what)
     for key in ('state_dict', 'model'): state = state.get(key, state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(o, torch.Tensor) for o in state.values()):
-        raise ValueError(f'{path} holds no table of weights (name → tensor)')
+    with reading(path, *what):
+        if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(o, torch.Tensor) for k,o in state.items()):
+            raise Unfit('holds no table of weights (name → tensor)')
     return state

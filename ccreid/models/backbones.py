@@ -16,6 +16,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from timm.models.resnet import BasicBlock, ResNet
 from torch import nn, Tensor
+from ..files import shown
 from ..weights import load_weights, locate
 
 # %% ../../nbs/models/backbones.ipynb #db9e7a6b
@@ -78,7 +79,7 @@ def load_pretrained(
     optional = {k for k in own if k.endswith('num_batches_tracked')}
     wrong = (own.keys()-state.keys()-optional) | (state.keys()-own.keys())
     wrong |= {k for k in own.keys() & state.keys() if own[k].shape!=state[k].shape}
-    if wrong: raise ValueError(f'{path} does not fit this network: {len(wrong)} tensors differ, such as {min(wrong)}')
+    if wrong: raise ValueError(f'{shown(path)} does not fit this network: {len(wrong)} tensors differ, such as {min(wrong)}')
     net.load_state_dict(state, strict=False)
 
 def create_backbone(
@@ -88,9 +89,13 @@ def create_backbone(
 )->Backbone:
     "A backbone by name; `ValueError` for an unknown name, `WeightsNotFound` if weights are asked for and missing"
     if name=='resnet_mini': net = resnet_mini()
-    elif timm.is_model(name): net = timm.create_model(name, pretrained=False, num_classes=0)
+    elif isinstance(name, str) and timm.is_model(name):
+        try: net = timm.create_model(name, pretrained=False, num_classes=0)
+        except RuntimeError as e:
+            if 'tag' not in str(e): raise
+            raise ValueError(f'no backbone {name!r}: {e}') from None
     else:
-        near = get_close_matches(name, ['resnet_mini', *timm.list_models()])
+        near = get_close_matches(str(name), ['resnet_mini', *timm.list_models()])
         raise ValueError(f'no backbone {name!r}; there are resnet_mini and the networks of timm'
                          + (f', such as {", ".join(near)}' if near else ''))
     backbone = Backbone(net, name, last_stride)
@@ -134,5 +139,5 @@ def create_pool(
     name:str='max+avg', # 'avg', 'max', 'gem' or 'max+avg'
 )->nn.Module: # Map [B,c,h,w] to [B,c·multiplier]
     "A pooling by name"
-    if name not in POOLS: raise ValueError(f'no pooling {name!r}; there are {", ".join(POOLS)}')
+    if not isinstance(name, str) or name not in POOLS: raise ValueError(f'no pooling {name!r}; there are {", ".join(POOLS)}')
     return POOLS[name]()

@@ -21,7 +21,7 @@ CLASSIFIERS = {'linear':LinearClassifier, 'cosine':CosineClassifier,
                'linear-no-bias':lambda dim,classes: LinearClassifier(dim, classes, bias=False)}
 
 def _pick(table, kind, name):
-    if name not in table: raise ValueError(f'no {kind} {name!r}; there are {", ".join(table)}')
+    if not isinstance(name, str) or name not in table: raise ValueError(f'no {kind} {name!r}; there are {", ".join(table)}')
     return table[name]
 
 class ReIDModel(nn.Module):
@@ -59,7 +59,7 @@ def _kind(name):
     "A subclass of `ReIDModel` in this package"
     module,_,cls = str(name).rpartition('.')
     try: found = getattr(import_module(module), cls) if module.startswith('ccreid.') else None
-    except (ImportError, AttributeError): found = None
+    except (ImportError, AttributeError, ValueError): found = None
     if not (isinstance(found, type) and issubclass(found, ReIDModel)): raise ValueError(f'there is no kind of model {name!r}')
     return found
 
@@ -68,11 +68,13 @@ def from_config(cls:ReIDModel,
     config:dict,                  # As `model.config`
     backbone:nn.Module|None=None, # Needed if the model was made with a backbone of your own
 )->ReIDModel: # With random weights
-    "Build a model from its description"
+    "Build a model from its description; `ValueError` where that cannot be"
+    if not isinstance(config, dict): raise ValueError(f'the description of a model is a dictionary, not {config!r}')
     config = dict(config)
     if 'kind' in config: return _kind(config.pop('kind')).from_config(config, backbone)
-    name,last_stride = config.pop('backbone'),config.pop('last_stride', 1)
+    name,last_stride = config.pop('backbone', None),config.pop('last_stride', 1)
     if backbone is None:
         if name is None: raise ValueError('this model has a backbone of its own kind; pass it as `backbone`')
         backbone = create_backbone(name, last_stride=last_stride)
-    return cls(backbone, **config)
+    try: return cls(backbone, **config)
+    except TypeError as e: raise ValueError(f'no {cls.__name__} can be made of {config}: {e}') from None

@@ -9,34 +9,67 @@ __all__ = ['load_reid', 'parity', 'export_reid']
 
 # %% ../../nbs/training/export.ipynb #4bd7409b
 import ccreid.compat
-import json, os, torch
+import torch
+from numbers import Real
 from pathlib import Path
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 import ccreid
-from ..data.transforms import Preprocessing
+from ..data.transforms import FILTERS, Preprocessing
+from ..files import Unfit, reading, write_whole
 from ..models.reid_model import ReIDModel
+from ..tensor_files import read_safetensors, safetensors_bytes
 from .embedding import embed_batch
+
+# %% ../../nbs/training/export.ipynb #200052c3
+_MOST = 1024 # numbers up to here may stand in any description
+
+def _shapes(config):
+    "Names and shapes of the tensors of the model that a description asks for, without allocating one"
+    with torch.device('meta'): return {k: tuple(v.shape) for k,v in ReIDModel.from_config(config).state_dict().items()}
+
+def _model(config, weights):
+    "The model of a description, filled; `ValueError` in one line where they do not go together"
+    most = max(_MOST, *(n for v in weights.values() for n in v.shape))
+    for k,v in dict(config).items():
+        if not (v is None or isinstance(v, str) or type(v) is int and 0<=v<=most): raise ValueError(f'it asks for {k} = {v!r}'[:200])
+    asked,has = _shapes(config),{k: tuple(v.shape) for k,v in weights.items()}
+    wrong = sorted(k for k in {**asked, **has} if asked.get(k)!=has.get(k))
+    if wrong: raise ValueError(f'{len(wrong)} tensors are missing, of another shape or not asked for, such as {wrong[0]}')
+    model = ReIDModel.from_config(config)
+    model.load_state_dict(weights)
+    return model
+
+# %% ../../nbs/training/export.ipynb #e2547b50
+_SIDE = 2**13 # pixels of the largest picture
+
+def _preprocessing(d):
+    "A `Preprocessing` of plain values that make sense; `ValueError` names the one that does not"
+    def numbers(v, n): return isinstance(v, list) and len(v)==n and all(isinstance(o, Real) for o in v)
+    fine = dict(size=lambda v: numbers(v, 2) and all(type(o) is int and 0<o<=_SIDE for o in v), mean=lambda v: numbers(v, 3),
+                std=lambda v: numbers(v, 3) and min(v)>0, flip=lambda v: isinstance(v, bool), interpolation=lambda v: v in [*FILTERS])
+    if wrong := [k for k in {**fine, **d} if k not in d or k not in fine or not fine[k](d[k])]:
+        raise ValueError(f'its preprocessing says {wrong[0]} = {d.get(wrong[0])!r}'[:200])
+    return Preprocessing.from_dict(d)
 
 # %% ../../nbs/training/export.ipynb #e9cc3ac5
 def load_reid(
-    path, # A file written by `export_reid`
+    path, # A file written by `export_reid`, or its content as bytes
     device='cpu', # Where to
 )->ReIDModel: # In evaluation mode, with `.preprocessing`
-    "Rebuild an exported model; `ValueError` if the file is none"
-    path = Path(path)
-    if not path.exists(): raise FileNotFoundError(f"No exported model at {path}")
-    try:
-        with safe_open(path, 'pt') as f:
-            about = json.loads((f.metadata() or {})['ccreid'])
-            weights = {k: f.get_tensor(k) for k in f.keys()}
-    except (SafetensorError, KeyError, json.JSONDecodeError) as e:
-        raise ValueError(f"{path} was not written by export_reid ({type(e).__name__})") from None
-    model = ReIDModel.from_config(about['model'])
-    model.load_state_dict(weights)
-    model.preprocessing = Preprocessing.from_dict(about['preprocessing'])
+    "Rebuild an exported model; `ValueError` in one line if the file is none"
+    what = 'an exported model','get it again, or train again with the checkpoint beside it'
+    if isinstance(path, bytes): return _rebuilt(*read_safetensors(path)).to(device).eval()
+    with reading(path, *what): model = _rebuilt(*read_safetensors(path, *what))
     return model.to(device).eval()
+
+def _rebuilt(weights, about):
+    if about is None: raise Unfit('holds tensors, but was not written by export_reid')
+    if set(about)!={'model','preprocessing','version'}: raise Unfit(f"was written by another version of ccreid ({about.get('version')}; this is {ccreid.__version__})")
+    try:
+        model = _model(about['model'], weights)
+        model.preprocessing = _preprocessing(about['preprocessing'])
+    except (ValueError,TypeError) as e: raise Unfit(f"describes no model that can be built: {' '.join(str(e).split())}") from None
+    return model
 
 # %% ../../nbs/training/export.ipynb #27ff5ea1
 @torch.no_grad()
@@ -60,18 +93,13 @@ def export_reid(
     path, # The file to write, by custom `NAME.safetensors`
     tolerance:float=1e-4, # Largest difference of a feature, as a share of the largest feature
 )->Path: # The file
-    "Write a model for retrieval and check that what was written gives the same features; `ValueError` if not"
+    "Write a model for retrieval, whose features were compared; `ValueError` where they differ, `OSError` where nothing can be written"
     model, path = getattr(model_or_learner, 'model', model_or_learner), Path(path)
     config = {**model.config, 'classes': None}
     keep = ReIDModel.from_config(config).state_dict().keys()
-    weights = {k: v.detach().cpu().contiguous() for k,v in model.state_dict().items() if k in keep}
-    about = dict(model=config, preprocessing=model.preprocessing.to_dict(), version=ccreid.__version__)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
-        save_file(weights, tmp, metadata=dict(ccreid=json.dumps(about)))
-        difference = parity(model, load_reid(tmp))
-        if not difference<=tolerance: raise ValueError(f"The exported model gives other features (difference {difference:.2g}): nothing was written")
-        os.replace(tmp, path)
-    finally: tmp.unlink(missing_ok=True)
+    content = safetensors_bytes({k: v for k,v in model.state_dict().items() if k in keep},
+                                dict(model=config, preprocessing=model.preprocessing.to_dict(), version=ccreid.__version__))
+    difference = parity(model, load_reid(content))
+    if not difference<=tolerance: raise ValueError(f"The exported model gives other features (difference {difference:.2g}): nothing was written")
+    write_whole(path, content)
     return path

@@ -10,6 +10,7 @@ __all__ = ['Method', 'trained_parameters', 'ReIDLearner', 'epoch_seed', 'Bookkee
 # %% ../../nbs/training/learner.ipynb #e4ece7fa
 import ccreid.compat
 import random, warnings
+from contextlib import nullcontext
 from functools import partial
 import numpy as np, pandas as pd, torch
 from torch import nn
@@ -48,7 +49,7 @@ class ReIDLearner(Learner):
     def __init__(self, dls, model, loss_func=None, seed=0, opt_func=partial(OptimWrapper, opt=torch.optim.Adam), lr=3.5e-4, wd=5e-4,
                  wd_bn_bias=True, train_bn=False, cbs=None, splitter=trained_parameters, **kwargs):
         self.seed, self.first_epoch, self.history, self.step_taken = seed, 0, [], True
-        self._undo, self._attaching, self._wrappers, self._views = {}, None, [], []
+        self._undo, self._attaching, self._wrappers, self._views, self._at_end = {}, None, [], [], []
         super().__init__(dls, model, ReIDLoss(identity=identity_term()) if loss_func is None else loss_func, opt_func=opt_func,
                          lr=lr, wd=wd, wd_bn_bias=wd_bn_bias, train_bn=train_bn, splitter=splitter, **kwargs)
         self.remove_cb(self.recorder)
@@ -73,12 +74,16 @@ class ReIDLearner(Learner):
 
     def fit(self, n_epoch, lr=None, wd=None, cbs=None, reset_opt=False, start_epoch=0):
         self.first_epoch = start_epoch
-        super().fit(n_epoch, lr, wd, cbs, reset_opt)
+        try: super().fit(n_epoch, lr, wd, cbs, reset_opt)
+        finally:
+            while self._at_end: self._at_end.pop()()
 
     def _do_epoch(self):
         self._do_epoch_train()
         self.dl = self.dls.valid
-        self._with_events(noop, 'validate', CancelValidException)
+        with nullcontext() if len(self.dl) else warnings.catch_warnings():
+            if not len(self.dl): warnings.filterwarnings('ignore', 'Your generator is empty') # of the progress bar: no test people
+            self._with_events(noop, 'validate', CancelValidException)
 
     def _do_fit(self):
         bar = getattr(getattr(self, 'progress', None), 'mbar', None)

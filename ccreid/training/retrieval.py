@@ -23,13 +23,19 @@ class RetrievalEval(Method):
     def __init__(self,
         dataset, # `ReIDDataset`, best one of held-out people
         protocols=None, # Names or `Protocol`s; the data set's `main_protocols` if `None`: those that draw nothing, if any
-        every:int=5, # Epochs between evaluations
+        every:int=5, # Epochs between evaluations, at least 1
         num_workers:int=0, # Processes that read images
     ):
+        if every<1: raise ValueError(f'every counts epochs between evaluations, at least 1, not {every}')
         self.dataset, self.every, self.num_workers = dataset, every, num_workers
         chosen = main_protocols(dataset.protocols) if protocols is None else protocols
         self.protocols = {getattr(p,'name',p): dataset.protocols[p] if isinstance(p,str) else p for p in chosen}
         self.results, self.curve = {}, []
+        if not len(self._table()): raise ValueError(f'{dataset.name}: no image to evaluate')
+
+    def _table(self):
+        table = self.dataset.samples
+        return table[table.split.isin(splits_of(self.protocols.values()))]
 
     def attach(self, learn):
         mine = [ValueMetric(lambda name=name,what=what: self._column(name, what), f'{name} {what}') for name in self.protocols for what in ('R1','mAP')]
@@ -43,10 +49,8 @@ class RetrievalEval(Method):
     def before_validate(self):
         self.results = {}
         if (self.epoch+1)%self.every and self.epoch+1!=self.n_epoch: return
-        table = self.dataset.samples
-        table = table[table.split.isin(splits_of(self.protocols.values()))]
+        table = self._table().reset_index(drop=True)
         features = embed(self.learn, table, num_workers=self.num_workers)
-        table = table.reset_index(drop=True)
         self.results = {name: evaluate(features, table, p) for name,p in self.protocols.items()}
         self.curve.append(dict(epoch=self.epoch, **{f'{name} {what}': self._column(name, what) for name in self.protocols for what in ('R1','mAP')}))
 
