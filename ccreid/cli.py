@@ -38,8 +38,6 @@ def _print_results(results):
 
 # %% ../nbs/cli.ipynb #53435bea
 def _pairs(option, words):
-    wrong = [w for w in words if '=' not in w]
-    if wrong: raise ValueError(f'{option} {wrong[0]}: write NAME=VALUE')
     return dict(w.split('=', 1) for w in words)
 
 def _folder(a, *more):
@@ -83,19 +81,14 @@ def _train(a):
     print(f'Last epoch, seed {a.seed}; weights and figures in {out}')
 
 # %% ../nbs/cli.ipynb #7ac082a3
-def _shard(text):
-    found = re.fullmatch(r'(\d+)/(\d+)', text)
-    if not found or int(found[1])>=int(found[2]): raise ValueError(f'--shard {text}: write i/n with i from 0 to n-1, such as 0/2 for one of two processes and 1/2 for the other')
-    return int(found[1]), int(found[2])
-
 def _generate(a):
     from ccreid.hsgl.generating import KINDS, generate, models_for
     if a.kind not in KINDS: raise ValueError(f"Unknown kind of images {a.kind!r}: choose from {', '.join(KINDS)}")
-    shard, parts = _shard(a.shard), _pairs('--model', a.model)
+    parts = _pairs('--model', a.model)
     dataset, out = _dataset(a), _folder(a, a.kind)
     print(dataset)
     models = models_for(dataset, device=a.device, precision=a.precision, batch=a.batch, **parts)
-    samples = generate(a.kind, dataset, out, models, shard=shard, retry=a.retry, **{k: getattr(a, k) for k in ('variants','people','garments','limit','batch','seed')})
+    samples = generate(a.kind, dataset, out, models, shard=a.shard, retry=a.retry, **{k: getattr(a, k) for k in ('variants','people','garments','limit','batch','seed')})
     n = samples.attrs['expansion']
     print(f"{a.kind}: {n['made']} images made, {n['found']} were there, {sum(n['skipped'].values())} skipped, {n['left']} left to make\n{len(samples)} images in {out}")
 

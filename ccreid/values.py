@@ -54,7 +54,7 @@ def whole(
     high:int=MOST, # Largest
 )->Rule:
     "A whole number in a range"
-    words = f'a whole number{_range(low, high)}' if high<MOST else f'a whole number, {low} or more'
+    words = f'a whole number{_range(low, high)}' if high<MOST else f'a whole number, at least {low:,}'
     return Rule(words, lambda v: _is(v, int) and low<=v<=high, int)
 
 def number(
@@ -64,7 +64,7 @@ def number(
     below:bool=False,  # `high` itself does not fit
 )->Rule:
     "A finite number in a range"
-    words = ' and '.join([f'above {low:g}' if above else f'{low:g} or more']*(low>-inf) +
+    words = ' and '.join([f'above {low:g}' if above else f'at least {low:g}']*(low>-inf) +
                          [f'below {high:g}' if below else f'at most {high:g}']*(high<inf))
     return Rule(f'a number{f", {words}"*bool(words)}', lambda v: _is(v, (int,float)) and isfinite(v) and
                 (v>low if above else v>=low) and (v<high if below else v<=high), float)
