@@ -8,11 +8,11 @@ Docs: https://ccreid.github.io/ccreid/cli.html.md"""
 __all__ = ['main']
 
 # %% ../nbs/cli.ipynb #063db7a8
-import contextlib, hashlib, json, os, re, signal, sys, threading, traceback
+import contextlib, hashlib, json, os, re, select, signal, sys, threading, traceback
 from pathlib import Path
 from .failures import explain, one_line, write_trace
 from .files import to_json
-from .options import COMMANDS, _value, parser
+from .options import parser
 
 # %% ../nbs/cli.ipynb #747aa629
 def _dataset(a):
@@ -33,7 +33,8 @@ def _percent(v): return f'{100*v:.1f}' if v==v else 'n/a'
 
 def _print_results(results):
     for name,m in results.items():
-        figures = '  '.join(f'{k} {_percent(v)}' for k,v in (('rank-1', m.rank(1)), ('rank-5', m.rank(5)), ('mAP', m.mAP), ('mINP', m.mINP)))
+        figures = {'rank-1': m.rank(1), 'rank-5': m.rank(5), 'mAP': m.mAP, 'mINP': m.mINP}
+        figures = '  '.join(f'{k} {_percent(v)}' for k,v in figures.items())
         print(f'{name}: {figures}  ({m.queries} queries, {m.skipped} without a valid positive left out)')
 
 # %% ../nbs/cli.ipynb #53435bea
@@ -139,7 +140,8 @@ def _as_process():
         if hasattr(s, 'reconfigure'): s.reconfigure(errors='backslashreplace')
     if threading.current_thread() is not threading.main_thread(): return
     mine,usual = os.getpid(),(signal.SIG_DFL, signal.default_int_handler)
-    caught = [n for k in ('SIGINT','SIGTERM','SIGHUP') if (n := getattr(signal, k, None)) and signal.getsignal(n) in usual]
+    numbers = [getattr(signal, k) for k in ('SIGINT','SIGTERM','SIGHUP') if hasattr(signal, k)]
+    caught = [n for n in numbers if signal.getsignal(n) in usual]
     def end(number, frame):
         if os.getpid()!=mine: os._exit(128+number)
         for n in caught: signal.signal(n, signal.SIG_DFL)
@@ -154,8 +156,17 @@ def _pushed_out():
     "None, or what hinders standard output from being written"
     try: sys.stdout and sys.stdout.flush()
     except (OSError,ValueError) as e:
-        with contextlib.suppress(OSError, ValueError, AttributeError): os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return e
+
+def _reader_gone():
+    "Has the other end of standard output been closed? Not to be mixed up with a pipe to a process of ours"
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        ends = select.poll()
+        ends.register(sys.stdout.fileno(), 0)
+        return any(event & select.POLLERR for _,event in ends.poll(0))
+    return False
 
 def _runs():
     with contextlib.suppress(Exception):
@@ -163,14 +174,16 @@ def _runs():
         return settings.get('runs')
 
 # %% ../nbs/cli.ipynb #579caccf
-_commands = dict(demo=_demo, train=_train, evaluate=_evaluate, generate=_generate, reproduce=_reproduce, check=_check, settings=_settings)
+_commands = dict(demo=_demo, train=_train, evaluate=_evaluate, generate=_generate, reproduce=_reproduce,
+                 check=_check, settings=_settings)
 
 def _failed(e, words):
     if '--debug' in words: traceback.print_exception(e)
     line,expected = explain(e)
     if not expected:
         file = None if '--debug' in words else write_trace(e, _runs(), words)
-        line += ' (not expected here, so perhaps a defect of ccreid; ' + (f'the trace is in {one_line(str(file))})' if file else '--debug prints the trace)')
+        where = f'the trace is in {one_line(str(file))}' if file else '--debug prints the trace'
+        line += f' (not expected here, so perhaps a defect of ccreid; {where})'
     _say(line)
     return 2
 
@@ -186,7 +199,7 @@ def main(
         code = _commands[a.command](a) or 0
     except KeyboardInterrupt: code = 1; _say('interrupted')
     except SystemExit as e: code = e.code
-    except BrokenPipeError as e: code = 141 if isinstance(stuck := _pushed_out(), BrokenPipeError) else _failed(stuck or e, words)
+    except BrokenPipeError as e: code = 141 if _reader_gone() else _failed(e, words)
     except Exception as e: code = _failed(e, words)
     if (stuck := _pushed_out()) is None: return code
     return 141 if isinstance(stuck, BrokenPipeError) else _failed(stuck, words)

@@ -14,7 +14,8 @@ import ccreid
 from .files import shown, write_whole
 
 # %% ../nbs/failures.ipynb #91dcc764
-_TRACE = re.compile(r'Traceback \(most recent call last\):\n.*\n?  File "([^\n]*?)", line [^\n]*\n(?: {4}[^\n]*\n)*[\w.]+(?:: )?(.*)', re.S) # to its last frame
+_TRACE = re.compile(r'Traceback \(most recent call last\):\n.*\n?  File "([^\n]*?)", line [^\n]*\n' # to its last frame
+                    r'(?: {4}[^\n]*\n)*[\w.]+(?:: )?(.*)', re.S)
 _FASTAI = re.compile(r'^Exception occured in .*? when calling event .*?:', re.S)
 
 def message(
@@ -23,7 +24,8 @@ def message(
     "The words of an exception, without what was put around them"
     if isinstance(e, KeyError) and e.args and isinstance(e.args[0], str) and ' ' in e.args[0]: text = e.args[0]
     elif isinstance(e, OSError) and e.strerror:
-        text = ' -> '.join(shown(os.fsdecode(f)) for f in (e.filename, e.filename2) if isinstance(f, (str,bytes,os.PathLike)))
+        files = [f for f in (e.filename, e.filename2) if isinstance(f, (str,bytes,os.PathLike))]
+        text = ' -> '.join(shown(os.fsdecode(f)) for f in files)
         text = f'{text}: {e.strerror}' if text else str(e.strerror)
     else: text = str(e)
     text = _FASTAI.sub('', text)
@@ -55,15 +57,32 @@ def said(
 
 # %% ../nbs/failures.ipynb #01afb069
 KINDS = [
-    ('too many files are open', r'\[E[MN]FILE\]|Too many open files|received \d+ items of ancdata', 'allow more (`ulimit -n 65536`), or read with fewer processes (--workers 0)'),
-    ('shared memory is full', r'Bus error|shared memory|/dev/shm|torch_shm_manager|(write to|resize|mmap|truncate) file </?torch_', 'allow more (`docker run --shm-size 8g`), or read without other processes (--workers 0)'),
-    ("the GPU's memory is full", r'CUDA out of memory|^OutOfMemoryError|(CUDNN|CUBLAS)_STATUS_ALLOC_FAILED|MPS backend out of memory', 'take smaller batches (--set images=4, or --batch 1 for `generate`), half precision (--precision bf16) or another GPU (--device cuda:1)'),
-    ('memory is full', r'^\w*MemoryError|\[ENOMEM\]|[Cc]annot allocate memory|can.t allocate memory|not enough memory|std::bad_alloc', 'take smaller batches (--set images=4, or --batch 1 for `generate`), fewer processes (--workers 0), keep no images (--set cache=false), or end other programs'),
-    ('the disk is full', r'\[(ENOSPC|EDQUOT)\]|No space left on device|[Qq]uota exceeded|PytorchStreamWriter failed|unexpected pos \d', 'make room, or write elsewhere (--out); what was saved before is as it was'),
-    ('a process that worked for this one was killed', r'^BrokenProcessPool|^BrokenPipeError|worker \(pid.*?\) (exited unexpectedly|is killed)', 'mostly it is memory that ran out: give it fewer processes (--workers 0)'),
-    ('the GPU cannot be used', r'compiled with CUDA|NVIDIA driver|CUDA (driver|error|initialization|unknown)|No CUDA GPUs|CUDNN_STATUS|CUBLAS_STATUS|cuda runtime', 'see whether `nvidia-smi` shows it, get a torch that fits its driver, or use the processor (--device cpu)'),
+    ('too many files are open', r'\[E[MN]FILE\]|Too many open files|received \d+ items of ancdata',
+        'allow more (`ulimit -n 65536`), or read with fewer processes (--workers 0)'),
+    ('shared memory is full',
+        r'Bus error|shared memory|/dev/shm|torch_shm_manager|(write to|resize|mmap|truncate) file </?torch_',
+        'allow more (`docker run --shm-size 8g`), or read without other processes (--workers 0)'),
+    ("the GPU's memory is full",
+        r'CUDA out of memory|^OutOfMemoryError|(CUDNN|CUBLAS)_STATUS_ALLOC_FAILED|MPS backend out of memory',
+        'take smaller batches (--set images=4, or --batch 1 for `generate`), half precision (--precision bf16) '
+        'or another GPU (--device cuda:1)'),
+    ('memory is full',
+        r'^\w*MemoryError|\[ENOMEM\]|[Cc]annot allocate memory|can.t allocate memory|not enough memory|std::bad_alloc',
+        'take smaller batches (--set images=4, or --batch 1 for `generate`), fewer processes (--workers 0), '
+        'keep no images (--set cache=false), or end other programs'),
+    ('the disk is full',
+        r'\[(ENOSPC|EDQUOT)\]|No space left on device|[Qq]uota exceeded|PytorchStreamWriter failed|unexpected pos \d',
+        'make room, or write elsewhere (--out); what was saved before is as it was'),
+    ('a process that worked for this one was killed',
+        r'^BrokenProcessPool|^BrokenPipeError|worker \(pid.*?\) (exited unexpectedly|is killed)',
+        'mostly it is memory that ran out: give it fewer processes (--workers 0)'),
+    ('the GPU cannot be used',
+        r'compiled with CUDA|NVIDIA driver|CUDA (driver|error|initialization|unknown)|No CUDA GPUs|'
+        r'(CUDNN|CUBLAS)_STATUS|cuda runtime',
+        'see whether `nvidia-smi` shows it, get a torch that fits its driver, or use the processor (--device cpu)'),
 ]
-EXTRAS = dict(diffusers='generate', transformers='generate', peft='generate', accelerate='generate', mediapipe='pose', ray='scale', faiss='scale')
+EXTRAS = {**dict.fromkeys(('diffusers','transformers','peft','accelerate'), 'generate'), 'mediapipe': 'pose',
+          'ray': 'scale', 'faiss': 'scale'} # Package → optional part of ccreid that brings it
 
 def _chain(e):
     seen = []
@@ -89,7 +108,8 @@ def explain(
         return f"{kind[0]}{f' ({text})'*bool(text)}: {kind[1]}".replace('\n        ', ' '), True
     if isinstance(e, ModuleNotFoundError) and text.startswith('No module named') and e.name:
         top = e.name.split('.')[0]
-        if top!='ccreid': return f'{text}: pip install "ccreid[{EXTRAS[top]}]"' if top in EXTRAS else f'{text}: pip install {top}', True
+        wanted = f'"ccreid[{EXTRAS[top]}]"' if top in EXTRAS else top
+        if top!='ccreid': return f'{text}: pip install {wanted}', True
     if said(e) or isinstance(e, (OSError,ImportError)) and text: return text, True
     return f"{type(e).__name__}{f': {text}'*bool(text)}".replace('\n        ', ' '), False
 
@@ -101,8 +121,9 @@ def write_trace(
 ): # Path of the file; None where nothing can be written
     "Keep a trace, with the command and the versions"
     torch = getattr(sys.modules.get('torch'), '__version__', 'not imported')
-    text = (f"{time.strftime('%Y-%m-%d %H:%M:%S')}  ccreid {ccreid.__version__}, python {platform.python_version()}, torch {torch}, {platform.platform()}\n"
-            f"ccreid {' '.join(map(shown, words))}\n\n" + ''.join(traceback.format_exception(e)))
+    text = (f"{time.strftime('%Y-%m-%d %H:%M:%S')}  ccreid {ccreid.__version__}, python {platform.python_version()}, "
+            f"torch {torch}, {platform.platform()}\nccreid {' '.join(map(shown, words))}\n\n" +
+            ''.join(traceback.format_exception(e)))
     name = f"ccreid-error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     for place in (folder, tempfile.gettempdir()):
         if place is None: continue

@@ -32,14 +32,15 @@ def place(
     "A path; `ArgumentTypeError` for an empty one, and for the home of nobody"
     if not text.strip() or '\0' in text: raise argparse.ArgumentTypeError(f'expected a folder or file, got {text!r}')
     try: return str(Path(text).expanduser()) if text.startswith('~') else text
-    except RuntimeError: raise argparse.ArgumentTypeError(f'{text}: there is no such home folder; write the whole path') from None
+    except RuntimeError: why = f'{text}: there is no such home folder; write the whole path'
+    raise argparse.ArgumentTypeError(why)
 
 def pair(
     text:str, # NAME=VALUE
 )->str:       # The same
     "A name and its value; `ArgumentTypeError` where one is missing"
-    if not text.partition('=')[0].strip() or '=' not in text: raise argparse.ArgumentTypeError(f'expected NAME=VALUE, got {text!r}')
-    return text
+    if '=' in text and text.partition('=')[0].strip(): return text
+    raise argparse.ArgumentTypeError(f'expected NAME=VALUE, got {text!r}')
 
 def shard(
     text:str, # i/n
@@ -57,7 +58,8 @@ def _value(text):
 
 # %% ../nbs/options.ipynb #484db546
 def _data(c):
-    c.add_argument('--data', required=True, type=_of(text()), help='name of the data set, such as prcc, ltcc or mannequins')
+    c.add_argument('--data', required=True, type=_of(text()),
+                   help='name of the data set, such as prcc, ltcc or mannequins')
     c.add_argument('--root', type=place, help='its folder; the setting `data` if not given')
 
 def _device(c): c.add_argument('--device', help='cpu, cuda, cuda:1 ...; the setting `device` if not given')
@@ -83,9 +85,11 @@ def _demo(c):
 
 def _train(c):
     _data(c); _device(c)
-    c.add_argument('--method', default='cal', help='identity, triplet, cal, aim, fire or cssc; the last four also with +hsal (cal)')
+    c.add_argument('--method', default='cal',
+                   help='identity, triplet, cal, aim, fire or cssc; the last four also with +hsal (cal)')
     c.add_argument('--epochs', type=_of(whole(1)), help='another length; milestones and start epoch are scaled')
-    c.add_argument('--set', type=pair, action='append', default=[], metavar='NAME=VALUE', help='change a setting of the recipe; may be repeated')
+    c.add_argument('--set', type=pair, action='append', default=[], metavar='NAME=VALUE',
+                   help='change a setting of the recipe; may be repeated')
     _seed(c)
     c.add_argument('--generated', type=place, metavar='FOLDER',
                    help='train on generated images too, those that `ccreid generate` left there; epochs become longer')
@@ -96,17 +100,20 @@ def _train(c):
     c.add_argument('--precision', choices=['bf16','fp16'], help='mixed precision and channels-last, on CUDA')
     c.add_argument('--hold-out', type=_of(whole(0)), default=0, metavar='N',
                    help='take N people out of training and evaluate them while training')
-    c.add_argument('--every', type=_of(whole(1)), default=5, help='epochs between two evaluations of the held-out people (5)')
+    c.add_argument('--every', type=_of(whole(1)), default=5,
+                   help='epochs between two evaluations of the held-out people (5)')
     c.add_argument('--workers', type=_of(whole(0, 1024)), help='processes that read images')
-    c.add_argument('--quiet', action='store_const', const='lines', default=False, help='no progress bars, a line an epoch')
+    c.add_argument('--quiet', action='store_const', const='lines', default=False,
+                   help='no progress bars, a line an epoch')
 
 # %% ../nbs/options.ipynb #d04aa16d
 def _evaluate(c):
     _data(c); _device(c)
     g = c.add_mutually_exclusive_group(required=True)
     g.add_argument('--weights', type=place, help='file written by training (safetensors)')
-    g.add_argument('--features', type=place, help='.npz with `paths` (absolute, or relative to where the layout starts: '
-                                                  'for PRCC its folder rgb) and `features` [N,D]')
+    g.add_argument('--features', type=place,
+                   help='.npz with `paths` (absolute, or relative to where the layout starts: for PRCC its folder rgb) '
+                        'and `features` [N,D]')
     c.add_argument('--protocol', type=_of(text()),
                    help='one protocol by name, or `all` (those of the test people that search the whole gallery)')
     c.add_argument('--json', action='store_true', help='print JSON')
@@ -119,15 +126,17 @@ def _generate(c):
                              ('garments', 'M', 'shsg: garments that all of them are dressed in (5)'),
                              ('limit', 'N', 'try N images now, and stop')):
         c.add_argument(f'--{name}', type=_of(whole(1)), metavar=letter, help=what)
-    c.add_argument('--shard', type=shard, default='0/1', metavar='I/N', help='do part I of N, counted from 0: 0/2 and 1/2 are two halves, '
-                                                                 'for two processes and one folder')
+    c.add_argument('--shard', type=shard, default='0/1', metavar='I/N',
+                   help='do part I of N, counted from 0: 0/2 and 1/2 are two halves, for two processes and one folder')
     c.add_argument('--batch', type=_of(whole(1)), default=8, help='images at a time (8)')
     _seed(c)
-    c.add_argument('--precision', choices=['fp16','bf16'], help="of the diffusion networks; each network's own if not given")
+    c.add_argument('--precision', choices=['fp16','bf16'],
+                   help="of the diffusion networks; each network's own if not given")
     c.add_argument('--retry', action='store_true', help='try again what was skipped')
     c.add_argument('--model', type=pair, action='append', default=[], metavar='PART=NAME',
-                   help='another network, a name or a folder, for parser, inpainter, keypoints, tryoff or tryon; shsg needs '
-                        "code=FOLDER, a clone of IDM-VTON, and body_map=MODULE:FUNCTION, DensePose's pictures; may be repeated")
+                   help='another network, a name or a folder, for parser, inpainter, keypoints, tryoff or tryon; '
+                        'shsg needs code=FOLDER, a clone of IDM-VTON, and body_map=MODULE:FUNCTION, '
+                        "DensePose's pictures; may be repeated")
 
 # %% ../nbs/options.ipynb #a3fef8c1
 def _reproduce(c):
@@ -161,10 +170,11 @@ COMMANDS = { # Name → options, help, examples
     'evaluate': (_evaluate, 'evaluate a model, or features of another code base',
 """ccreid evaluate --data prcc --root ~/data/prcc --weights runs/prcc-cal-0/cal.safetensors
   ccreid evaluate --data ltcc --root ~/data/LTCC_ReID --features features.npz"""),
-    'generate': (_generate, 'generate training images for a data set: chpsg (coarse samples, inpainted) or shsg (hard samples, try-on)',
+    'generate': (_generate, 'generate training images for a data set: '
+                            'chpsg (coarse samples, inpainted) or shsg (hard samples, try-on)',
 """ccreid generate chpsg --data prcc --root ~/data/prcc
   ccreid generate chpsg --data prcc --root ~/data/prcc --limit 20 --out /tmp/look
-  ccreid generate shsg --data prcc --root ~/data/prcc --model code=~/IDM-VTON --model body_map=densepose_maps:draw --shard 0/4
+  ccreid generate shsg --data prcc --root ~/data/prcc --shard 0/4 --model code=~/IDM-VTON --model body_map=my_maps:draw
   ccreid train --data prcc --root ~/data/prcc --method cal+hsal --generated runs/prcc-shsg
 A job that was stopped goes on with the same line. Mannequins are drawn again by stand-ins, without networks."""),
     'reproduce': (_reproduce, "run a chain's results table on the mannequins", """ccreid reproduce foundations
@@ -195,7 +205,8 @@ ccreid COMMAND --help says more.""")
     sub = p.add_subparsers(dest='command', metavar='COMMAND', required=True)
     asked = next((w for w in words if not w.startswith('-')), '')
     for name,(options,help,examples) in COMMANDS.items():
-        c = sub.add_parser(name, help=help, description=help[0].upper()+help[1:]+'.', epilog=f'examples:\n  {examples}', **kwargs)
+        c = sub.add_parser(name, help=help, description=help[0].upper()+help[1:]+'.',
+                           epilog=f'examples:\n  {examples}', **kwargs)
         options(c)
         if name==asked and name in READERS: _layouts(c)
         c.add_argument('--debug', default=argparse.SUPPRESS, **debug)

@@ -67,8 +67,9 @@ _later = dict(warmup_factor=0.01, pad=0, fill=(), extra='', pretrain='', pretrai
 _epoch, _names = whole(0, 100_000), text(('real', *GENERATED), empty=True)
 RULES = dict( # What each setting of a recipe may be
     backbone=text(), pretrained=yes_or_no(), size=size_of_image(), identities=whole(1, 65_536), images=whole(1, 65_536),
-    epochs=whole(1, 100_000), lr=number(0, above=True), wd=number(), milestones=several(_epoch, words='epochs', ascending=True),
-    warmup=_epoch, smoothing=number(0, 1, below=True), triplet=number(), margin=number(0, 2), start_epoch=_epoch,
+    epochs=whole(1, 100_000), lr=number(0, above=True), wd=number(),
+    milestones=several(_epoch, words='epochs', ascending=True), warmup=_epoch,
+    smoothing=number(0, 1, below=True), triplet=number(), margin=number(0, 2), start_epoch=_epoch,
     cache=yes_or_no(), warmup_factor=number(0, 1), pad=whole(0, 4096),
     fill=several(number(-float('inf')), (0,3), 'nothing, or a value for each of three channels'),
     extra=_names, pretrain=_names, pretrain_epochs=_epoch, hsal_alpha=number(0, 1, below=True), hsal_weight=number())

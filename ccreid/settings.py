@@ -55,7 +55,8 @@ def read_ini(
 
 def _here():
     try: return Path.cwd()
-    except OSError as e: raise SettingsError(f'the working folder cannot be used ({e.strerror}): go to another one') from None
+    except OSError as e: why = e.strerror
+    raise SettingsError(f'the working folder cannot be used ({why}): go to another one')
 
 def _home(path, else_where):
     "The path with the home folder in it, or another where there is no home"

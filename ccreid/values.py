@@ -76,7 +76,10 @@ def text(
 )->Rule:
     "A text, or one of several names"
     words = 'a text' if choices is None else f"one of {', '.join(map(str, choices))}"
-    return Rule(words + ', or nothing'*empty, lambda v: isinstance(v, str) and (v in choices if choices is not None and v else bool(v.strip()) or empty), str)
+    def fits(v):
+        if not isinstance(v, str): return False
+        return empty if not v.strip() else choices is None or v in choices
+    return Rule(words + ', or nothing'*empty, fits, str)
 
 _words = dict(true=True, yes=True, on=True, false=False, no=False, off=False)
 def yes_or_no()->Rule:
