@@ -38,8 +38,7 @@ def _print_results(results):
         print(f'{name}: {figures}  ({m.queries} queries, {m.skipped} without a valid positive left out)')
 
 # %% ../nbs/cli.ipynb #53435bea
-def _pairs(option, words):
-    return dict(w.split('=', 1) for w in words)
+def _pairs(words): return dict(w.split('=', 1) for w in words)
 
 def _folder(a, *more):
     "Where a command writes unless told"
@@ -62,7 +61,7 @@ def _train(a):
     from ccreid.recipes import recipe, values_of
     from ccreid.training.export import export_reid, load_reid
     from ccreid.training.retrieval import RetrievalEval
-    changes = values_of(_pairs('--set', a.set)) | ({} if a.epochs is None else dict(epochs=a.epochs))
+    changes = values_of(_pairs(a.set)) | ({} if a.epochs is None else dict(epochs=a.epochs))
     r = recipe(a.data, a.method, **changes)
     start = load_reid(a.start) if a.start else None
     dataset, cbs = _dataset(a), []
@@ -85,7 +84,7 @@ def _train(a):
 def _generate(a):
     from ccreid.hsgl.generating import KINDS, generate, models_for
     if a.kind not in KINDS: raise ValueError(f"Unknown kind of images {a.kind!r}: choose from {', '.join(KINDS)}")
-    parts = _pairs('--model', a.model)
+    parts = _pairs(a.model)
     dataset, out = _dataset(a), _folder(a, a.kind)
     print(dataset)
     models = models_for(dataset, device=a.device, precision=a.precision, batch=a.batch, **parts)

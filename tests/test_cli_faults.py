@@ -7,6 +7,7 @@ import matplotlib, numpy as np
 import pytest, torch
 from hypothesis import given, settings as examples, strategies as st
 from ccreid import cli, failures, settings
+from ccreid.data.batches import reid_dataloaders
 from ccreid.data.layouts import load_dataset
 from ccreid.data.mannequins import MannequinWorld
 from ccreid.data.samplers import PKSampler
@@ -188,7 +189,8 @@ def test_library_doors_beside_the_recipe(dataset):
     for bad in (dict(milestones=('a',)), dict(lr=float('nan')), dict(warmup=-1), dict(milestones=5)):
         with pytest.raises(ValueError, match='expected'): warmup_multistep(**{**dict(lr=1.), **bad})
 
-def test_sizes_are_two_numbers_or_one_line():
+def test_sizes_are_two_numbers_or_one_line(dataset):
+    assert reid_dataloaders(dataset, [32,16], 2, 2, num_workers=0, device='cpu').preprocessing==Preprocessing((32,16))
     for size in ((96,48), [96,48], np.array([96,48])): assert Preprocessing(size).size==(96,48) and all(type(n) is int for n in Preprocessing(size).size)
     for size in (96, '96x48', (96,), (96.5,48), (0,48), (96,-1), None, ('a','b')):
         with pytest.raises(DataError, match='size must be .height, width., not'): Preprocessing(size)
