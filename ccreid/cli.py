@@ -8,8 +8,11 @@ Docs: https://ccreid.github.io/ccreid/cli.html.md"""
 __all__ = ['main']
 
 # %% ../nbs/cli.ipynb #063db7a8
-import argparse, contextlib, hashlib, json, re, sys
+import contextlib, hashlib, json, os, re, select, signal, sys, threading, traceback
 from pathlib import Path
+from .failures import explain, one_line, write_trace
+from .files import to_json
+from .options import parser
 
 # %% ../nbs/cli.ipynb #747aa629
 def _dataset(a):
@@ -25,16 +28,17 @@ def _demo(a):
     from ccreid.demo import demo
     demo(a.out or a.runs/'demo', a.quick, a.seed, a.device)
 
-# %% ../nbs/cli.ipynb #53435bea
-def _value(text):
-    try: v = json.loads(text)
-    except json.JSONDecodeError: return text
-    return tuple(v) if isinstance(v, list) else v
+# %% ../nbs/cli.ipynb #05add0da
+def _percent(v): return f'{100*v:.1f}' if v==v else 'n/a'
 
-def _pairs(option, words):
-    wrong = [w for w in words if '=' not in w]
-    if wrong: raise ValueError(f'{option} {wrong[0]}: write NAME=VALUE')
-    return dict(w.split('=', 1) for w in words)
+def _print_results(results):
+    for name,m in results.items():
+        figures = {'rank-1': m.rank(1), 'rank-5': m.rank(5), 'mAP': m.mAP, 'mINP': m.mINP}
+        figures = '  '.join(f'{k} {_percent(v)}' for k,v in figures.items())
+        print(f'{name}: {figures}  ({m.queries} queries, {m.skipped} without a valid positive left out)')
+
+# %% ../nbs/cli.ipynb #53435bea
+def _pairs(words): return dict(w.split('=', 1) for w in words)
 
 def _folder(a, *more, **differs):
     "Where a command writes unless told: a short name, in which six digits stand for what differs from the plain command"
@@ -43,10 +47,6 @@ def _folder(a, *more, **differs):
     if not re.fullmatch(r'[A-Za-z0-9_.+-]{0,60}', '-'.join(given)): given,differs = [],dict(differs, options=given)
     digits = hashlib.sha256(json.dumps(differs, sort_keys=True).encode()).hexdigest()[:6]
     return Path(a.runs, '-'.join([a.data, *given, *more, *([digits] if differs else [])]))
-
-def _print_results(results):
-    for name,m in results.items(): print(f"{name}: rank-1 {100*m.rank(1):.1f}  rank-5 {100*m.rank(5):.1f}  mAP {100*m.mAP:.1f}  mINP {100*m.mINP:.1f}"
-                                         f"  ({m.queries} queries, {m.skipped} without a valid positive left out)")
 
 def _with_generated(a, dataset, r):
     "The data set with the images of a folder, and a recipe that knows"
@@ -79,11 +79,10 @@ def _train(a):
     from ccreid.data.samples import hold_out
     from ccreid.experiments import run, test_table
     from ccreid.files import clear_making, hold, shown, to_json, write_whole
-    from ccreid.recipes import recipe
+    from ccreid.recipes import recipe, values_of
     from ccreid.training.export import export_reid, load_reid
     from ccreid.training.retrieval import RetrievalEval
-    changes = {k: _value(v) for k,v in _pairs('--set', a.set).items()}
-    if a.epochs is not None: changes['epochs'] = a.epochs
+    changes = values_of(_pairs(a.set)) | ({} if a.epochs is None else dict(epochs=a.epochs))
     r = recipe(a.data, a.method, **changes)
     differs = {k: str(getattr(a, k)) for k in ('generated','start','hold_out','precision') if getattr(a, k)}
     if r!=recipe(a.data, a.method): differs['recipe'] = r.hash
@@ -113,19 +112,14 @@ def _train(a):
     print(f'Last epoch, seed {a.seed}; weights and figures in {shown(out)}')
 
 # %% ../nbs/cli.ipynb #7ac082a3
-def _shard(text):
-    found = re.fullmatch(r'(\d+)/(\d+)', text)
-    if not found or int(found[1])>=int(found[2]): raise ValueError(f'--shard {text}: write i/n with i from 0 to n-1, such as 0/2 for one of two processes and 1/2 for the other')
-    return int(found[1]), int(found[2])
-
 def _generate(a):
     from ccreid.hsgl.generating import KINDS, generate, models_for
     if a.kind not in KINDS: raise ValueError(f"Unknown kind of images {a.kind!r}: choose from {', '.join(KINDS)}")
-    shard, parts = _shard(a.shard), _pairs('--model', a.model)
+    parts = _pairs(a.model)
     dataset, out = _dataset(a), _folder(a, a.kind)
     print(dataset)
     models = models_for(dataset, device=a.device, precision=a.precision, batch=a.batch, **parts)
-    samples = generate(a.kind, dataset, out, models, shard=shard, retry=a.retry, **{k: getattr(a, k) for k in ('variants','people','garments','limit','batch','seed')})
+    samples = generate(a.kind, dataset, out, models, shard=a.shard, retry=a.retry, **{k: getattr(a, k) for k in ('variants','people','garments','limit','batch','seed')})
     n = samples.attrs['expansion']
     print(f"{a.kind}: {n['made']} images made, {n['found']} were there, {sum(n['skipped'].values())} skipped, {n['left']} left to make\n{len(samples)} images in {out}")
 
@@ -138,9 +132,9 @@ def _evaluate(a):
     protocols = dataset.protocols if a.protocol=='all' else multi_shot(dataset) if not a.protocol else {a.protocol: dataset.protocols.get(a.protocol)}
     if None in protocols.values(): raise ValueError(f"{a.data} has no protocol {a.protocol!r}: choose from {', '.join(dataset.protocols)}")
     if a.features: table, features = read_features(a.features, dataset, protocols.values())
-    else: table, features = test_features(load_reid(a.weights, a.device), dataset, protocols.values(), progress=sys.stdout.isatty() and not a.json)
+    else: table, features = test_features(load_reid(a.weights, a.device), dataset, protocols.values(), progress=not a.json)
     results = {k: evaluate(features, table, p) for k,p in protocols.items()}
-    if a.json: print(json.dumps({k: m.as_dict() for k,m in results.items()}))
+    if a.json: print(to_json({k: m.as_dict() for k,m in results.items()}))
     else: _print_results(results)
 
 def _reproduce(a):
@@ -150,113 +144,15 @@ def _reproduce(a):
     results = reproduce(a.chain, a.out or a.runs/f'{a.chain}.json', a.root or settings.get('data'), minutes=a.minutes, device=a.device, rows=a.rows)
     for part in dict.fromkeys(row.part for row in rows_of(a.chain, a.rows)): print(f'\n{part}\n{results_table(results, part).T.to_string()}')
 
-def _layout_options(c):
-    "Let a parser know the options of all layouts: each argument of a layout's function is one"
-    import inspect
-    from ccreid.data.layouts import LAYOUTS
-    takers = {}
-    for name,f in LAYOUTS.items():
-        for o,p in inspect.signature(f).parameters.items(): takers.setdefault(o, []).append(f'{name}: {p.default}')
-    group = c.add_argument_group('options of single data sets (and what they are if not given)')
-    for o,names in takers.items(): group.add_argument('--'+o.replace('_', '-'), type=_value, dest='layout_'+o, default=argparse.SUPPRESS, metavar=o.upper(), help='; '.join(names).replace('%', '%%'))
-
 def _check(a):
     from ccreid.data.checks import check
     report = check(a.name, a.root, decode=not a.no_decode, workers=a.workers, counts_from=a.counts_from, **_given(a))
-    print(json.dumps(report.as_dict()) if a.json else report)
+    print(to_json(report.as_dict()) if a.json else report)
     return 0 if report.ok else 1
 
 def _settings(a):
     from ccreid import settings
     for name,(value,source) in settings.resolve().items(): print(f'{name} = {value}    ({source})')
-
-# %% ../nbs/cli.ipynb #56cd49ad
-def _parser(words=()): # Words of the command line: the options of layouts are only looked up for commands that read a data set
-    p = argparse.ArgumentParser('ccreid', description='Clothes-changing person re-identification.', formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog='examples:\n  ccreid demo\n  ccreid train --data prcc --root ~/data/prcc --method cal\n  ccreid check prcc ~/data/prcc\n\nccreid COMMAND --help says more.')
-    sub = p.add_subparsers(dest='command', metavar='COMMAND', required=True)
-    def command(name, fn, help, example):
-        c = sub.add_parser(name, help=help, description=help[0].upper()+help[1:]+'.', formatter_class=argparse.RawDescriptionHelpFormatter, epilog=f'examples:\n  {example}')
-        c.set_defaults(fn=fn)
-        return c
-    def common(c, data=True):
-        if data:
-            c.add_argument('--data', required=True, help='name of the data set, such as prcc, ltcc or mannequins')
-            c.add_argument('--root', help='its folder; the setting `data` if not given')
-        c.add_argument('--device', help='cpu, cuda, cuda:1 ...; the setting `device` if not given')
-
-    c = command('demo', _demo, 'draw people, train three methods, evaluate, write a report', 'ccreid demo\n  ccreid demo --quick --out /tmp/look')
-    c.add_argument('--out', help='folder for everything that is written (runs/demo)')
-    c.add_argument('--quick', action='store_true', help='a tiny world and two epochs, less than a minute')
-    c.add_argument('--seed', type=int, help='the setting `seed` if not given'); common(c, data=False)
-
-    c = command('train', _train, 'train a method on a data set with the settings of its paper',
-        'ccreid train --data prcc --root ~/data/prcc --method cal\n  ccreid train --data ltcc --root ~/data/LTCC_ReID --method triplet --epochs 40 --precision bf16'
-        '\n  ccreid train --data prcc --root ~/data/prcc --method cal+hsal --generated runs/prcc-shsg')
-    common(c)
-    c.add_argument('--method', default='cal', help='identity, triplet, cal, aim, fire or cssc; the last four also with +hsal (cal)')
-    c.add_argument('--epochs', type=int, help='another length; milestones and start epoch are scaled')
-    c.add_argument('--set', action='append', default=[], metavar='NAME=VALUE', help='change a setting of the recipe; may be repeated')
-    c.add_argument('--seed', type=int, help='the setting `seed` if not given')
-    c.add_argument('--generated', metavar='FOLDER', help='train on generated images too, those that `ccreid generate` left there; epochs become longer')
-    c.add_argument('--start', metavar='FILE', help='start from the backbone and neck of a trained model (safetensors), such as a pretraining')
-    c.add_argument('--out', help='folder of the run (runs/DATA-METHOD-SEED, with the kind of generated images); a run that was killed goes on from there')
-    c.add_argument('--precision', choices=['bf16','fp16'], help='mixed precision and channels-last, on CUDA')
-    c.add_argument('--hold-out', type=int, default=0, metavar='N', help='take N people out of training and evaluate them while training')
-    c.add_argument('--every', type=int, default=5, help='epochs between two evaluations of the held-out people (5)')
-    c.add_argument('--workers', type=int, help='processes that read images')
-    c.add_argument('--quiet', action='store_true', help='no progress bars')
-    if words[:1]==['train']: _layout_options(c)
-
-    c = command('evaluate', _evaluate, 'evaluate a model, or features of another code base',
-        'ccreid evaluate --data prcc --root ~/data/prcc --weights runs/prcc-cal-0/cal.safetensors\n  ccreid evaluate --data ltcc --root ~/data/LTCC_ReID --features features.npz')
-    common(c)
-    g = c.add_mutually_exclusive_group(required=True)
-    g.add_argument('--weights', help='file written by training (safetensors)')
-    g.add_argument('--features', help='.npz with `paths` (absolute, or relative to where the layout starts: for PRCC its folder rgb) and `features` [N,D]')
-    c.add_argument('--protocol', help='one protocol by name, or `all` (those of the test people that search the whole gallery)')
-    c.add_argument('--json', action='store_true', help='print JSON')
-    if words[:1]==['evaluate']: _layout_options(c)
-
-    c = command('generate', _generate, 'generate training images for a data set: chpsg (coarse samples, inpainted) or shsg (hard samples, try-on)',
-        'ccreid generate chpsg --data prcc --root ~/data/prcc\n  ccreid generate chpsg --data prcc --root ~/data/prcc --limit 20 --out /tmp/look'
-        '\n  ccreid generate shsg --data prcc --root ~/data/prcc --model code=~/IDM-VTON --model body_map=densepose_maps:draw --shard 0/4'
-        '\n  ccreid train --data prcc --root ~/data/prcc --method cal+hsal --generated runs/prcc-shsg'
-        '\nA job that was stopped goes on with the same line. Mannequins are drawn again by stand-ins, without networks.')
-    c.add_argument('kind', help='chpsg or shsg')
-    common(c)
-    c.add_argument('--out', help='folder of the images (runs/DATA-KIND)')
-    c.add_argument('--variants', type=int, help='chpsg: images made of each training image (10)')
-    c.add_argument('--people', type=int, metavar='N', help='shsg: images of each person to dress (5)')
-    c.add_argument('--garments', type=int, metavar='M', help='shsg: garments that all of them are dressed in (5)')
-    c.add_argument('--limit', type=int, metavar='N', help='try N images now, and stop')
-    c.add_argument('--shard', default='0/1', metavar='I/N', help='do part I of N, counted from 0: 0/2 and 1/2 are two halves, for two processes and one folder')
-    c.add_argument('--batch', type=int, default=8, help='images at a time (8)')
-    c.add_argument('--seed', type=int, help='the setting `seed` if not given')
-    c.add_argument('--precision', choices=['fp16','bf16'], help="of the diffusion networks; each network's own if not given")
-    c.add_argument('--retry', action='store_true', help='try again what was skipped')
-    c.add_argument('--model', action='append', default=[], metavar='PART=NAME',
-        help="another network, a name or a folder, for parser, inpainter, keypoints, tryoff or tryon; shsg needs code=FOLDER, a clone of IDM-VTON, and body_map=MODULE:FUNCTION, DensePose's pictures; may be repeated")
-    if words[:1]==['generate']: _layout_options(c)
-
-    c = command('reproduce', _reproduce, "run a chain's results table on the mannequins", 'ccreid reproduce foundations\n  ccreid reproduce hsgl --rows extended --minutes 60')
-    c.add_argument('chain', help='name of the chain: foundations or hsgl')
-    c.add_argument('--rows', default='core', help='core, extended (all the others), all, or the name of a part (core)')
-    c.add_argument('--root', help="folder for the benchmark's images; the setting `data` if not given")
-    c.add_argument('--out', help='JSON file of the results, which several processes may fill together (runs/CHAIN.json)')
-    c.add_argument('--minutes', type=float, default=float('inf'), help='start no run after this time'); common(c, data=False)
-
-    c = command('check', _check, 'compare a data set on disk with its card', 'ccreid check prcc ~/data/prcc\n  ccreid check ltcc ~/data/LTCC_ReID --no-decode --json'
-        '\n  ccreid check regdb ~/data/RegDB --trial 2\n  ccreid check folder ~/pictures --pattern "{identity}_c{camera}_{frame}.jpg"'
-        '\nThe exit code is 0 if all is well, 1 if anything is off, 2 if there was nothing to compare.')
-    c.add_argument('name', help='name of the data set'); c.add_argument('root', help='its folder, or one above or below it')
-    c.add_argument('--no-decode', action='store_true', help='do not open the images')
-    c.add_argument('--counts-from', choices=['card','manifest'], default='card', help='expect the counts of the card, or those of a mannequin copy')
-    c.add_argument('--workers', type=int, help='threads that decode (one a core)')
-    c.add_argument('--json', action='store_true', help='print JSON')
-    if words[:1]==['check']: _layout_options(c)
-    command('settings', _settings, 'print each setting and where it comes from', 'ccreid settings')
-    return p
 
 # %% ../nbs/cli.ipynb #fa82d68a
 def _fill(a):
@@ -267,19 +163,73 @@ def _fill(a):
     if getattr(a, 'seed', 0) is None: a.seed = settings.get('seed')
     a.device = settings.get('device') if a.device is None else settings.pick_device(a.device, '--device')
 
+# %% ../nbs/cli.ipynb #13dae6ae
+def _as_process():
+    "Streams that can print everything, signals that end a command in order"
+    for s in (sys.stdout, sys.stderr):
+        if hasattr(s, 'reconfigure'): s.reconfigure(errors='backslashreplace')
+    if threading.current_thread() is not threading.main_thread(): return
+    mine,usual = os.getpid(),(signal.SIG_DFL, signal.default_int_handler)
+    numbers = [getattr(signal, k) for k in ('SIGINT','SIGTERM','SIGHUP') if hasattr(signal, k)]
+    caught = [n for n in numbers if signal.getsignal(n) in usual]
+    def end(number, frame):
+        if os.getpid()!=mine: os._exit(128+number)
+        for n in caught: signal.signal(n, signal.SIG_DFL)
+        raise KeyboardInterrupt
+    for n in caught: signal.signal(n, end)
+
+# %% ../nbs/cli.ipynb #0d2c57b3
+def _say(text):
+    with contextlib.suppress(OSError, ValueError, AttributeError): print(f'ccreid: {text}', file=sys.stderr, flush=True)
+
+def _pushed_out():
+    "None, or what hinders standard output from being written"
+    try: sys.stdout and sys.stdout.flush()
+    except (OSError,ValueError) as e:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return e
+
+def _reader_gone():
+    "Has the other end of standard output been closed? Not to be mixed up with a pipe to a process of ours"
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        ends = select.poll()
+        ends.register(sys.stdout.fileno(), 0)
+        return any(event & select.POLLERR for _,event in ends.poll(0))
+    return False
+
+def _runs():
+    with contextlib.suppress(Exception):
+        from ccreid import settings
+        return settings.get('runs')
+
 # %% ../nbs/cli.ipynb #579caccf
+_commands = dict(demo=_demo, train=_train, evaluate=_evaluate, generate=_generate, reproduce=_reproduce,
+                 check=_check, settings=_settings)
+
+def _failed(e, words):
+    if '--debug' in words: traceback.print_exception(e)
+    line,expected = explain(e)
+    if not expected:
+        file = None if '--debug' in words else write_trace(e, _runs(), words)
+        where = f'the trace is in {one_line(str(file))}' if file else '--debug prints the trace'
+        line += f' (not expected here, so perhaps a defect of ccreid; {where})'
+    _say(line)
+    return 2
+
 def main(
     argv=None, # Words of the command line; those of the process if `None`
-)->int: # 0, 1 or 2
+)->int: # 0, 1, 2 or 141
     "Run a command"
-    words = sys.argv[1:] if argv is None else list(argv)
-    a = _parser(words).parse_args(words)
+    words = [str(w) for w in (sys.argv[1:] if argv is None else argv)]
     try:
+        if argv is None: _as_process()
+        a = parser(words).parse_args(words)
         _fill(a)
-        return a.fn(a) or 0
-    except KeyboardInterrupt: print('ccreid: interrupted', file=sys.stderr); return 1
-    except (OSError, ValueError, KeyError, ImportError) as e:
-        text = re.sub(r'^Exception occured in .*? when calling event .*?:', '', str(e), flags=re.S) # fastai's prefix
-        lines = [' '.join(l.split()) for l in text.splitlines() if l.strip()]
-        print('ccreid: ' + ('\n        ' if len(lines)==2 else ' ').join(lines), file=sys.stderr)
-        return 2
+        code = _commands[a.command](a) or 0
+    except KeyboardInterrupt: code = 1; _say('interrupted')
+    except SystemExit as e: code = e.code
+    except BrokenPipeError as e: code = 141 if _reader_gone() else _failed(e, words)
+    except Exception as e: code = _failed(e, words)
+    if (stuck := _pushed_out()) is None: return code
+    return 141 if isinstance(stuck, BrokenPipeError) else _failed(stuck, words)

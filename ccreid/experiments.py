@@ -12,7 +12,6 @@ __all__ = ['environment', 'figures', 'test_table', 'test_features', 'multi_shot'
 # %% ../nbs/experiments.ipynb #2ac70188
 import ccreid.compat
 import hashlib, importlib.metadata, json, os, platform, time, warnings
-from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from zipfile import BadZipFile
@@ -30,6 +29,7 @@ from .tables import difference, per_cent, query_values, results_table
 from .training.checkpoints import Checkpoint
 from .training.embedding import embed
 from .training.learner import Method
+from .training.progress import progress
 from .training.retrieval import RetrievalEval
 
 _all_ = ['CHAINS','SEEDS','Row','Results','difference','pack','query_values','results_table','unpack'] # offered here too
@@ -133,7 +133,7 @@ def run(
     device=None, # CUDA if there is one, unless given
     precision:str|None=None, # `bf16` or `fp16`, on CUDA
     checkpoint=None, # File to save to after each epoch and to go on from
-    quiet:bool=False, # No progress bars and no table by epoch
+    quiet=False, # True: nothing is printed; 'lines': a line an epoch and no bars, as where nobody looks
     num_workers:int|None=None, # Processes that read images
     cbs=(), # More callbacks
     start=None, # A trained learner or model to start from, see `hand_over`
@@ -147,7 +147,7 @@ def run(
     learn = build(r, dataset, seed, device, precision, num_workers, [*cbs, *saving])
     if start is not None: hand_over(start, learn)
     started = time.time()
-    with (learn.no_bar() if quiet else nullcontext()), (learn.no_logging() if quiet else nullcontext()): learn.fit(r.epochs)
+    with progress(learn, quiet): learn.fit(r.epochs)
     ended, results = time.time(), {}
     if trained: trained(learn)
     if len(test_table(dataset)):

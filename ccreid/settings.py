@@ -14,6 +14,8 @@ from configparser import Error as IniError
 from pathlib import Path
 from typing import NamedTuple
 from fastcore.xtras import Config
+from .files import shown
+from .values import whole
 
 # %% ../nbs/settings.ipynb #a7ecac44
 DEFAULTS = dict(
@@ -43,34 +45,51 @@ def read_ini(
 )->Config|None: # None if there is no such file or if it is not ours
     "Read `folder/settings.ini` if it is ours"
     path = Path(folder)/'settings.ini'
-    if not path.is_file(): return None
-    try: cfg = Config(path.parent, path.name, interpolation=None)  # a % is just a %
+    if not os.path.isfile(path): return None
+    try:
+        with open(path, 'rb'): cfg = Config(path.parent, path.name, interpolation=None)  # a % is just a %
     except (IniError, UnicodeDecodeError, OSError) as e:
-        raise SettingsError(f'{path} cannot be read: {" ".join(str(e).split())}') from None
+        why = getattr(e, 'strerror', None) or ' '.join(str(e).split())
+        raise SettingsError(f'{shown(path)} cannot be read: {why}') from None
     return cfg if any(map(_known, cfg.d)) and 'lib_name' not in cfg.d else None
 
-def user_folder()->Path: # Follows XDG_CONFIG_HOME, else ~/.config/ccreid
+def _here():
+    try: return Path.cwd()
+    except OSError as e: why = e.strerror
+    raise SettingsError(f'the working folder cannot be used ({why}): go to another one')
+
+def _home(path, else_where):
+    "The path with the home folder in it, or another where there is no home"
+    try: return Path(path).expanduser()
+    except RuntimeError: return else_where
+
+def user_folder()->Path|None: # Follows XDG_CONFIG_HOME, else ~/.config/ccreid; None without a home
     "Folder of the user's own settings.ini"
-    return Path(os.environ.get('XDG_CONFIG_HOME') or '~/.config').expanduser()/'ccreid'
+    folder = _home(os.environ.get('XDG_CONFIG_HOME') or '~/.config', None)
+    return folder and folder/'ccreid'
 
 def find_files(
     start:str|Path|None=None, # Where the climb begins, the working folder if None
 )->list[Config]: # The nearest settings.ini of ours, then the user's; either may be missing
     "The files that have a say, in the order of their say"
-    start = Path(start or Path.cwd()).expanduser().absolute()
+    start,own = Path(start or _here()).expanduser().absolute(),user_folder()
     nearest = next((c for p in (start, *start.parents) if (c := read_ini(p))), None)
-    user = read_ini(user_folder())
+    user = read_ini(own) if own else None
     same = nearest and user and nearest.config_file==user.config_file
     return [c for c in (nearest, None if same else user) if c]
 
 # %% ../nbs/settings.ipynb #4e10c2da
+_devices = 'auto, cpu, mps, cuda or cuda:N'
+_means = {'gpu': 'cuda', 'nvidia': 'cuda', 'metal': 'mps'} # What people write
+
 def _device(text):
-    if not re.fullmatch(r'auto|cpu|mps|cuda(:\d+)?', text): raise ValueError('auto, cpu, mps, cuda or cuda:N')
-    return text
+    if re.fullmatch(r'auto|cpu|mps|cuda(:\d{1,4})?', text): return text
+    means = f'cuda:{text}' if re.fullmatch(r'\d{1,4}', text) else _means.get(text.lower())
+    raise ValueError(_devices + f' (for {text}, write {means})'*bool(means))
 
 def _seed(text):
-    if not re.fullmatch(r'\d+', text): raise ValueError('a whole number, 0 or more')
-    return int(text)
+    try: return whole(0).read(text)
+    except ValueError: raise ValueError(whole(0).says) from None
 
 def parse(
     name:str,    # One of ours
@@ -84,19 +103,22 @@ def parse(
         if not text: raise ValueError('a value')
         if name in FOLDERS: return Path(folder)/Path(text).expanduser()
         return {'device':_device, 'seed':_seed}.get(name, str)(text)
-    except (ValueError, RuntimeError) as e:
-        raise SettingsError(f'{name} = {text!r} in {source}: expected {e}') from None
+    except RuntimeError: why = 'a whole path, as there is no such home folder'
+    except ValueError as e: why = e
+    raise SettingsError(f'{name} = {text!r} in {source}: expected {why}')
 
 # %% ../nbs/settings.ipynb #e097d7c5
 def _env(name): return 'CCREID_' + re.sub(r'\W', '_', name).upper()
 
 def _layers(start=None):
     "(texts, source, folder of relative paths), least important first"
-    yield DEFAULTS, 'default', Path.cwd()
+    here,homeless = _here(),_home('~', None) is None
+    yield {k: v for k,v in DEFAULTS.items() if not (homeless and v.startswith('~'))}, 'default', here
+    if homeless: yield dict(weights='weights'), 'default without a home folder', here
     for c in reversed(find_files(start)): yield dict(c.d), str(c.config_file), c.config_path
     env = {_env(k):k for k in DEFAULTS}
     found = {env.get(k, k[7:].lower()):v for k,v in os.environ.items() if k.startswith('CCREID_') and v.strip()}
-    yield found, 'environment', Path.cwd()
+    yield found, 'environment', here
 
 def resolve(
     start:str|Path|None=None, # Where the search for settings.ini begins, the working folder if None
@@ -108,17 +130,20 @@ def resolve(
             if not _known(name): continue
             where = f'{source} ({_env(name)})' if source=='environment' else source
             res[name] = Setting(parse(name, text, where, folder), where)
-    return res
+    return {k: res[k] for k in (*DEFAULTS, *res)}
 
 # %% ../nbs/settings.ipynb #fed4bf59
 def pick_device(
     text:str='auto',      # auto, cpu, mps, cuda or cuda:N
     source:str='the call', # Where it was asked for, for the error
 )->str: # A name that torch.device takes
-    "Turn `auto` into cuda or cpu; `SettingsError` if a named GPU is missing"
+    "Turn `auto` into cuda or cpu; `SettingsError` if a named GPU is missing, or for another name"
+    text = parse('device', str(text), source, Path())
     import torch
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if text=='auto': return 'cuda' if count else 'cpu'
+    if text=='mps' and not torch.backends.mps.is_available():
+        raise SettingsError(f'device = {text!r} in {source}: torch sees no GPU of a Mac here')
     if text.startswith('cuda') and int(text.partition(':')[2] or 0)>=count:
         raise SettingsError(f'device = {text!r} in {source}: torch sees {count} CUDA devices')
     return text

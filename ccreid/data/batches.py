@@ -189,7 +189,7 @@ ReIDLoader.show_batch = _show_batch
 # %% ../../nbs/data/batches.ipynb #01f0c138
 def reid_dataloaders(
     data,                  # `ReIDDataset` or sample table
-    preprocessing=Preprocessing((384,192)), # Size, mean and deviation
+    preprocessing=Preprocessing((384,192)), # Size, mean and deviation; or a size alone
     identities:int=8,      # P: people in a batch
     images:int=8,          # K: pictures of each
     seed:int=0,            # Decides the order and the augmentation of all epochs
@@ -201,6 +201,7 @@ def reid_dataloaders(
     **augment,             # Arguments of `train_transform`
 )->DataLoaders:            # `.train`, `.valid`; `.preprocessing`, `.identities`, `.clothes_count`, `.clothes_of_identity`, `.dataset`, `.cache`
     "Loaders for training on the training part of a data set, and for its query and gallery"
+    if not isinstance(preprocessing, Preprocessing): preprocessing = Preprocessing(preprocessing)
     ds = data if isinstance(data, ReIDDataset) else ReIDDataset('table', '.', data)
     if not len(ds.train): raise DataError(f'{ds.name}: there is no training image to load')
     if cache is True: cache = ImageCache(preprocessing)

@@ -13,6 +13,7 @@ import pandas as pd
 from collections import Counter
 from typing import NamedTuple
 from .samples import DataError
+from ..values import whole
 
 # %% ../../nbs/data/samplers.ipynb #17b9f67a
 class Draw(NamedTuple):
@@ -66,8 +67,8 @@ class PKSampler:
         images:int=8,     # K: pictures of each
         seed:int=0,       # Decides all epochs
     ):
-        self.identities,self.images,self.seed = int(identities),int(images),int(seed)
-        if min(self.identities, self.images) < 1: raise DataError('identities and images of a batch must be at least 1')
+        try: self.identities,self.images,self.seed = whole(1)(identities),whole(1)(images),whole(0)(seed)
+        except ValueError as e: raise DataError(f'identities and images of a batch must be at least 1, its seed 0 or more: {e}') from None
         self.relabel(table.identity if isinstance(table, pd.DataFrame) else table)
 
     @property

@@ -15,6 +15,7 @@ from dataclasses import asdict,dataclass
 from PIL import Image
 from .images import read_image,to_rgb
 from .samples import DataError
+from ..values import size_of_image
 
 _all_ = ['read_image'] # offered here too
 _rgb = to_rgb
@@ -32,8 +33,9 @@ class Preprocessing:
     interpolation:str='bilinear'         # Or bicubic; both average when they shrink
 
     def __post_init__(self):
-        for k in 'size','mean','std': object.__setattr__(self, k, tuple(getattr(self, k)))
-        if len(self.size)!=2 or min(self.size)<1: raise DataError(f'size must be (height, width), not {self.size}')
+        for k in 'mean','std': object.__setattr__(self, k, tuple(getattr(self, k)))
+        try: object.__setattr__(self, 'size', size_of_image(1, 2**16)(tuple(self.size)))
+        except (TypeError,ValueError): raise DataError(f'size must be (height, width), not {self.size!r}') from None
         if self.interpolation not in FILTERS: raise DataError(f'interpolation must be one of {", ".join(FILTERS)}')
     def to_dict(self): return {k: list(v) if isinstance(v, tuple) else v for k,v in asdict(self).items()}
     @classmethod

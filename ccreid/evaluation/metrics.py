@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from .comparing import compared
-from .protocols import Protocol, label_tensors
+from .comparing import compared, real_numbers
+from .protocols import Protocol, label_tensors, protocol_of
 from .ranking import own_images, positive_ranks, identity_ranks, cosine_tolerance
 from .statistics import paired_bootstrap
 
@@ -53,7 +53,7 @@ class RetrievalMetrics:
         return res | (dict(spread=dict(self.spread)) if self.draws > 1 else {})
 
     def __repr__(self):
-        of = lambda k, v: f'{k} {100*v:.1f}' + (f'±{100*self.spread[k]:.1f}' if k in self.spread else '')
+        of = lambda k, v: (f'{k} {100*v:.1f}' if v == v else f'{k} n/a') + (f'±{100*self.spread[k]:.1f}' if k in self.spread else '')
         figures = [of(f'rank-{k}', self.rank(k)) for k in self.ranks] + [of('mAP', self.mAP), of('mINP', self.mINP)]
         return (f"{self.protocol}: " * bool(self.protocol) + ' · '.join(figures) + f' % ({self.queries} queries, {self.skipped} skipped' +
                 f', {self.draws} draws' * (self.draws > 1) + ')')
@@ -106,17 +106,16 @@ def metrics_from_distances(
     distances,            # [Q,G] tensor or array, smaller is nearer; any device; half precision is widened
     query:pd.DataFrame,   # Q rows of labels
     gallery:pd.DataFrame, # G rows of labels
-    protocol:Protocol,    # Junk rule
+    protocol:Protocol,    # Junk rule, or the name of one of the three settings
     ranks=(1,5,10,20),    # Ranks to report
     chunk_bytes:int=2**28,# Bound on extra memory
     tolerance:float=0.,   # Distances that differ by no more than this are tied
 )->RetrievalMetrics:
-    "Metrics of ready distances; raises `ValueError` on wrong shapes, nan or infinite entries"
-    distances = torch.as_tensor(distances).detach()
+    "Metrics of ready distances; raises `ValueError` on wrong shapes, nan, infinite or complex entries"
+    distances, protocol = real_numbers(distances, 'distances'), protocol_of(protocol)
     if tuple(distances.shape) != (len(query), len(gallery)):
         raise ValueError(f"distances has shape {tuple(distances.shape)}, but query has {len(query)} rows and gallery {len(gallery)}")
     if min(distances.shape) == 0: raise ValueError(f"nothing to compare: {len(query)} queries, {len(gallery)} gallery images")
-    if not distances.dtype.is_floating_point: distances = distances.double()
     def rows(i, j):
         part = distances[i:j].float() if distances.dtype.itemsize < 4 else distances[i:j]
         if not part.sum().isfinite() and not (fine := part.isfinite()).all():
@@ -128,7 +127,7 @@ def metrics_from_distances(
 # %% ../../nbs/evaluation/metrics.ipynb #d1bc3bd5
 def _checked(features, table, what):
     "Features as float32 or float64 [N,D] and one over their norms; raises `ValueError` naming what is wrong"
-    features = torch.as_tensor(features).detach()
+    features = real_numbers(features, f'{what}_features')
     if features.ndim != 2: raise ValueError(f"{what}_features must be a matrix [N,D], not of shape {tuple(features.shape)}")
     if len(features) != len(table): raise ValueError(f"{what}_features has {len(features)} rows, but the {what} table has {len(table)}")
     if len(features) == 0: raise ValueError(f"nothing to compare: the {what} is empty")
@@ -146,12 +145,13 @@ def retrieval_metrics(
     gallery_features,     # [G,D] likewise
     query:pd.DataFrame,   # Q rows of labels, in the order of the features
     gallery:pd.DataFrame, # G rows of labels
-    protocol:Protocol,    # Junk rule
+    protocol:Protocol,    # Junk rule, or the name of one of the three settings
     ranks=(1,5,10,20),    # Ranks to report
     chunk_bytes:int=2**28,# Bound on memory beyond the features
     tolerance:float|None=None, # Cosine distances closer than this are tied (None: `cosine_tolerance`)
 )->RetrievalMetrics:
-    "Metrics under cosine distance, on the gallery features' device; raises `ValueError` on mismatched lengths, nan, empty input"
+    "Metrics under cosine distance, on the gallery features' device; raises `ValueError` on mismatched lengths, nan, complex or empty input"
+    protocol = protocol_of(protocol)
     (f, f_scale), (g, g_scale) = _checked(query_features, query, 'query'), _checked(gallery_features, gallery, 'gallery')
     if f.shape[1] != g.shape[1]: raise ValueError(f"query features have {f.shape[1]} dimensions, gallery features {g.shape[1]}")
     if f.dtype != g.dtype: f, g, f_scale, g_scale = f.double(), g.double(), f_scale.double(), g_scale.double()
@@ -187,12 +187,15 @@ def mean_metrics(
 # %% ../../nbs/evaluation/metrics.ipynb #1acc2444
 def evaluate(
     features,            # [N,D], one row for each row of `table`, in its order (or for each of `rows`)
-    table:pd.DataFrame,  # Sample table with unique index
-    protocol:Protocol,   # Who is asked for, who is searched, what is junk
+    table:pd.DataFrame,  # Sample table with unique index; or a `ReIDDataset`, for its `samples`
+    protocol:Protocol,   # Who is asked for, who is searched, what is junk; or its name
     rows=None,           # Index labels of the rows that have features, where these are not all
     **kwargs,            # ranks, chunk_bytes, tolerance
 )->RetrievalMetrics:
-    "Select, compare, average over draws"
+    "Select, compare, average over draws; `ValueError` for an unknown protocol and for features that do not fit"
+    protocol, table = protocol_of(protocol, getattr(table, 'protocols', None)), getattr(table, 'samples', table)
+    if not isinstance(table, pd.DataFrame):
+        raise ValueError(f'table must be a sample table or a ReIDDataset, not {type(table).__name__}')
     results, asked = [], pd.Index([])
     for q, g, query, gallery in compared(features, table, protocol, rows):
         results.append(retrieval_metrics(q, g, query, gallery, protocol, **kwargs))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from .ranked_lists import Choice, choose_queries, open_image, ranked_list, ranked_rows
+from .comparing import real_numbers
 
 # %% ../../nbs/evaluation/pictures.ipynb #e383284f
 PALETTE = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#000000', '#999999')   # Okabe and Ito, 2008
@@ -82,7 +83,7 @@ def plot_tsne(
     who = who[np.lexsort((who, -n))][:people]
     keep = np.isin(identity, who)
     if keep.sum() < 5: raise ValueError(f'{keep.sum()} images are too few for a cloud')
-    f = F.normalize(torch.as_tensor(features)[torch.from_numpy(keep)].float().cpu()).numpy()
+    f = F.normalize(real_numbers(features)[torch.from_numpy(keep)].float().cpu()).numpy()
     xy = TSNE(perplexity=min(30, (len(f)-1)/3), init='pca', random_state=seed).fit_transform(f)
     identity, clothes = identity[keep], table['clothes'].to_numpy()[keep] if 'clothes' in table else np.zeros(keep.sum(), int)
     fig, (ax,) = _axes(4.4, 3.2)

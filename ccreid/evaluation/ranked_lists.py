@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from ..data.images import read_image
 from .metrics import RetrievalMetrics
+from .comparing import real_numbers
 from .protocols import Protocol
 from .ranking import cosine_tolerance
 
@@ -58,8 +59,9 @@ def ranked_rows(
 )->list:                     # One DataFrame a query: row (label in `gallery`), distance, kind (right, wrong, junk), rank (0 for junk)
     "The nearest gallery images of each query"
     with torch.no_grad():
-        d = (1 - F.normalize(query_features.float()) @ F.normalize(gallery_features.float()).T).cpu().numpy()
-    junk, lists, tolerance = protocol.junk(query, gallery).cpu().numpy(), [], cosine_tolerance(torch.float32, query_features.shape[1])
+        q, g = (F.normalize(real_numbers(f).float()) for f in (query_features, gallery_features))
+        d = (1 - q @ g.T).cpu().numpy()
+    junk, lists, tolerance = protocol.junk(query, gallery).cpu().numpy(), [], cosine_tolerance(torch.float32, q.shape[1])
     who = gallery['identity'].where(gallery['identity'] >= 0, -2 - np.arange(len(gallery))).to_numpy() # each passer-by is a person of its own
     for i, identity in enumerate(query['identity']):
         right = (gallery['identity'].to_numpy() == identity) & (identity >= 0) & ~junk[i]
@@ -109,7 +111,7 @@ def ranked_list(
     rows = list(query.index[:5] if rows is None else rows)
     at = query.index.get_indexer(rows)
     if (at < 0).any(): raise ValueError(f"row {rows[int((at < 0).argmax())]} is not in the query table")
-    query_features, gallery_features = torch.as_tensor(query_features), torch.as_tensor(gallery_features)
+    query_features, gallery_features = real_numbers(query_features), real_numbers(gallery_features)
     if len(query_features) != len(query) or len(gallery_features) != len(gallery):
         raise ValueError(f"{len(query_features)} and {len(gallery_features)} features for {len(query)} queries and {len(gallery)} gallery images")
     shown = query.iloc[at]

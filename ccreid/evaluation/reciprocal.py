@@ -13,14 +13,15 @@ import torch
 from scipy import sparse
 from torch import Tensor
 from torch.nn import functional as F
+from .comparing import real_numbers
 
 # %% ../../nbs/evaluation/reciprocal.ipynb #1cad1cc2
 def unit_rows(
     features,         # [N,D] tensor or array
     what='features',  # How an error calls them
 )->Tensor:            # [N,D] float32, each row of length 1 (a zero row stays zero)
-    "L2-normalised features; raises `ValueError` on nan or infinite values"
-    features = torch.as_tensor(features).detach().float()
+    "L2-normalised features; raises `ValueError` on nan, infinite or complex values"
+    features = real_numbers(features, what).float()
     if features.ndim != 2 or len(features) == 0: raise ValueError(f"{what} must be a matrix [N,D] with at least one row, not {tuple(features.shape)}")
     if not (fine := features.sum(1).isfinite()).all():
         raise ValueError(f"{what}: {int((~fine).sum())} of {len(fine)} rows hold nan or infinite values, first row {(~fine).nonzero()[0].item()}")

@@ -12,8 +12,8 @@ import ccreid.compat
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from fastprogress.fastprogress import progress_bar
 from ..data.batches import embedding_loader
+from .progress import bar
 
 # %% ../../nbs/training/embedding.ipynb #4688c154
 @torch.no_grad()
@@ -35,7 +35,7 @@ def embed(
     flip:bool|None=None, # Add mirrored views; `None` follows the model's preprocessing
     batch_size:int=128, # Images at a time
     num_workers:int=0, # Processes that read images
-    progress:bool=False, # Show a progress bar
+    progress:bool=False, # Show a progress bar, on a terminal or in a notebook
 )->Tensor: # [N,D] float32 on the CPU, L2-normalised, in the order of `table`
     "L2-normalised features of the images of `table`; raises `ValueError` if the model carries no preprocessing"
     model = getattr(model_or_learner, 'model', model_or_learner)
@@ -45,8 +45,7 @@ def embed(
     flip = preprocessing.flip if flip is None else flip
     device, training = next(model.parameters()).device, model.training
     loader = embedding_loader(table, preprocessing, batch_size, num_workers=num_workers)
-    if progress: loader = progress_bar(loader, leave=False)
     model.eval()
-    try: parts = [embed_batch(model, x.to(device), flip).cpu() for x in loader]
+    try: parts = [embed_batch(model, x.to(device), flip).cpu() for x in bar(loader, progress)]
     finally: model.train(training)
     return F.normalize(torch.cat(parts))

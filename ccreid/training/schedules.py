@@ -11,8 +11,11 @@ __all__ = ['warmup_multistep', 'scale_epochs', 'EpochSchedule']
 import ccreid.compat
 from bisect import bisect_right
 from fastai.callback.core import Callback
+from ..values import number, several, whole
 
 # %% ../../nbs/training/schedules.ipynb #b33733b5
+_rules = dict(lr=number(), milestones=several(number(-float('inf'))), gamma=number(), warmup=whole(), factor=number())
+
 def warmup_multistep(
     lr:float, # Base learning rate
     milestones=(), # 0-based epochs at which the rate drops
@@ -20,7 +23,11 @@ def warmup_multistep(
     warmup:int=0, # Epochs of linear warm-up
     factor:float=0.01, # Share of the base rate at epoch 0, if there is a warm-up
 ): # Function of the 0-based epoch
-    "Learning rate by epoch; `ValueError` if the milestones are out of order"
+    "Learning rate by epoch; `ValueError` for a number that is none, and if the milestones are out of order"
+    given = dict(lr=lr, milestones=milestones, gamma=gamma, warmup=warmup, factor=factor)
+    for k,rule in _rules.items():
+        try: rule(given[k])
+        except ValueError as e: raise ValueError(f'{k}: {e}') from None
     milestones = list(milestones)
     if milestones!=sorted(milestones): raise ValueError(f"Milestones must be in order: {milestones}")
     def rate(epoch):
