@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from pathlib import Path
 from fastcore.basics import patch
+from ..files import shown
 
 # %% ../../nbs/data/samples.ipynb #8dfb4126
 COLUMNS = ('dataset','path','identity','clothes','camera','modality','split')
@@ -22,7 +23,8 @@ SPLITS = ('train','val','query','gallery','test')
 MODALITIES = ('visible','infrared')
 
 class DataError(ValueError):
-    "Something is wrong with the user's data: the message says what, where, and what to do"
+    "Something is wrong with the user's data: the message says what, where, and what to do; what cannot be printed is escaped"
+    def __init__(self, *args): super().__init__(*(shown(a, '\n') if isinstance(a, str) else a for a in args))
 
 # %% ../../nbs/data/samples.ipynb #1a46cb2b
 _rules = {
@@ -111,7 +113,7 @@ class ReIDDataset:
         notes:list=(),         # What was skipped or looks odd, one sentence each
         no_cameras:tuple=(),   # Values of the column `dataset` whose cameras are made up, one for each image
     ):
-        self.name,self.root,self.notes,self._protocols,self.no_cameras = name,Path(root),list(notes),protocols,tuple(no_cameras)
+        self.name,self.root,self.notes,self._protocols,self.no_cameras = name,Path(root),[shown(n) for n in notes],protocols,tuple(no_cameras)
         self.skipped = {}  # reason -> files that a reader passed over
         self.samples = validate(samples.reset_index(drop=True), name)
         for c in 'identity','clothes':
