@@ -129,12 +129,12 @@ def find_form(
 # %% ../../nbs/data/reading.ipynb #c1f35f3c
 CLUTTER = {'thumbs.db','desktop.ini','__macosx','@eadir'}
 REASONS = ('hidden or system file', 'not an image', 'name breaks the grammar', 'folder name breaks the grammar', 'link that leaves the folder',
-           'line breaks the grammar', 'listed but missing', 'listed twice')
+           'line breaks the grammar', 'listed but missing', 'listed twice', 'in no list')
 
 class Reader:
-    "Finds the images of a layout's parts; `skipped[reason]` holds what was passed over"
+    "Finds the images of a layout's parts; `skipped[reason]` holds what was passed over, `notes` what else is worth a sentence"
     def __init__(self, tree, layout): # A `Folder` or `Names`; what to expect
-        self.tree,self.layout,self.skipped = tree,layout,defaultdict(set)
+        self.tree,self.layout,self.skipped,self.notes = tree,layout,defaultdict(set),[]
 
     def skip(self, reason, path): self.skipped[reason].add(path)
     def is_image(self, name): return os.path.splitext(name)[1].lower() in self.layout.extensions
@@ -300,7 +300,7 @@ def _read(layout, tree, verbose):
                         f"found {', '.join(seen[:3]) or 'only empty folders'}{f' and {len(seen)-3} more' if len(seen)>3 else ''}")
     table = make_table(label(layout, files), str(layout))
     if not len(table): raise DataError(f'{layout}: all {len(files)} images in {tree.root} are junk (identity -1)')
-    notes = [f"skipped {len(ps)} file(s) or folder(s), {reason}: {_some(ps, 3)}" for reason,ps in skipped.items()]
+    notes = [f"skipped {len(ps)} file(s) or folder(s), {reason}: {_some(ps, 3)}" for reason,ps in skipped.items()] + reader.notes
     if table.attrs['junk']: notes.append(f"dropped {table.attrs['junk']} junk images (identity -1)")
     if layout.camera is None: notes.append('no camera labels: every image counts as a camera of its own')
     have = set(zip(table.split, table.get('role', table.split)))
