@@ -79,7 +79,7 @@ def _labels(table, name, source):
     if any(bad):
         i = bad.index(True)
         what = 'is missing' if gone[i] else f"is {cells[i] if isinstance(cells[i], Real) else repr(cells[i])[:40]}"
-        raise DataError(f"{where}, and {sum(bad)} of {len(bad)} are none\nfirst: {table['path'].iloc[i] if 'path' in table else f'row {i}'}, whose {name} {what}; unknown is -1")
+        raise DataError(f"{where}; {sum(bad)} of {len(bad)} rows do not\nfirst: {table['path'].iloc[i] if 'path' in table else f'row {i}'}, whose {name} {what}; unknown is -1")
     return pd.Series(whole, column.index, dtype=np.int64)
 
 # %% ../../nbs/data/samples.ipynb #c563d9e2
