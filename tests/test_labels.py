@@ -136,6 +136,13 @@ def test_one_huge_number_stops_no_set():
     complaint(lambda: table(f'path,identity,frame\na.jpg,1,{"9"*5000}\n'), 'line 2', 'frame')
     assert len(complaint(lambda: table(f'path,identity,clothes\na.jpg,1,-{"9"*5000}\n'), 'line 2')) < 300
 
+def test_a_pattern_and_names_in_two_forms():
+    names = ['caf\u00e9/zo\u00eb/zoe\u0308_1.jpg', 'cafe\u0301/zo\u00eb/zo\u00eb_2.jpg', 'cafe/zo\u00eb/zo\u00eb_3.jpg']
+    for pattern in 'caf\u00e9/{identity}/{identity}_{frame}.jpg', 'cafe\u0301/{identity}/{identity}_{frame}.jpg':
+        ds = read_names(folder(pattern), names)
+        assert sorted(ds.samples.frame) == [1, 2] and set(ds.samples.identity) == {0} and sorted(by_name(ds)) == sorted(names[:2])
+    assert read_names(folder(missing=['zoe']), ['zoe_1_c1_1.jpg', 'anna_1_c1_1.jpg']).samples.identity.tolist() == [0]
+
 # ---- look-alikes -------------------------------------------------------------------------------------------------------------
 
 def test_labels_that_look_alike_are_reported_and_stay_two():

@@ -38,6 +38,8 @@ def _table(text, file):
     except CSVError as e: raise DataError(f'{file}, line {lines.line_num} is damaged: {e}') from None
 
 # %% ../../nbs/data/label_tables.ipynb #9840d869
+_rounded = re.compile(r'[+-]?\d+([.,]\d+)?e\+\d+', re.ASCII|re.I).fullmatch
+
 def _checked(row, where, missing=None):
     "The words of a line in their one spelling; raises `DataError` naming line and cell"
     def wrong(k, why): raise DataError(f'{where}: {k} is {quoted(row[k])}, {why}')
@@ -45,22 +47,24 @@ def _checked(row, where, missing=None):
         if row.get(k) and row[k].casefold() not in known: wrong(k, f'it must be one of {good}')
     if not row['identity']: raise DataError(f'{where}: identity is empty; write -1 for an unknown person')
     if is_missing(row['identity'], missing):
-        wrong('identity', f"which stands for a missing value; write -1 for an unknown person\nif somebody is called so, missing='' takes it for a name")
+        wrong('identity', "which stands for a missing value; write -1 for an unknown person\n"
+                          "if somebody is called so, missing='' takes it for a name")
     said = spell(row, missing)
     for k in NAMED:
-        if re.fullmatch(r'[+-]?\d+([.,]\d+)?e\+\d+', row.get(k, ''), re.ASCII|re.I): wrong(k, 'a number that was rounded when it was saved; write all its digits')
+        if _rounded(row.get(k, '')): wrong(k, 'a number that was rounded when it was saved; write all its digits')
     for k in too_low(said): wrong(k, f"labels are words or numbers from 0; -1 is unknown{', -2 a passer-by'*(k=='identity')}")
-    if said.get('frame', '-1')!='-1' and not re.fullmatch(r'\d{1,18}', said['frame'], re.ASCII): wrong('frame', 'it must be a whole number')
+    frame = said.get('frame', '-1')
+    if frame!='-1' and not re.fullmatch(r'\d{1,18}', frame, re.ASCII): wrong('frame', 'it must be a whole number')
     return said
 
 # %% ../../nbs/data/label_tables.ipynb #9ce748d2
 def _unlisted(reader, listed, relative=''):
-    "Count what no line of the table speaks of; `listed` are the paths in it, and the table's own"
+    "Count what no line speaks of; `listed` are the paths in the table, and its own. Links to folders are not entered: all below has a name of its own"
     for name,kind,path in reader.entries(relative):
         if kind=='folder':
             real = os.path.join(reader.tree.real, path)
             if os.path.realpath(real)==real: _unlisted(reader, listed, path)
-            elif not any(p.startswith(f'{path}/') for p in listed): reader.skip('in no list', path)  # a link to a folder that has its own name here
+            elif not any(p.startswith(f'{path}/') for p in listed): reader.skip('in no list', path)
         elif path not in listed: reader.skip('in no list' if reader.is_image(name) else 'not an image', path)
 
 def read_labels(

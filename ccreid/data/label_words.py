@@ -17,7 +17,8 @@ from functools import lru_cache
 # %% ../../nbs/data/label_words.ipynb #f86563bc
 UNKNOWN = ('','-1','unknown') # Said on purpose
 MISSING = frozenset(('na n/a n.a. n.a n/d n.d. #n/a #na #nv #n/d nan -nan +nan <na> nat none null nil nul <null> (null) [null] \\n '
-                     'inf -inf +inf 1.#ind -1.#ind 1.#qnan -1.#qnan unk undefined missing').split() + ['#n/a n/a','not available','not known']) # Not on purpose
+                     'inf -inf +inf 1.#ind -1.#ind 1.#qnan -1.#qnan unk undefined missing').split() +
+                    ['#n/a n/a','not available','not known']) # Not on purpose
 _blanks = ' \t\n\r\v\f\xa0\xad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff' # Some of them cannot be seen
 
 def _bare(word): return unicodedata.normalize('NFC', word.strip().strip(_blanks).strip())

@@ -8,7 +8,7 @@ Docs: https://ccreid.github.io/ccreid/data/own_folders.html.md"""
 __all__ = ['KINDS', 'DEFAULT', 'grammar', 'folder', 'PLACES', 'UNKNOWN']
 
 # %% ../../nbs/data/own_folders.ipynb #aec6ecf5
-import os,re
+import os,re,unicodedata
 from .folders import clean_path
 from .label_tables import read_labels
 from .label_words import MODALITY_WORDS,PLACES,SPLIT_WORDS,UNKNOWN,doubts,numbers,spell,too_low
@@ -46,7 +46,7 @@ def grammar(
 ):               # (regular expression of a path without extension, extensions, how deep files lie, an example)
     "What a pattern means; raises `DataError` where it is none"
     def wrong(why): raise DataError(f'folder: the pattern {pattern} {why}\n{_help}')
-    path = clean_path(pattern, 'folder: the pattern')
+    path = unicodedata.normalize('NFC', clean_path(pattern, 'folder: the pattern'))
     ending = re.search(r'\.([A-Za-z]+|\*)$', path)
     kinds = [k for k in KINDS if ending and ending[0].lower() in k] or [_any]
     if ending and ending[1]!='*' and kinds==[_any]:
@@ -88,7 +88,7 @@ def _by_pattern(reader, pattern, missing=None):
     found,fits = [],re.compile(f'(?:{regex.pattern})', re.ASCII).fullmatch
     for path in _files(reader, depth):
         stem,extension = os.path.splitext(path)
-        m = fits(stem) if extension.lower() in extensions else None
+        m = fits(unicodedata.normalize('NFC', stem)) if extension.lower() in extensions else None
         if m and not too_low(spell(m.groupdict(), missing)): found.append((path, m.groupdict()))
         else: reader.skip('name breaks the grammar', path)
     if not found and (bad := sorted(reader.skipped['name breaks the grammar'] | reader.skipped['folder name breaks the grammar'])):
@@ -105,7 +105,7 @@ def folder(
     csv:str=None,        # Table of labels, relative to the folder
     split:str='test',    # Of images about which neither says anything: train, val, query, gallery, or test (both roles)
     clothes:str='own',   # Is a garment worn by one person (own), or may people share it (shared)?
-    missing:str=None,    # Words for a missing value, with commas between; default: all of `label_words.MISSING` and more
+    missing:str=None,    # Words for a missing value, with commas between, in place of those of `is_missing`; '' for none
 ):
     "A user's own images: labels by a pattern of the names, or by a table"
     if split not in SPLITS: raise DataError(f"folder: split is {split!r}, it must be one of {', '.join(SPLITS)}")
@@ -113,7 +113,7 @@ def folder(
     if csv is not None and pattern!=DEFAULT:
         raise DataError(f'folder: a pattern and a table were given: labels come from one of them\nleave out pattern={pattern!r} or csv={str(csv)!r}')
     example = grammar(pattern)[3] if csv is None else f'those that {csv} lists'
-    gone = None if missing is None else tuple(w.strip().casefold() for w in missing.split(','))
+    gone = None if missing is None else tuple(str(w).strip().casefold() for w in (missing.split(',') if isinstance(missing, str) else missing))
     def rows(reader):
         found = _by_pattern(reader, pattern, gone) if csv is None else read_labels(reader, str(csv), gone)
         reader.notes += doubts(found, clothes, gone)

@@ -79,12 +79,13 @@ def _labels(table, name, source):
     if any(bad):
         i = bad.index(True)
         what = 'is missing' if gone[i] else f"is {cells[i] if isinstance(cells[i], Real) else repr(cells[i])[:40]}"
-        raise DataError(f"{where}; {sum(bad)} of {len(bad)} rows do not\nfirst: {table['path'].iloc[i] if 'path' in table else f'row {i}'}, whose {name} {what}; unknown is -1")
+        first = table['path'].iloc[i] if 'path' in table else f'row {i}'
+        raise DataError(f'{where}; {sum(bad)} of {len(bad)} rows do not\nfirst: {first}, whose {name} {what}; unknown is -1')
     return pd.Series(whole, column.index, dtype=np.int64)
 
 # %% ../../nbs/data/samples.ipynb #c563d9e2
 def make_table(
-    rows,          # One dict an image, or a dict of columns, or a DataFrame; absent: modality is visible, role is empty, clothes, camera and tracklet -1
+    rows,          # One dict an image, or a dict of columns, or a DataFrame; absent: visible, no role, clothes, camera and tracklet -1
     source:str='', # Where they come from, for messages
 )->pd.DataFrame:   # A valid sample table, rows numbered from 0; junk (identity -1) dropped and counted in `.attrs['junk']`
     "Make a sample table; raises `DataError` where a rule is broken"

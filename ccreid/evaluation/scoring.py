@@ -45,7 +45,8 @@ def find_names(
         if b in at: return at[b]
         found, k = free.get(form(b), []), form(b)
         if len(found) > 1 or found and askers[k] > 1:
-            raise DataError(f"{dataset.name}: {names[found[0]]} may mean more than one image\nwrite the names as they are on disk, since some differ only in the form of their letters")
+            raise DataError(f"{dataset.name}: {names[found[0]]} may mean more than one image\n"
+                            "write the names as they are on disk, since some differ only in the form of their letters")
         return found[0] if found else None
     return [find(b) for b in wanted]
 
@@ -72,15 +73,19 @@ def features_of(
     names, paths = list(features), [str(p) for p in table['path']]
     at = find_names(dataset, names, paths)
     if lost := [p for i, p in zip(at, paths) if i is None]:
+        example = f', not such as {str(names[0])[:200]}' if names else '; there are none'
         raise DataError(f"{dataset.name}: {len(lost)} of the {len(paths)} images that are compared have no feature, first {lost[0]}\n"
-                        f"keys are absolute paths or relative to {dataset.root}" + (f", not such as {str(names[0])[:200]}" if names else '; there are none'))
+                        f"keys are absolute paths or relative to {dataset.root}{example}")
     def vector(i, path):
-        try: return torch.as_tensor(features[names[i]])
-        except (TypeError, ValueError, RuntimeError): raise DataError(f'{dataset.name}: the feature of {path} is no vector of numbers, but {type(features[names[i]]).__name__}') from None
+        value = features[names[i]]
+        try: return torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise DataError(f'{dataset.name}: the feature of {path} is no vector of numbers, but {type(value).__name__}') from None
     vectors = [vector(i, p) for i, p in zip(at, paths)]
     shapes = {tuple(v.shape): p for v, p in zip(reversed(vectors), reversed(paths))}
     if len(shapes) > 1 or len(next(iter(shapes))) != 1:
-        raise DataError(f"{dataset.name}: each feature must be a vector, all of one length\nthere are " + ', '.join(f'{s} ({p})' for s, p in list(shapes.items())[:2]))
+        some = ', '.join(f'{s} ({p})' for s, p in list(shapes.items())[:2])
+        raise DataError(f'{dataset.name}: each feature must be a vector, all of one length\nthere are {some}')
     return sound(torch.stack(vectors), paths, dataset.name)
 
 # %% ../../nbs/evaluation/scoring.ipynb #d6bdcab7
@@ -120,7 +125,8 @@ def _array(z, name, disk):
         version = np.lib.format.read_magic(f)
         if version not in ((1,0), (2,0)): raise Unfit(f'holds `{name}` in format {version[0]}.{version[1]}: write it with numpy.savez')
         shape, _, dtype = (np.lib.format.read_array_header_1_0 if version==(1,0) else np.lib.format.read_array_header_2_0)(f)
-        if dtype.hasobject: raise Unfit(f'holds Python objects in `{name}`, which are never loaded: write {"numpy.array(paths, dtype=str)" if name=="paths" else "numbers"}')
+        right = 'numpy.array(names, dtype=str)' if name=='paths' else 'numbers'
+        if dtype.hasobject: raise Unfit(f'holds Python objects in `{name}`, which are never loaded: write {right}')
         size = math.prod(shape)*dtype.itemsize
         packed = min(info.compress_size, disk)
         if f.tell()+size!=info.file_size or size>1100*packed:   # deflate packs at most 1032 to 1
@@ -136,7 +142,8 @@ def read_npz(
         if paths.ndim!=1 or features.ndim!=2 or len(paths)!=len(features):
             raise Unfit(f'holds `paths` {paths.shape} and `features` {features.shape}, not [N] and [N,D]')
         if paths.dtype.kind not in 'US': raise Unfit(f'holds {paths.dtype} in `paths`, not text')
-        if features.dtype.kind not in 'fiub': raise Unfit(f"holds {'complex numbers' if features.dtype.kind=='c' else features.dtype} in `features`, not real numbers")
+        kind = 'complex numbers' if features.dtype.kind=='c' else features.dtype
+        if features.dtype.kind not in 'fiub': raise Unfit(f'holds {kind} in `features`, not real numbers')
         names = [n.decode() if isinstance(n, bytes) else n for n in paths.tolist()]
         plain = features.dtype.kind!='u' and features.dtype.itemsize<=8
         return names, torch.from_numpy(np.ascontiguousarray(features, features.dtype.newbyteorder('=') if plain else np.float64))
