@@ -220,8 +220,8 @@ def test_images_in_no_line_are_counted_and_links_in_circles_end(tmp_path):
     (tmp_path/'l.csv').write_text('path,identity\na.jpg,1\nagain/c.jpg,2\n')
     ds = load_dataset('folder', tmp_path, csv='l.csv', verbose=False)
     skipped = {p for ps in ds.skipped.values() for p in ps}
-    assert len(ds.samples) == 2 and {'b.jpg', 'day/c.jpg', 'day/late/d.png', 'day/notes.txt'} <= skipped and 'l.csv' not in skipped
-    assert {'b.jpg', 'day/late/d.png'} <= set(ds.skipped['in no list'])
+    assert len(ds.samples) == 2 and 'b.jpg' in ds.skipped['in no list'] and 'l.csv' not in skipped
+    for n in 'b.jpg', 'day/c.jpg', 'day/late/d.png', 'day/notes.txt': assert any(f'{n}/'.startswith(f'{p}/') for p in skipped)   # by itself, or with its folder
 
 # ---- tables made by programs -------------------------------------------------------------------------------------------------
 
