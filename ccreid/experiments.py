@@ -166,21 +166,18 @@ def read_features(
     dataset, # `ReIDDataset`
     protocols=(), # What they are for, where these are not the test people's
 ): # As `test_features`
-    "Features that other code made; `ValueError` if an image of the splits that are compared has none"
+    "Features that other code made; `ValueError` if an image of the splits that are compared has none, or one that is not finite"
+    from ccreid.evaluation.scoring import find_names, read_npz, sound
+    from ccreid.files import shown
+    paths, features = read_npz(path)
     try:
-        with np.load(path, allow_pickle=False) as f: paths, features = f['paths'].astype(str), torch.from_numpy(f['features'])
-        if paths.ndim!=1 or features.ndim!=2: raise ValueError(f'shapes {paths.shape} and {tuple(features.shape)}, not [N] and [N,D]')
-        if len(paths)!=len(features): raise ValueError(f'{len(paths)} paths but {len(features)} features')
-    except FileNotFoundError: raise FileNotFoundError(f"No features at {path}") from None
-    except (KeyError, ValueError, TypeError, OSError, EOFError, BadZipFile) as e:
-        raise ValueError(f"{path} is no .npz with `paths` [N] and `features` [N,D]: {e}") from None
-    place = {str(Path(dataset.root)/p.replace('\\', '/')): i for i,p in enumerate(paths.tolist())}
-    if len(place)<len(paths): raise ValueError(f"{path} lists {len(paths)-len(place)} images more than once")
-    table = test_table(dataset, protocols)
-    missing = [p for p in table.path if p not in place]
-    if missing: raise ValueError(
-        f"{path} has no feature for {len(missing)} of {len(table)} query and gallery images, such as {missing[0]}; `paths` are relative to {dataset.root}")
-    return table, features[[place[p] for p in table.path]]
+        table = test_table(dataset, protocols)
+        at = find_names(dataset, paths, table.path)
+        missing = [p for p,i in zip(table.path, at) if i is None]
+        if missing: raise ValueError(
+            f"no feature for {len(missing)} of {len(table)} query and gallery images, such as {shown(missing[0])}; `paths` are relative to {shown(dataset.root)}")
+        return table, sound(features[at], table.path, dataset.name)
+    except ValueError as e: raise ValueError(f"{shown(path)}: {str(e).replace(chr(10), '; ')}") from None
 
 # %% ../nbs/experiments.ipynb #b0d7463d
 class Sets(dict):

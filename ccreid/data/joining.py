@@ -122,12 +122,14 @@ def _root(datasets):
 def join(
     datasets, # `ReIDDataset`s in a list, or a dict of them by name
 )->ReIDDataset: # Called A+B; its protocols are called A/standard, B/standard, ...
-    "One data set out of several, no number used by two; raises `DataError` where two have one name or hold the same picture"
+    "One data set out of several, no number used by two; raises `DataError` where two have one name, hold the same picture or leave no numbers"
     sets = list(_by_name(datasets).values())
     tables,training = [ds.samples.copy() for ds in sets],[(ds.samples.split=='train').to_numpy() for ds in sets]
     def column(c, rows=None): return [() if c not in t else t[c] if rows is None else t[c][r] for t,r in zip(tables, rows or training)]
     train = {c: _starts(column(c, training)) for c in CLASSES}
     start = {c: _starts(column(c, [~r for r in training]), train[c][-1]) for c in CLASSES} | {c: _starts(column(c)) for c in NUMBERS[2:]}
+    if huge := [c for c in NUMBERS if start[c][-1] >= 2**63]:
+        raise DataError(f"{' + '.join(ds.name for ds in sets)}: labels in column {huge[0]} are so large that no whole number is left for the others: make them smaller")
     every = list(dict.fromkeys(c for t in tables for c in t))
     shares = [Share(ds.name, tuple(t.dataset.unique()), {c: start[c][k] for c in NUMBERS if c in t}, tuple(c for c in every if c not in t))
               for k,(ds,t) in enumerate(zip(sets, tables))]

@@ -10,10 +10,12 @@ __all__ = ['COLUMNS', 'LABELS', 'SPLITS', 'MODALITIES', 'DataError', 'validate',
 
 # %% ../../nbs/data/samples.ipynb #900e921c
 import html
+from numbers import Real
 import numpy as np
 import pandas as pd
 from pathlib import Path
 from fastcore.basics import patch
+from ..files import shown
 
 # %% ../../nbs/data/samples.ipynb #8dfb4126
 COLUMNS = ('dataset','path','identity','clothes','camera','modality','split')
@@ -22,10 +24,12 @@ SPLITS = ('train','val','query','gallery','test')
 MODALITIES = ('visible','infrared')
 
 class DataError(ValueError):
-    "Something is wrong with the user's data: the message says what, where, and what to do"
+    "Something is wrong with the user's data: the message says what, where, and what to do; what cannot be printed is escaped"
+    def __init__(self, *args): super().__init__(*(shown(a, '\n') if isinstance(a, str) else a for a in args))
 
 # %% ../../nbs/data/samples.ipynb #1a46cb2b
 _rules = {
+    'dataset is a name':           lambda t: np.array([not isinstance(d, str) for d in t.dataset.tolist()], bool),
     'path is absolute':            lambda t: np.array([p[:1] not in ('/','\\') and p[1:2]!=':' for p in map(str, t.path.tolist())], bool),
     'path is listed once in its split': lambda t: t.duplicated(['path','split']).to_numpy(),
     'identity is at least -2':     lambda t: (t.identity < -2).to_numpy(),
@@ -46,7 +50,7 @@ def validate(
     missing = [c for c in COLUMNS if c not in table.columns]
     if missing: raise DataError(f"{where}the sample table lacks the column(s) {', '.join(missing)}")
     for c in LABELS:
-        if table[c].dtype != np.int64: raise DataError(f'{where}column {c} must be int64, it is {table[c].dtype}')
+        if table[c].dtype != np.int64: raise DataError(f'{where}column {c} must be int64, it is {table[c].dtype}: pass the table through make_table')
     for rule,broken in _rules.items():
         bad = broken(table)
         if bad.any():
@@ -56,23 +60,42 @@ def validate(
                 f'{row.modality}, {row.split})')
     return table
 
+# %% ../../nbs/data/samples.ipynb #9cc91138
+def _whole(v):
+    "A label as a whole number; None where it is none, or would have lost something on the way"
+    if isinstance(v, str) and v.isascii() and v.strip().removeprefix('-').isdecimal() and len(v) < 30: v = int(v)
+    if isinstance(v, (bool,np.bool_)) or not isinstance(v, Real): return None
+    exact = -2**63 <= v < 2**63 if isinstance(v, (int,np.integer)) else abs(v) < 2**53
+    return int(v) if exact and int(v) == v else None
+
+def _labels(table, name, source):
+    "A label column as int64, missing ones as -1; raises `DataError` naming the first row that holds something else"
+    column,where = table[name],f"{source or 'sample table'}: column {name} must hold whole numbers"
+    if isinstance(column, pd.DataFrame): raise DataError(f'{where}, and there are {column.shape[1]} columns of that name')
+    if column.dtype == np.int64: return column
+    gone,cells = column.isna().tolist(),column.tolist()
+    whole = [-1 if g else _whole(v) for g,v in zip(gone, cells)]
+    bad = [n is None or g and name == 'identity' for g,n in zip(gone, whole)]
+    if any(bad):
+        i = bad.index(True)
+        what = 'is missing' if gone[i] else f"is {cells[i] if isinstance(cells[i], Real) else repr(cells[i])[:40]}"
+        first = table['path'].iloc[i] if 'path' in table else f'row {i}'
+        raise DataError(f'{where}; {sum(bad)} of {len(bad)} rows do not\nfirst: {first}, whose {name} {what}; unknown is -1')
+    return pd.Series(whole, column.index, dtype=np.int64)
+
 # %% ../../nbs/data/samples.ipynb #c563d9e2
 def make_table(
-    rows,          # One dict an image, or a dict of columns, or a DataFrame; absent: modality is visible, clothes and camera -1
+    rows,          # One dict an image, or a dict of columns, or a DataFrame; absent: visible, no role, clothes, camera and tracklet -1
     source:str='', # Where they come from, for messages
 )->pd.DataFrame:   # A valid sample table, rows numbered from 0; junk (identity -1) dropped and counted in `.attrs['junk']`
     "Make a sample table; raises `DataError` where a rule is broken"
     table = pd.DataFrame(rows)
     for c,default in dict(modality='visible', clothes=-1, camera=-1).items():
         if c not in table.columns: table[c] = default
-    for c in LABELS:
-        if c not in table.columns: continue
-        try: whole = table[c].astype('int64')
-        except (ValueError, TypeError, OverflowError) as e:
-            raise DataError(f"{source or 'sample table'}: column {c} must hold whole numbers ({e})") from None
-        if not (whole == table[c].astype(float)).all():
-            raise DataError(f"{source or 'sample table'}: column {c} must hold whole numbers")
-        table[c] = whole
+    for c in (*LABELS,'tracklet'):
+        if c in table.columns: table[c] = _labels(table, c, source)
+    for c,default in dict(modality='visible', role='').items():
+        if c in table.columns and table[c].isna().any(): table[c] = table[c].fillna(default)
     if 'identity' in table.columns:
         junk = int((table.identity == -1).sum())
         table = table[table.identity != -1]
@@ -111,7 +134,7 @@ class ReIDDataset:
         notes:list=(),         # What was skipped or looks odd, one sentence each
         no_cameras:tuple=(),   # Values of the column `dataset` whose cameras are made up, one for each image
     ):
-        self.name,self.root,self.notes,self._protocols,self.no_cameras = name,Path(root),list(notes),protocols,tuple(no_cameras)
+        self.name,self.root,self.notes,self._protocols,self.no_cameras = name,Path(root),[shown(n) for n in notes],protocols,tuple(no_cameras)
         self.skipped = {}  # reason -> files that a reader passed over
         self.samples = validate(samples.reset_index(drop=True), name)
         for c in 'identity','clothes':
@@ -130,7 +153,7 @@ class ReIDDataset:
     @property
     def gallery(self): return self.part('gallery','test')
     @property
-    def identities(self): return int(self.train.identity.nunique())
+    def identities(self): return int(self.train.identity[self.train.identity >= 0].nunique())
     @property
     def clothes(self): return int(self.train.clothes[self.train.clothes >= 0].nunique())
     @property
