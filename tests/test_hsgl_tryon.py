@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from transformers import (CLIPImageProcessor,CLIPTextConfig,CLIPTextModel,CLIPTextModelWithProjection,CLIPTokenizer,CLIPVisionConfig,
     CLIPVisionModelWithProjection)
 
-import ccreid.generation.records as records
+import ccreid.files as files
 from ccreid.data.mannequins import DECLARED,MannequinWorld,parse_caption,truth
 from ccreid.data.samples import DataError,ReIDDataset,validate
 from ccreid.data.transforms import read_image
@@ -83,13 +83,13 @@ def test_no_name_leaves_the_folder(tmp_path_factory, name):
 def test_a_full_disk_at_every_file_leaves_a_whole_library(tmp_path, monkeypatch, stop):
     library = GarmentLibrary(tmp_path/'l')
     library.add(*a_garment(0), 'a coat')
-    real,calls = records.write_whole,[]
-    def full(tmp, path, data, once=False):
+    real,calls = files.write_whole,[]
+    def full(path, data, tmp):
         calls.append(path)
         if len(calls)>stop:
             Path(tmp).write_bytes(data[:len(data)//2]); Path(tmp).unlink()
             raise OSError(errno.ENOSPC, 'No space left on device')
-        real(tmp, path, data, once)
+        real(path, data, tmp=tmp)
     monkeypatch.setattr(garments_module, 'write_whole', full)
     with pytest.raises(OSError): library.add(*a_garment(1), 'a shirt')
     for l in (library, GarmentLibrary(tmp_path/'l')): assert [g.text for g in l]==['a coat']
