@@ -210,7 +210,10 @@ class Recorder:
         "A file, then its line; raises `OSError` in one line, with nothing half-written, where there is no room"
         with _writing(self.out):
             if data is not None: write_whole(self.out/line['file'], data, sync=False, tmp=self.tmp)
-            self._append(to_json({**line, 'time':round(max(time.time(), after+.001), 3)}).encode()+b'\n')
+            line = {**line, 'time':round(max(time.time(), after+.001), 3)}
+            try: text = json.dumps(line, allow_nan=False)
+            except (TypeError, ValueError): text = to_json(line) # notes with arrays or infinite numbers
+            self._append(text.encode()+b'\n')
             if time.monotonic()-self.synced > 5: os.fsync(self.log.fileno()); self.synced = time.monotonic()
 
     def close(self):

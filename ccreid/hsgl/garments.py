@@ -100,7 +100,7 @@ class GarmentLibrary:
         for kind,data in files.items():
             write_whole(self.root/f'{kind}s'/f'{name}.png', data, tmp=tmp)
             entry[kind] = _sha(data)
-        write_whole(self.root/INDEX, to_json(dict(format=1, garments=self.entries+[entry]), indent=1), tmp=tmp)
+        write_whole(self.root/INDEX, to_json(dict(format=1, garments=self.entries+[entry]), indent=1).encode(), tmp=tmp)
         self.entries = self.entries+[entry]
         return GarmentImage(name, image, mask, text, str(source))
 
