@@ -217,7 +217,7 @@ def test_a_line_that_nobody_wrote_is_damage_and_its_image_is_made_again(table, w
         assert about(res)==dict(made=1-k, found=7+k, damaged=1-k, skipped={}, lines=1) and capsys.readouterr().out.count('1 lines on record are damaged')==1
     assert contents(tmp_path/'o')==whole and all(Path(p).is_relative_to(tmp_path/'o') for p in res.path)
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2500), st.integers(0,255)), min_size=1, max_size=6), st.integers(0, 2500))
 def test_any_damage_to_a_manifest_is_survived(table, whole, made, tmp_path_factory, flips, cut):
     out = tmp_path_factory.mktemp('d')/'o'

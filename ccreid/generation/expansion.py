@@ -8,16 +8,16 @@ Docs: https://ccreid.github.io/ccreid/generation/expansion.html.md"""
 __all__ = ['Rate', 'expand', 'read_expansion']
 
 # %% ../../nbs/generation/expansion.ipynb #fce84e66
-import os,struct,sys,time
+import sys,time
 from collections import Counter
 from numbers import Integral
 from pathlib import Path
 from types import SimpleNamespace
 from ..data.samples import DataError,validate
 from ..data.transforms import read_image
-from ..files import shown
 from .edits import FAULTS,SkipImage,apply_edit,is_plain
-from .records import Recorder,describe_job,digest,encode_png,file_names,image_key,image_seed,read_job,read_manifest
+from .found import content,finder,images_on_disk,lines_on_record,moved_lines
+from .records import Recorder,describe_job,digest,encode_png,file_names,image_seed,read_job
 
 # %% ../../nbs/generation/expansion.ipynb #dbb77245
 class Rate:
@@ -38,69 +38,17 @@ class Rate:
         if self.tty: text = f"\r[{'#'*(30*done//max(total, 1)):.<30}] {text}".ljust(78)
         print(text, end='' if self.tty and done<total else '\n', file=self.stream, flush=True)
 
-# %% ../../nbs/generation/expansion.ipynb #5a888dae
-def _content(path): return digest(Path(path).read_bytes())
-
-def _on_disk(out):
-    "Sizes of the images by name"
-    sizes = {}
-    for d in os.scandir(out/'images') if (out/'images').is_dir() else ():
-        if d.is_dir(): sizes.update((f'images/{d.name}/{f.name}', f.stat().st_size) for f in os.scandir(d))
-    return sizes
-
-def _plain_file(path, size):
-    "Is it a picture of a single colour? Only a file that is short enough for that is opened"
-    if size>2**15: return False
-    with open(path, 'rb') as f: head = f.read(24)
-    w,h = struct.unpack('>II', head[16:]) if len(head)==24 else (0,0)
-    try: return size<=160+3*w+3*w*h//300 and is_plain(read_image(path))
-    except (DataError, OSError): return False
-
-def _look(out, check, sizes):
-    "A function of a manifest line: is the file there, and what it should be?"
-    plain = {}
-    def same_source(line):
-        try: size = os.stat(line['source']).st_size
-        except OSError: return True
-        return size==line['source_bytes'] and (check=='size' or _content(line['source'])==line['source_sha256'])
-    def failed(line):
-        if 'accepted' in line: return False
-        if (key := line['sha256']) not in plain: plain[key] = _plain_file(out/line['file'], line['bytes'])
-        return plain[key]
-    return lambda line: (sizes.get(line['file'])==line['bytes'] and (check=='size' or _content(out/line['file'])==line['sha256'])
-                         and same_source(line) and not failed(line))
-
-def _moved(known, sources):
-    "Lines about images that lie elsewhere now"
-    here,had,away = set(sources),{p for p,_ in known},{}
-    for (p,_),line in known.items():
-        if p not in here and 'file' in line: away.setdefault((image_key(p), line['source_sha256']), {}).setdefault(p, []).append(line)
-    keys = {k for k,_ in away}
-    for p in sources:
-        if p in had or image_key(p) not in keys or not os.path.isfile(p): continue
-        if old := away.get((image_key(p), _content(p))): yield from ({**l, 'source':p} for l in old.pop(next(iter(old))))
-
-# %% ../../nbs/generation/expansion.ipynb #ab73fa68
-def _on_record(out, sizes):
-    "Lines of the manifests, how many of those that are damaged told of an image that is there, and a word about them"
-    damaged = []
-    known = read_manifest(out, damaged)
-    if not damaged: return known,0,{}
-    file,n = damaged[0]
-    print(f'{shown(out)}: {len(damaged)} lines on record are damaged, the first is line {n} of {file}; what they told of is made again when the job runs')
-    return known,min(len(damaged), len(sizes.keys()-{l.get('file') for l in known.values()})),dict(lines=len(damaged))
-
 # %% ../../nbs/generation/expansion.ipynb #36373288
 class _Job:
     "What is on record, what is missing, and how one result goes in"
     def __init__(self, table, out, variants, seed, shard, check, retry, accept, rec):
-        self.rec,self.seed,self.accept,self.sources,sizes = rec,seed,accept,list(map(str, table.path)),_on_disk(out)
-        self.known,self.damaged,self.about = _on_record(out, sizes)
+        self.rec,self.seed,self.accept,self.sources,sizes = rec,seed,accept,list(map(str, table.path)),images_on_disk(out)
+        self.known,self.damaged,self.about = lines_on_record(out, sizes)
         self.skipped,self.made,self.found,self.missing,self.last,now = Counter(),0,0,[],(None,),time.time()
         self.ahead = {k: l['time'] for k,l in self.known.items() if l.get('time', 0)>=now} # of clocks that are
-        for line in list(_moved(self.known, self.sources)): self.record(line)
+        for line in list(moved_lines(self.known, self.sources)): self.record(line)
         self.names = file_names(self.sources, {l['file'].rsplit('_v', 1)[0]: p for (p,_),l in self.known.items() if 'file' in l})
-        good = _look(out, check, sizes)
+        good = finder(out, check, sizes)
         for i,p in enumerate(self.sources):
             for v in variants:
                 line = self.known.get((p,v), {})
@@ -119,7 +67,7 @@ class _Job:
         "(image, facts about its file), or (reason, facts); read once for all variants in a row"
         if self.last[0]!=i:
             p = self.sources[i]
-            try: self.last = i,read_image(p),dict(source_bytes=os.path.getsize(p), source_sha256=_content(p))
+            try: self.last = i,read_image(p),dict(source_bytes=Path(p).stat().st_size, source_sha256=content(p))
             except (DataError, OSError) as e: self.last = i,str(e).splitlines()[0].replace(f'cannot read the image {p}', 'unreadable'),dict(unreadable=True)
         return self.last[1:]
 
@@ -209,11 +157,11 @@ def read_expansion(
     "What is there, whoever made it; `DataError` where none of it was made of these images. In `.attrs['expansion']` also `elsewhere`, the number that was made of others"
     out = Path(out).expanduser().absolute()
     if not (out/'job.json').exists(): raise DataError(f'{out} holds no generated images: there is no job.json in it')
-    by,sizes,sources = read_job(out, DataError, 'restore it')['generated_by'],_on_disk(out),list(map(str, table.path))
-    known,lost,about = _on_record(out, sizes)
+    by,sizes,sources = read_job(out, DataError, 'restore it')['generated_by'],images_on_disk(out),list(map(str, table.path))
+    known,lost,about = lines_on_record(out, sizes)
     known = {k:l for k,l in known.items() if 'file' in l}
-    known |= {(l['source'],l['variant']): l for l in _moved(known, sources)}
-    here,good = set(sources),_look(out, check, sizes)
+    known |= {(l['source'],l['variant']): l for l in moved_lines(known, sources)}
+    here,good = set(sources),finder(out, check, sizes)
     own = {k:l for k,l in known.items() if k[0] in here}
     there = {k:l for k,l in own.items() if good(l)}
     others = {l['file'] for l in known.values()} - {l['file'] for l in own.values()}
