@@ -11,7 +11,7 @@ __all__ = ['NO_NUMBERS', 'FAULTS', 'SkipImage', 'to_picture', 'watch_casts', 'is
 import warnings
 from contextlib import contextmanager
 import numpy as np
-from PIL import Image
+from PIL import Image,ImageChops
 
 # %% ../../nbs/generation/edits.ipynb #b6b91c8e
 class SkipImage(Exception):
@@ -42,6 +42,7 @@ FAULTS = ('small','plain','unchanged')
 
 def is_plain(image): # PIL image
     "Are all pixels of one colour?"
+    if image.getpixel((0,0))!=image.getpixel((image.width//2,image.height//2)): return False
     extrema = image.getextrema()
     return all(a==b for a,b in (extrema if isinstance(extrema[0], tuple) else (extrema,)))
 
@@ -56,7 +57,7 @@ def fault(
     if 'plain' not in accept and is_plain(image):
         who = 'source and result are' if source and is_plain(source) else 'the result is'
         return f"{who} {'of a single colour' if image.getbbox() else 'all black'}"
-    if source and 'unchanged' not in accept and image.size==source.size and image.tobytes()==source.tobytes(): return 'the edit changed nothing'
+    if source and 'unchanged' not in accept and image.size==source.size and not ImageChops.difference(image, source).getbbox(): return 'the edit changed nothing'
     return ''
 
 # %% ../../nbs/generation/edits.ipynb #2d91465d
