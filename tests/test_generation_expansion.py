@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image, ImageOps
 
+from ccreid import files
 from ccreid.data.samples import DataError, make_table
 from ccreid.generation import expansion, records
 from ccreid.generation.expansion import Rate, SkipImage, expand
@@ -115,7 +116,7 @@ def test_an_edit_gets_rows_variants_and_seeds_and_nothing_that_depends_on_the_ba
             assert all(im.mode=='RGB' and type(r) is dict and type(v) is int and type(s) is int for im,r,v,s in zip(images, rows, variants, seeds))
             calls.extend((r['path'],r['identity'],v,s,im.tobytes()) for im,r,v,s in zip(images, rows, variants, seeds))
             return images
-        run(table, tmp_path/str(batch), edit=spy, batch=batch)
+        run(table, tmp_path/str(batch), edit=spy, batch=batch, accept='unchanged')
         seen[batch] = calls
     assert seen[1]==seen[4]==seen[100] and len(seen[1])==18
     assert [c[:2] for c in seen[1][::3]]==list(zip(table.path, table.identity))
@@ -183,10 +184,10 @@ def test_no_rows_at_all(done, tmp_path):
 
 def test_notes_go_on_record_and_become_columns(done, tmp_path):
     def edit(images, rows, variants, seeds): return [(im,dict(prompt=f'a coat, {v}', steps=v)) if v else im for im,v in zip(images, variants)]
-    for _ in range(2): res = run(done[0], tmp_path/'o', edit=edit, variants=2)
+    for _ in range(2): res = run(done[0], tmp_path/'o', edit=edit, variants=2, accept='unchanged')
     assert res.prompt.tolist()==[None,'a coat, 1']*6 or res.prompt.isna().tolist()==[True,False]*6
     assert [l.get('notes') for l in read_manifest(tmp_path/'o').values()]==[None,dict(prompt='a coat, 1', steps=1)]*6
-    with pytest.raises(DataError, match="'camera'"): run(done[0], tmp_path/'p', edit=lambda ims, *a: [(im,dict(camera=1)) for im in ims])
+    with pytest.raises(DataError, match="'camera'"): run(done[0], tmp_path/'p', edit=lambda ims, *a: [(im,dict(camera=1)) for im in ims], accept='unchanged')
 
 
 # --- killed
@@ -234,10 +235,10 @@ def killed_at(stage, nth, table, out):
     class Half(io.FileIO):
         def write(self, data): super().write(bytes(data)[:len(data)//2]); due(); return super().write(bytes(data)[len(data)//2:])
     if stage=='mkdir': Path.mkdir = after(Path.mkdir)
-    elif stage=='lock': records._lock = after(records._lock)
+    elif stage=='lock': records.hold = after(records.hold)
     elif stage=='job': os.link = before(os.link)
-    elif stage=='open': records.open = lambda p, mode, **k: (after(open) if mode=='wb' else open)(p, mode, **k)
-    elif stage=='write': records.open = lambda p, mode, **k: Half(p, 'w') if mode=='wb' else open(p, mode, **k)
+    elif stage=='open': files.open = lambda p, mode, **k: (after(open) if mode=='wb' else open)(p, mode, **k)
+    elif stage=='write': files.open = lambda p, mode, **k: Half(p, 'w') if mode=='wb' else open(p, mode, **k)
     elif stage=='replace': os.replace = before(os.replace)
     elif stage=='replaced': os.replace = after(os.replace)
     elif stage=='line': R._append = before(R._append)
@@ -447,7 +448,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(done, tmp_path):
 
 def test_the_edit_describes_itself(done, tmp_path):
     class Edit:
-        generated_by,settings = 'painter',dict(steps=3)
+        generated_by,settings,accept = 'painter',dict(steps=3),'unchanged'
         def __call__(self, images, *a): return images
     res = expand(done[0], Edit(), tmp_path/'o', 1, progress=False)
     assert set(res.generated_by)=={'painter'}
@@ -517,7 +518,7 @@ def test_grey_cmyk_deep_and_transparent_images_arrive_as_rgb(tmp_path):
     table = make_table([dict(dataset='own', path=str(tmp_path/'in'/n), identity=0, split='train') for n in files])
     seen = {}
     def spy(images, rows, variants, seeds): seen.update((Path(r['path']).name, im) for im,r in zip(images, rows)); return images
-    res = run(table, tmp_path/'o', edit=spy, variants=1)
+    res = run(table, tmp_path/'o', edit=spy, variants=1, accept='unchanged')
     assert len(res)==len(files) and all(im.mode=='RGB' and im.size==(16,24) for im in seen.values())
     for n in 'grey.png','deep.png','alpha.png','la.png': assert np.array_equal(np.asarray(seen[n])[...,1], ramp), n
     for n,p in zip(files, res.path):
@@ -543,7 +544,7 @@ def test_what_an_edit_refuses_is_not_tried_again_unless_asked(done, tmp_path, ca
         calls.extend(variants)
         return [None if v==0 else SkipImage('no clothes') if r['camera'] else im for im,r,v in zip(images, rows, variants)]
     for k in range(2):
-        res = run(table, tmp_path/'o', edit=picky, variants=2)
+        res = run(table, tmp_path/'o', edit=picky, variants=2, accept='unchanged')
         assert len(res)==3 and res.attrs['expansion']['skipped']=={'the edit returned nothing':6, 'no clothes':3}
         assert '9 images skipped: 6 the edit returned nothing; 3 no clothes' in capsys.readouterr().out
     assert len(calls)==12

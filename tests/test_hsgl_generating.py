@@ -108,9 +108,9 @@ def test_choices_are_made_once(ccreid, root, whole, tmp_path, monkeypatch):
     monkeypatch.setattr(generating, 'select', None); monkeypatch.setattr(generating, 'collect_garments', None); monkeypatch.setattr(StandIns, 'tryoff', property(lambda s: 1/0, lambda s,v: None), raising=False)
     code, out, err = make(ccreid, 'shsg', root, tmp_path/'s')
     assert code==0 and files(tmp_path/'s')==files(whole/'shsg'), err
-    for text in ('{"job":', '[]', '{"job": {}}'):
+    for text,says in {'{"job":':'is damaged', '[]':'is no record of what was chosen: it holds list', '{"job": {}}':'is damaged'}.items():
         (tmp_path/'s'/'choices.json').write_text(text)
-        assert 'damaged' in one_line(make(ccreid, 'shsg', root, tmp_path/'s'))
+        assert says in one_line(make(ccreid, 'shsg', root, tmp_path/'s'))
 
 def test_killed_between_two_garments(ccreid, root, whole, tmp_path, monkeypatch):
     one, taken = MannequinTryOff.one, []
@@ -172,9 +172,9 @@ def test_a_folder_of_another_set_is_refused(dataset, root, whole, tmp_path):
     for folder,says in ((root, 'no generated images'), (tmp_path/'none', 'no folder')):
         with pytest.raises((DataError, FileNotFoundError), match=says): read_generated(folder, dataset)
     shutil.copytree(whole/'chpsg', tmp_path/'g')
-    for text in ('', '[]', '{"a": 1}'):
+    for text,says in {'':'is empty', '[]':'it holds list', '{"a": 1}':'damaged'}.items():
         (tmp_path/'g'/'job.json').write_text(text)
-        with pytest.raises(DataError, match='damaged'): read_expansion(tmp_path/'g', dataset.train)
+        with pytest.raises(DataError, match=says): read_expansion(tmp_path/'g', dataset.train)
 
 def test_a_source_that_was_replaced_since_counts_as_damaged(root, tmp_path, whole):
     shutil.copytree(root, tmp_path/'prcc')

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from transformers import (CLIPImageProcessor,CLIPTextConfig,CLIPTextModel,CLIPTextModelWithProjection,CLIPTokenizer,CLIPVisionConfig,
     CLIPVisionModelWithProjection)
 
-import ccreid.generation.records as records
+import ccreid.files as files
 from ccreid.data.mannequins import DECLARED,MannequinWorld,parse_caption,truth
 from ccreid.data.samples import DataError,ReIDDataset,validate
 from ccreid.data.transforms import read_image
@@ -83,13 +83,13 @@ def test_no_name_leaves_the_folder(tmp_path_factory, name):
 def test_a_full_disk_at_every_file_leaves_a_whole_library(tmp_path, monkeypatch, stop):
     library = GarmentLibrary(tmp_path/'l')
     library.add(*a_garment(0), 'a coat')
-    real,calls = records.write_whole,[]
-    def full(tmp, path, data, once=False):
+    real,calls = files.write_whole,[]
+    def full(path, data, tmp):
         calls.append(path)
         if len(calls)>stop:
             Path(tmp).write_bytes(data[:len(data)//2]); Path(tmp).unlink()
             raise OSError(errno.ENOSPC, 'No space left on device')
-        real(tmp, path, data, once)
+        real(path, data, tmp=tmp)
     monkeypatch.setattr(garments_module, 'write_whole', full)
     with pytest.raises(OSError): library.add(*a_garment(1), 'a shirt')
     for l in (library, GarmentLibrary(tmp_path/'l')): assert [g.text for g in l]==['a coat']
@@ -553,7 +553,7 @@ def test_names_do_not_collide_where_the_released_ones_do(dataset, library, tmp_p
     "Pictures of cameras A, B and C with one number: the released script writes them all to one file"
     one = dataset.train[(dataset.train.identity==0) & dataset.train.path.str.endswith('rgb001.jpg')]
     other = dataset.train[(dataset.train.identity==1) & dataset.train.path.str.endswith('rgb001.jpg')]
-    t = generate_hard_samples(pd.concat([one, other]), library, lambda images, *a, rows=None: images, tmp_path/'out', dataset, progress=False)
+    t = generate_hard_samples(pd.concat([one, other]), library, lambda images, *a, rows=None: images, tmp_path/'out', dataset, progress=False, accept='unchanged')
     released = {f'{Path(s).parent.name}_{101+v}_{"_".join(Path(s).stem.split("_")[1:])}.png' for s,v in zip(t.source, t.variant)}
     assert len(one)>1 and len(t)==(len(one)+len(other))*len(library)>len(released)
     assert t.path.nunique()==len(t) and all(np.array_equal(read_image(a), read_image(b)) for a,b in zip(t.path, t.source))
@@ -592,7 +592,7 @@ def test_any_portions_give_the_same_files(made, selection, library, dataset, tmp
 
 def test_labels_have_no_gap_where_a_garment_fails(selection, library, dataset, tmp_path, capsys):
     def tryon(images, garments, texts, seeds, rows=None): return [SkipImage('not this one') if t==library[1].text else im for im,t in zip(images, texts)]
-    t = generate_hard_samples(selection.people, library, tryon, tmp_path/'out', dataset, progress=False)
+    t = generate_hard_samples(selection.people, library, tryon, tmp_path/'out', dataset, progress=False, accept='unchanged')
     assert sorted(t.clothes.unique())==[dataset.clothes, dataset.clothes+1] and set(t.garment)=={library.names[0], library.names[2]}
     assert f'{len(selection.people)} not this one' in capsys.readouterr().out
     ReIDDataset('x', dataset.root, add_samples(dataset, t).samples)            # which would refuse labels with gaps
@@ -617,5 +617,5 @@ def test_dressup_in_a_generated_table_and_bad_input(made, dataset, library, tmp_
     for g in list(library)[::-1]: other.add(g.image, g.mask, g.text)
     with pytest.raises(FileExistsError, match='another job'): generate_hard_samples(t.drop_duplicates('source').head(2).assign(path=lambda t: t.source), other, MannequinTryOn(), made[0], dataset, seed=4, progress=False)
     assert DressUp(MannequinTryOn(), library).settings!=DressUp(MannequinTryOn(DECLARED), library).settings
-    again = generate_hard_samples(t.head(2), library, lambda images, *a, rows=None: images, tmp_path/'b', dataset, progress=False) # a generated image can be dressed again
+    again = generate_hard_samples(t.head(2), library, lambda images, *a, rows=None: images, tmp_path/'b', dataset, progress=False, accept='unchanged') # a generated image can be dressed again
     assert len(again)==2*len(library) and again.source.tolist()[0]==t.path[0]

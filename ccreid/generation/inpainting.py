@@ -16,6 +16,7 @@ from PIL import Image
 import ccreid.compat
 from .. import settings
 from ..data.transforms import _rgb
+from .edits import SkipImage, fault, to_picture
 from .parsing import full_batches
 from ..weights import locate, need
 
@@ -88,13 +89,19 @@ class ClothesInpainter:
         return cls(pipe, name=Path(name).name if Path(name).is_dir() else str(name), **kw)
 
     def paint(self, images, masks, prompts, seeds):
-        "One batch, at the pipeline's size"
+        "One batch, at the pipeline's size: [B,H,W,3] floats, or PIL images"
         h,w = self.size
         return self.pipe(prompt=list(prompts), negative_prompt=None if self.negative is None else [self.negative]*len(images),
             image=[im.resize((w,h), Image.Resampling.LANCZOS) for im in images],
             mask_image=[Image.fromarray(m.astype(np.uint8)*255).resize((w,h), Image.Resampling.NEAREST) for m in masks],
             height=h, width=w, num_inference_steps=self.steps, guidance_scale=self.guidance, generator=[torch.Generator().manual_seed(int(s)) for s in seeds],
-            **({} if self.strength is None else dict(strength=self.strength))).images
+            output_type='np', **({} if self.strength is None else dict(strength=self.strength))).images
+
+    def put(self, image, new, mask):
+        "The composite, or why there is none"
+        try: new = to_picture(new)
+        except SkipImage as e: return e
+        return SkipImage(why) if (why := fault(new)) else composite(image, new, mask)
 
     def __call__(self,
         images:list,  # PIL images
@@ -102,7 +109,7 @@ class ClothesInpainter:
         prompts,      # A text for each, or one for all
         seeds:list,   # A number for each
         rows=None,    # Rows of the sample table; not used
-    )->list:          # PIL images in the size of the sources; None where the mask is empty
+    )->list:          # PIL images in the size of the sources; None where the mask is empty, `SkipImage` where the network failed
         "New content inside the masks; raises `ValueError` where a mask has another size"
         prompts = [prompts]*len(images) if isinstance(prompts, str) else list(prompts)
         if not len(images)==len(masks)==len(prompts)==len(seeds):
@@ -111,7 +118,7 @@ class ClothesInpainter:
         masks,res = [as_mask(m, im) for m,im in zip(masks, images)],[None]*len(images)
         for part in full_batches([i for i,m in enumerate(masks) if m.any()], self.batch):
             for i,new in zip(part, self.paint(*([xs[i] for i in part] for xs in (images, masks, prompts, seeds)))):
-                res[i] = composite(images[i], new, masks[i])
+                res[i] = self.put(images[i], new, masks[i])
         return res
 
 # %% ../../nbs/generation/inpainting.ipynb #7a617f24

@@ -53,6 +53,7 @@ def outfit_of(
 
 class MannequinInpainter:
     "Stand-in for a `ClothesInpainter`: draws the scene in other clothes, inside the mask"
+    accept = ('unchanged',) # asked for the clothes that are worn already
     def __init__(self,
         imperfections=PERFECT, # How it falls short, see `Imperfections`
     ): self.imperfections,self.settings = imperfections,dict(inpainter='mannequins', imperfections=vars(imperfections))
@@ -103,6 +104,7 @@ class MannequinTryOff:
 
 class MannequinTryOn:
     "Stand-in for try-on: the person of the scene in the garment that the text names; background, face and hair stay bit for bit"
+    accept = ('unchanged',) # asked for the garment that is worn already
     def __init__(self,
         imperfections=PERFECT, # How it falls short, see `Imperfections`
     ): self.imperfections,self.settings = imperfections,dict(tryon='mannequins', imperfections=vars(imperfections))

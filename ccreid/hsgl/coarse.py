@@ -10,7 +10,8 @@ __all__ = ['PROMPTS', 'Recloth', 'generate_coarse_samples']
 # %% ../../nbs/hsgl/coarse.ipynb #44a34644
 import pandas as pd
 from ..data.samples import DataError
-from ..generation.expansion import SkipImage, expand
+from ..generation.edits import SkipImage
+from ..generation.expansion import expand
 from ..generation.parsing import clothes_mask, main_person
 
 # %% ../../nbs/hsgl/coarse.ipynb #dbf859f8
@@ -26,6 +27,7 @@ class Recloth:
         mask:str='released', # Rule of `clothes_mask`
     ):
         self.parser,self.inpaint,self.prompt,self.mask = parser,inpaint,PROMPTS.get(prompt, prompt),mask
+        self.accept = getattr(inpaint, 'accept', ())
         of = lambda o: getattr(o, 'settings', None) or getattr(o, '__qualname__', type(o).__name__)
         self.settings = dict(parser=of(parser), inpainter=of(inpaint), prompt=self.prompt, mask=mask)
 

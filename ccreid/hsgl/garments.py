@@ -9,6 +9,7 @@ __all__ = ['INDEX', 'GarmentImage', 'GarmentLibrary', 'TryOff', 'collect_garment
 
 # %% ../../nbs/hsgl/garments.ipynb #40b096fa
 import hashlib,json,os,re,textwrap
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,7 +17,9 @@ import numpy as np
 from PIL import Image
 from ..data.images import decode,read_image,refusal,to_rgb
 from ..data.samples import DataError
-from ..generation.records import encode_png,write_whole
+from ..files import Unfit,read_json,reading,shown,to_json,write_whole
+from ..generation.edits import SkipImage
+from ..generation.records import encode_png
 
 # %% ../../nbs/hsgl/garments.ipynb #c1ce3e8e
 INDEX = 'garments.json'
@@ -34,17 +37,23 @@ class GarmentImage:
 
 def _sha(data): return hashlib.sha256(data).hexdigest()
 
+def _good(e): # an entry as it is written
+    return isinstance(e, dict) and all(isinstance(e.get(k), str) for k in ('name','text','source','image','mask')) and bool(_NAME.fullmatch(e['name']))
+
 class GarmentLibrary:
     "Garments in a folder, in the order in which they came; `DataError` where the folder is not as it should be"
     def __init__(self, root): # Folder; it need not exist yet
         self.root,self.entries = Path(root).expanduser().absolute(),[]
         path = self.root/INDEX
         if not path.exists(): return
-        try: self.entries = list(json.loads(path.read_bytes())['garments'])
-        except (ValueError, KeyError, TypeError): raise DataError(f'{path} is damaged: restore it, or make the library again') from None
-        for e in self.entries:
-            if not (isinstance(e, dict) and _NAME.fullmatch(str(e.get('name'))) and {'text','source','image','mask'}<=e.keys()):
-                raise DataError(f"{path} has an entry that this library did not write: {str(e)[:60]}")
+        kind = 'a library of garments','restore it, or make the library again',DataError
+        entries = read_json(path, *kind).get('garments')
+        with reading(path, *kind):
+            if not isinstance(entries, list): raise Unfit(f'is damaged: it has no list of garments; {kind[1]}')
+            for e in entries:
+                if not _good(e): raise Unfit(f'has an entry that this library did not write: {shown(e)[:60]}')
+            if len({e['name'] for e in entries})<len(entries): raise Unfit(f'is damaged: two garments have one name; {kind[1]}')
+        self.entries = entries
 
     @property
     def names(self): return [e['name'] for e in self.entries]
@@ -88,11 +97,11 @@ class GarmentLibrary:
         entry,image = dict(name=name, text=text, source=str(source)),to_rgb(image)
         files = dict(image=encode_png(image), mask=encode_png(Image.fromarray(mask).convert('RGB')))
         tmp = self.root/f'.making-{os.getpid()}'
+        self.root.mkdir(parents=True, exist_ok=True)
         for kind,data in files.items():
-            (self.root/f'{kind}s').mkdir(parents=True, exist_ok=True)
-            write_whole(tmp, self.root/f'{kind}s'/f'{name}.png', data)
+            write_whole(self.root/f'{kind}s'/f'{name}.png', data, tmp=tmp)
             entry[kind] = _sha(data)
-        write_whole(tmp, self.root/INDEX, json.dumps(dict(format=1, garments=self.entries+[entry]), indent=1).encode())
+        write_whole(self.root/INDEX, to_json(dict(format=1, garments=self.entries+[entry]), indent=1).encode(), tmp=tmp)
         self.entries = self.entries+[entry]
         return GarmentImage(name, image, mask, text, str(source))
 
@@ -103,7 +112,7 @@ class TryOff(Protocol):
         images,     # List of PIL images
         seeds=None, # One number each
         rows=None,  # List of sample-table rows as dicts, for those who need them
-    )->list: ...    # Each (PIL RGB image, [H,W] bool mask, text), or None
+    )->list: ...    # Each (PIL RGB image, [H,W] bool mask, text), or None, or a `SkipImage` with the reason
 
 def collect_garments(
     table,             # Rows whose pictures give garments, the best first, such as `Selection.garments`
@@ -116,9 +125,11 @@ def collect_garments(
     for row in table.to_dict('records'):
         if row['path'] in library.sources: continue
         got = tryoff([read_image(row['path'])], seeds=None if seed is None else [seed], rows=[row])[0]
-        if got is None or not np.any(got[1]): skipped.append(row['path'])
+        if got is None or isinstance(got, SkipImage) or not np.any(got[1]): skipped.append((row['path'], str(got) if isinstance(got, SkipImage) else ''))
         else: library.add(*got, source=row['path'])
-    if skipped: print(f'{len(skipped)} of {len(table)} pictures gave no garment, the first: {skipped[0]}')
+    if skipped:
+        why = Counter(w for _,w in skipped if w)
+        print(f'{len(skipped)} of {len(table)} pictures gave no garment, the first: {skipped[0][0]}' + ''.join(f'; {n} {w}' for w,n in why.items()))
     return library
 
 # %% ../../nbs/hsgl/garments.ipynb #292d84f8

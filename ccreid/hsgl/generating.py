@@ -9,17 +9,17 @@ __all__ = ['PARTS', 'CHOICES', 'KINDS', 'Networks', 'StandIns', 'models_for', 'm
            'read_generated']
 
 # %% ../../nbs/hsgl/generating.ipynb #053a6d4c
-import inspect,json,os,time
-from contextlib import contextmanager
+import inspect,os
 from functools import cached_property
 from pathlib import Path
 import torch
 from ..data.mannequins import DECLARED,Imperfections,find_scene
 from ..data.samples import DataError
+from ..files import Unfit,clear_making,hold,read_json,reading,to_json,write_whole
 from ..generation.expansion import Rate,read_expansion
 from ..generation.inpainting import SD2,ClothesInpainter
 from ..generation.parsing import SEGFORMER,SegformerParser
-from ..generation.records import _lock,digest,write_whole
+from ..generation.records import digest
 from ..generation.stand_ins import MannequinInpainter,MannequinKeypoints,MannequinParser,MannequinTryOff,MannequinTryOn
 from .coarse import generate_coarse_samples
 from .garments import GarmentLibrary,collect_garments
@@ -97,22 +97,20 @@ def make_coarse(
 # %% ../../nbs/hsgl/generating.ipynb #4e4732ac
 CHOICES = 'choices.json'
 
-@contextmanager
-def _alone(folder):
-    "One process at a time"
-    with open(folder/'.choosing', 'a') as f:
-        if _lock(f) is False: print(f'{folder}: another process is choosing, waiting for it')
-        while _lock(f) is False: time.sleep(.2)
-        yield
+def _of_names(o): return isinstance(o, list) and all(isinstance(n, str) for n in o)
 
-def _chosen(path, job):
+def _chosen(path, job, names):
     "What a folder has on record, {} for nothing"
+    kind = 'a record of what was chosen','restore it, or choose another folder',FileExistsError
     if not path.exists(): return {}
-    try: made = {k: o[k] for o in [json.loads(path.read_bytes())] for k in ('job','people','garments','reasons','done')}; had = dict(made['job'])
-    except (ValueError, KeyError, TypeError): raise FileExistsError(f'{path} is damaged: restore it, or choose another folder') from None
-    if wrong := [f'{k} {had.get(k)}, not {job[k]}' for k in job if had.get(k)!=job[k]]:
-        raise FileExistsError(f"{path.parent} was begun otherwise: {', '.join(wrong)}. Choose another folder")
-    return made
+    o = read_json(path, *kind)
+    with reading(path, *kind):
+        if not (isinstance(o.get('job'), dict) and _of_names(o.get('people')) and _of_names(o.get('garments')) and isinstance(o.get('done'), bool)
+                and isinstance(o.get('reasons'), dict) and all(type(n) is int for n in o['reasons'].values())): raise Unfit(f'is damaged: it does not say what was chosen; {kind[1]}')
+        had = o['job']
+        if wrong := [f'{k} {had.get(k)}, not {job[k]}' for k in job if had.get(k)!=job[k]]: raise Unfit(f"was begun otherwise: {', '.join(wrong)}. Choose another folder")
+        if strange := {*o['people'], *o['garments']}-set(names): raise Unfit(f'is damaged: {min(strange)} is no training image; {kind[1]}')
+    return {k: o[k] for k in ('job','people','garments','reasons','done')}
 
 def choose(
     dataset, # `ReIDDataset`
@@ -128,11 +126,11 @@ def choose(
     of,at = dict(zip(train.path, names)),{n:i for i,n in enumerate(names)}
     if out.exists() and not path.exists() and (not out.is_dir() or any(o.name[0]!='.' for o in out.iterdir())):
         raise FileExistsError(f'{out} holds something else than hard samples: choose another folder')
-    out.mkdir(parents=True, exist_ok=True)
     job = dict(data=dataset.name, images=digest('\n'.join(sorted(names)))[:16], people=people, garments=garments, keypoints=models.keypoints.settings)
-    save = lambda **made: write_whole(out/f'.making-{os.getpid()}', path, json.dumps(made, indent=1).encode()) or made
-    with _alone(out):
-        made,library = _chosen(path, job),GarmentLibrary(out/'garments')
+    save = lambda **made: write_whole(path, to_json(made, indent=1)) or made
+    with hold(out/'.choosing', f'{out}: another process is choosing, waiting for it', wait=True):
+        clear_making(out); clear_making(out/'garments')
+        made,library = _chosen(path, job, names),GarmentLibrary(out/'garments')
         tryoff = made.get('done') or models.tryoff
         if not made:
             s = select(dataset, models.keypoints, n=people, m=garments, progress=progress)

@@ -19,7 +19,7 @@ from PIL import Image,ImageDraw
 from scipy import ndimage
 from .. import settings
 from ..data.transforms import _rgb
-from ..generation.expansion import SkipImage
+from ..generation.edits import SkipImage,watch_casts
 from .keypoints import people_in
 from .try_off import UPPER
 from ..weights import locate,need
@@ -115,7 +115,9 @@ class IDMVTON:
                 if len(who)>1: res.append(SkipImage('two people')); continue
                 mask = upper_body_mask(parsed[i], who[0] if len(who) else None, (H//2,W//2))
                 if not np.isin(parsed[i], UPPER).any() or not mask.any(): res.append(SkipImage('no upper clothes')); continue
-                made = self.paint(people[i], mask, _rgb(garments[i]).resize((W,H)), _rgb(bodies[i]).resize((W,H)), self.text or texts[i], seeds[i])
+                try:
+                    with watch_casts(): made = self.paint(people[i], mask, _rgb(garments[i]).resize((W,H)), _rgb(bodies[i]).resize((W,H)), self.text or texts[i], seeds[i])
+                except SkipImage as e: res.append(e); continue
                 res.append(made.resize(im.size, Image.Resampling.LANCZOS) if self.keep_size else made)
         return res
 

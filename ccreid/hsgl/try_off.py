@@ -15,6 +15,7 @@ from PIL import Image
 from scipy.ndimage import binary_fill_holes
 from .. import settings
 from ..data.transforms import _rgb
+from ..generation.edits import SkipImage,fault,to_picture
 from ..generation.parsing import main_person
 from ..weights import load_weights,locate,need
 
@@ -47,10 +48,12 @@ class DiffusionTryOff:
         return [self.one(im, np.isin(main_person(m), UPPER), self.seed if s is None else s) for im,m,s in zip(images, maps, seeds or [None]*len(images))]
 
     def one(self, image, worn, seed):
-        "The garment of one picture, given where it is worn: (image, mask, text), or None; `ValueError` for a label map of another size"
+        "The garment of one picture, given where it is worn: (image, mask, text), None, or a `SkipImage` where the network failed; `ValueError` for a label map of another size"
         if worn.shape!=(image.height,image.width): raise ValueError(f'the label map is {worn.shape}, the image {(image.height,image.width)} (height, width)')
         if not worn.any(): return None
-        garment = self.lay_out(image, worn, seed)
+        try: garment = self.lay_out(image, worn, seed)
+        except SkipImage as e: return e
+        if why := fault(garment): return SkipImage(why)
         mask = np.asarray(self.ground(garment), bool)
         if not mask.any(): return None
         garment = Image.fromarray(np.where(mask[...,None], np.asarray(garment), 255).astype(np.uint8))
@@ -60,7 +63,7 @@ class DiffusionTryOff:
         return self.vae.encode(x.to(self.vae.dtype)).latent_dist.sample(generator)*self.vae.config.scaling_factor
 
     def lay_out(self, image, worn, seed):
-        "One run of the network: a PIL image of `size`"
+        "One run of the network: a PIL image of `size`; raises `SkipImage` where it gives values that are no numbers"
         H,W = self.size
         with torch.inference_mode():
             g = torch.Generator().manual_seed(int(seed))           # on the CPU: the same noise on every device
@@ -78,7 +81,7 @@ class DiffusionTryOff:
                 without,with_ = self.unet(both, t, encoder_hidden_states=None, return_dict=False)[0].chunk(2)
                 x = self.scheduler.step(without+self.guidance*(with_-without), t, x, eta=1., generator=g).prev_sample
             x = self.vae.decode((x.chunk(2, 2)[0]/self.vae.config.scaling_factor).to(self.vae.dtype)).sample[0]
-        return Image.fromarray(((x.float().cpu()/2+.5).clamp(0,1).permute(1,2,0)*255).round().numpy().astype(np.uint8))
+        return to_picture((x.float().cpu()/2+.5).clamp(0,1).permute(1,2,0).numpy())
 
 # %% ../../nbs/hsgl/try_off.ipynb #a95212c4
 class _HandOn: # an attention processor

@@ -34,7 +34,7 @@ class DressUp:
         tryon:TryOn,
         library, # A `GarmentLibrary`
     ):
-        self.tryon,self.garments = tryon,list(library)
+        self.tryon,self.garments,self.accept = tryon,list(library),getattr(tryon, 'accept', ())
         self.settings = dict(tryon=getattr(tryon, 'settings', None) or getattr(tryon, '__qualname__', type(tryon).__name__), garments=library.digest)
 
     def __call__(self, images, rows, variants, seeds):

@@ -17,7 +17,9 @@ import numpy as np
 from .scenes import DOMAINS
 from .redressing import DECLARED
 from .world import MannequinWorld
-from .writing import FORMAT, MANIFEST, build_folder, manifest, write_folder
+from .placing import MANIFEST, write_folder
+from .writing import FORMAT, build_folder, manifest
+from ...files import to_json
 
 # %% ../../../nbs/data/mannequins/benchmarks.ipynb #d18db193
 BENCHMARKS = {
@@ -51,7 +53,7 @@ def benchmark(name:str, # mannequins, mannequins-ir or mannequins-dg
     overwrite:bool=False, workers:int|None=None, progress=None, # As in `MannequinWorld.write`
     load:bool=True, # Read it? False gives the folder
     ): # `ReIDDataset`
-    "Draw a fixed benchmark, or find it already drawn, and read it through the ordinary loader"
+    "Draw a fixed benchmark, or find it already drawn, and read it through the ordinary loader; one that another process draws is waited for"
     folder = name
     if layout is not None:
         if name!='mannequins' and layout!=BENCHMARKS.get(name,{}).get('layout'): raise ValueError(f"{name} has one layout: leave out layout={layout!r}")
@@ -66,13 +68,13 @@ def benchmark(name:str, # mannequins, mannequins-ir or mannequins-dg
     else:
         head = dict(format=FORMAT, domains={d:manifest(w, spec['layout'])['hash'] for d,w in worlds.items()})
         digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode()).hexdigest()[:16]
-        files = {f'{d}/{p}':[] for d,w in worlds.items() for p in manifest(w, spec['layout'])['images']}
+        files = [f'{d}/{p}' for d,w in worlds.items() for p in manifest(w, spec['layout'])['images']]
         def build(tmp):
             for d,w in worlds.items():
                 (tmp/d).mkdir()
                 build_folder(w, tmp/d, spec['layout'], workers, progress)
-            (tmp/MANIFEST).write_text(json.dumps(dict(**head, hash=digest, files=len(files))))
-        write_folder(root, build, digest, overwrite)
+            (tmp/MANIFEST).write_text(to_json(dict(**head, hash=digest, files=len(files))))
+        write_folder(root, build, digest, overwrite, lambda: {MANIFEST, *files, *(f'{d}/{MANIFEST}' for d in worlds)})
     if not load: return root
     from ccreid.data.layouts import load_dataset
     return load_dataset(name if name in ('mannequins-ir','mannequins-dg') else spec['layout'], root, verbose=False)
