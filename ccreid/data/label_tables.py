@@ -58,15 +58,6 @@ def _checked(row, where, missing=None):
     return said
 
 # %% ../../nbs/data/label_tables.ipynb #9ce748d2
-def _unlisted(reader, listed, relative=''):
-    "Count what no line speaks of; `listed` are the paths in the table, and its own. Links to folders are not entered: all below has a name of its own"
-    for name,kind,path in reader.entries(relative):
-        if kind=='folder':
-            real = os.path.join(reader.tree.real, path)
-            if os.path.realpath(real)==real: _unlisted(reader, listed, path)
-            elif not any(p.startswith(f'{path}/') for p in listed): reader.skip('in no list', path)
-        elif path not in listed: reader.skip('in no list' if reader.is_image(name) else 'not an image', path)
-
 def read_labels(
     reader:Reader, # Looks at the folder; what is passed over is counted there
     file:str,      # The table, relative to the folder
@@ -87,5 +78,4 @@ def read_labels(
         else:
             found.append((path, row))
             roles.add(role)
-    _unlisted(reader, {*seen, file})
     return found
