@@ -8,7 +8,7 @@ Docs: https://ccreid.github.io/ccreid/cli.html.md"""
 __all__ = ['main']
 
 # %% ../nbs/cli.ipynb #063db7a8
-import contextlib, hashlib, json, os, re, select, signal, sys, threading, traceback
+import contextlib, hashlib, json, os, re, select, signal, sys, threading, traceback, warnings
 from pathlib import Path
 from .failures import explain, one_line, write_trace
 from .files import to_json
@@ -165,7 +165,8 @@ def _fill(a):
 
 # %% ../nbs/cli.ipynb #13dae6ae
 def _as_process():
-    "Streams that can print everything, signals that end a command in order"
+    "Streams that can print everything, signals that end a command in order, no word about what fastai owes to torch"
+    warnings.filterwarnings('ignore', r'.*torch\.jit\.script', FutureWarning)
     for s in (sys.stdout, sys.stderr):
         if hasattr(s, 'reconfigure'): s.reconfigure(errors='backslashreplace')
     if threading.current_thread() is not threading.main_thread(): return

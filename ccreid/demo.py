@@ -17,7 +17,7 @@ from .data.samplers import PKSampler
 from .evaluation.pictures import plot_cmc, plot_training
 from .evaluation.ranked_lists import choose_queries, ranked_list
 from .experiments import SameSteps, Sets, run, test_features
-from .files import to_json, write_whole
+from .files import clear_making, hold, shown, to_json, write_whole
 from .hsgl.miniature import DRESSED, GARMENTS
 from .hsgl.try_on import show_hard_samples
 from .recipes import recipe
@@ -100,16 +100,8 @@ def write_report(
     return report.write(out/'report.html')
 
 # %% ../nbs/demo.ipynb #0dd09765
-def demo(
-    out='runs/demo', # Folder for everything that is written
-    quick:bool=False, # A tiny world and two epochs: shows that all parts work, nothing else
-    seed:int=0, # Of initial weights, sampling and augmentation
-    device=None, # CUDA if there is one, unless given
-    log=print, # Where lines go
-)->dict: # What `metrics.json` holds
-    "Draw, read, re-dress, train row by row, evaluate, report"
-    out, started = Path(out), time.time()
-    out.mkdir(parents=True, exist_ok=True)
+def _demo(out, quick, seed, device, log):
+    started = time.time()
     log('Drawing the mannequins in the layout of PRCC ...')
     root = out/'data'/'quick' if quick else out/'data'
     dataset = quick_world().write(root/'mannequins', layout='prcc') if quick else benchmark('mannequins', root)
@@ -135,3 +127,17 @@ def demo(
     write_whole(out/'metrics.json', to_json(summary, indent=1))
     log('\n'+table.to_string(index=False)+f'\n\n{line}\n{what}\n\nReport: {out/"report.html"} ({summary["seconds"]:.0f} s in all)')
     return summary
+
+# %% ../nbs/demo.ipynb #6dca82d3
+def demo(
+    out='runs/demo', # Folder for everything that is written
+    quick:bool=False, # A tiny world and two epochs: shows that all parts work, nothing else
+    seed:int=0, # Of initial weights, sampling and augmentation
+    device=None, # CUDA if there is one, unless given
+    log=print, # Where lines go
+)->dict: # What `metrics.json` holds
+    "Draw, read, re-dress, train row by row, evaluate, report"
+    out = Path(out)
+    with hold(out/'.lock', f'another demo is at work in {shown(out)}: wait for it, or choose another folder with --out'):
+        clear_making(out)
+        return _demo(out, quick, seed, device, log)

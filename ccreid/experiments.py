@@ -14,8 +14,7 @@ import ccreid.compat
 import hashlib, importlib.metadata, json, os, platform, time, warnings
 from dataclasses import asdict, replace
 from pathlib import Path
-from zipfile import BadZipFile
-import numpy as np, pandas as pd, torch
+import pandas as pd, torch
 import ccreid
 from .chains import CHAINS, SEEDS, Row, rows_of
 from .data.mannequins import benchmark, world_hash

@@ -63,7 +63,7 @@ def write_whole(
     path = Path(os.path.realpath(path) if os.path.islink(path) else path)
     tmp = Path(tmp) if tmp else path.with_name(f"{_making(path.name)}{os.getpid()}-{secrets.token_hex(3)}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.path.isdir(path.parent): path.parent.mkdir(parents=True, exist_ok=True)
         with open(tmp, 'wb') as f:
             f.write(data.encode() if isinstance(data, str) else data)
             if sync: f.flush(); os.fsync(f.fileno())
@@ -108,7 +108,8 @@ def hold(
     busy = busy or f'another process is at work in {shown(path.parent)}: wait for it, or choose another folder'
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(str(path), mode=0o666, thread_local=False)
+        if not path.exists(): open(path, 'ab').close() # with the rights that the umask gives
+        lock = FileLock(str(path), mode=stat.S_IMODE(path.stat().st_mode), thread_local=False)
         while not lock.is_locked:
             try: lock.acquire(timeout=1 if wait==2 else 0, poll_interval=.1)
             except Timeout:

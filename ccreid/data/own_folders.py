@@ -12,7 +12,7 @@ import os,re,unicodedata
 from .folders import clean_path
 from .label_tables import read_labels
 from .label_words import MODALITY_WORDS,PLACES,SPLIT_WORDS,UNKNOWN,doubts,numbers,spell,too_low
-from .reading import Layout,Part,Reader,layout
+from .reading import Layout,Part,layout
 from .samples import SPLITS,DataError
 
 # %% ../../nbs/data/own_folders.ipynb #4aedea89

@@ -91,7 +91,9 @@ def contradictions(
     return wrong
 
 # %% ../../nbs/data/reading.ipynb #5663564b
-def _some(keys, n=5): return ', '.join(map(shown, keys[:n])) + ' ...'*(len(keys)>n)
+def _short(text, most=80): return text if len(text)<=most else f'{text[:most-20]}...{text[-15:]}'
+
+def _some(keys, n=5): return ', '.join(_short(shown(k)) for k in keys[:n]) + ' ...'*(len(keys)>n)
 
 def _oddities(layout, files, table):
     "Sentences on labels that look wrong"
@@ -130,8 +132,6 @@ def _found(reader):
     wrong = contradictions(layout, rows)
     for i in wrong: reader.skip(REASONS[-1], rows[i][1])
     return [r for i,r in enumerate(rows) if i not in wrong] if wrong else rows
-
-ReIDDataset.skipped_files,ReIDDataset.lists = {},[] # of one that was not read from a folder
 
 def _read(layout, tree, verbose):
     reader = Reader(tree, layout)

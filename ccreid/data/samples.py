@@ -135,7 +135,7 @@ class ReIDDataset:
         no_cameras:tuple=(),   # Values of the column `dataset` whose cameras are made up, one for each image
     ):
         self.name,self.root,self.notes,self._protocols,self.no_cameras = name,Path(root),[shown(n) for n in notes],protocols,tuple(no_cameras)
-        self.skipped = {}  # reason -> files that a reader passed over
+        self.skipped,self.skipped_files,self.lists = {},{},[] # What a reader passed over by reason, how many files that is, and the lists it read
         self.samples = validate(samples.reset_index(drop=True), name)
         for c in 'identity','clothes':
             have = np.unique(self.train[c][self.train[c] >= 0])

@@ -68,7 +68,7 @@ class _Job:
         if self.last[0]!=i:
             p = self.sources[i]
             try: self.last = i,read_image(p),dict(source_bytes=Path(p).stat().st_size, source_sha256=content(p))
-            except (DataError, OSError) as e: self.last = i,str(e).splitlines()[0].replace(f'cannot read the image {p}', 'unreadable'),dict(unreadable=True)
+            except (DataError, OSError) as e: self.last = i,f"unreadable: {getattr(e, 'reason', None) or getattr(e, 'strerror', None) or e}",dict(unreadable=True)
         return self.last[1:]
 
     def bring(self, i, v, result, facts):

@@ -91,7 +91,7 @@ def quality(
 def _look(path):
     "(image, width, height, sharpness), or the reason why not"
     try: im = read_image(path)
-    except DataError as e: return str(e).splitlines()[0].split(': ', 1)[-1]
+    except DataError as e: return e.reason
     return im,im.width,im.height,sharpness(im)
 
 def _sort(table): return table.sort_values(['quality','path'], ascending=[False,True], kind='stable')

@@ -13,6 +13,7 @@ from fastai.learner import ValueMetric
 from fastcore.foundation import L
 from ..evaluation.conventions import main_protocols, splits_of
 from ..evaluation.metrics import evaluate
+from ..evaluation.protocols import Protocol
 from .embedding import embed
 from .learner import Method
 
@@ -22,13 +23,14 @@ class RetrievalEval(Method):
     order = 40 # before the recorder, which reads the columns
     def __init__(self,
         dataset, # `ReIDDataset`, best one of held-out people
-        protocols=None, # Names or `Protocol`s; the data set's `main_protocols` if `None`: those that draw nothing, if any
+        protocols=None, # Names or `Protocol`s, or one of them; the data set's `main_protocols` if `None`: those that draw nothing, if any
         every:int=5, # Epochs between evaluations, at least 1
         num_workers:int=0, # Processes that read images
     ):
         if every<1: raise ValueError(f'every counts epochs between evaluations, at least 1, not {every}')
         self.dataset, self.every, self.num_workers = dataset, every, num_workers
         chosen = main_protocols(dataset.protocols) if protocols is None else protocols
+        if isinstance(chosen, (str,Protocol)): chosen = [chosen]
         self.protocols = {getattr(p,'name',p): dataset.protocols[p] if isinstance(p,str) else p for p in chosen}
         self.results, self.curve = {}, []
         if not len(self._table()): raise ValueError(f'{dataset.name}: no image to evaluate')
