@@ -10,7 +10,7 @@ __all__ = ['label', 'contradictions', 'read', 'read_names', 'LAYOUTS', 'Layout',
 
 # %% ../../nbs/data/reading.ipynb #c1fb763b
 import sys
-from collections import Counter,defaultdict
+from collections import Counter
 from itertools import groupby
 from .descriptions import LAYOUTS,Layout,Part,find_form,find_root,folder_number,layout
 from .finding import CLUTTER,ENTRIES,PICTURES,REASONS,Reader

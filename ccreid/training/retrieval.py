@@ -10,7 +10,6 @@ __all__ = ['RetrievalEval']
 # %% ../../nbs/training/retrieval.ipynb #62cb95cf
 import ccreid.compat
 from fastai.learner import ValueMetric
-from fastcore.foundation import L
 from ..evaluation.conventions import main_protocols, splits_of
 from ..evaluation.metrics import evaluate
 from ..evaluation.protocols import Protocol
