@@ -2,7 +2,7 @@
 
 What a name says is decided here a second time, by small parsers that split strings where the layouts use regular expressions. They are written from the data sets' descriptions; each
 yields (path, split, identity, key of the clothes or None, camera or None, modality, role) of the names that must be read, and nothing for those that must be refused."""
-import os,unicodedata
+import os,string,unicodedata
 from collections import defaultdict
 
 import pytest
@@ -94,7 +94,7 @@ def mannequins(paths, texts):
 def own_word(word):
     "A person, garment or camera of one's own folder; None is unknown"
     word = unicodedata.normalize('NFC', word.strip())
-    if word.casefold() in ('','-1','unknown'): return None
+    if word.casefold() in ('','unknown') or not word.strip(string.punctuation): return None   # nothing but marks says nothing
     return int(word) if digits(word.removeprefix('-')) and len(word.removeprefix('-'))<16 else word
 
 def folder(paths, texts):
@@ -103,7 +103,8 @@ def folder(paths, texts):
         stem,f = stem_of(p),p.rpartition('/')[2].rpartition('.')[0].split('_')
         if stem is None or '/' in p or p.rpartition('.')[2].lower() not in ('jpg','jpeg') or len(f)!=4 or not f[0] or not f[1] or f[2][:1]!='c' or not digits(f[2][1:]) or not digits(f[3]) or max(len(f[2])-1, len(f[3]))>18: continue
         pid,worn = own_word(f[0]),own_word(f[1])
-        if isinstance(pid, int) and pid < -2: raise Refused
+        pid,worn = (None if o==-1 else o for o in (pid,worn))
+        if any(isinstance(o, int) and o < least for o,least in ((pid,-2),(worn,0))): continue   # no label is so low
         yield p,'test',-1 if pid is None else pid,None if worn is None else (pid,worn),own_word(f[2][1:]),'visible',''
 
 # ---- lists

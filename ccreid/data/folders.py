@@ -31,7 +31,7 @@ def read_text(
             if (instead := found_at(path)).endswith(('download','pull`)')): raise Unfit(instead)
             with open(path, 'rb') as f: data = f.read(most)
             if b'\0' in data: raise Unfit('is UTF-16: save it as UTF-8' if data[:2] in (b'\xff\xfe',b'\xfe\xff') or data.count(0)*3>len(data) else 'is no text')
-            try: text = data.decode('utf-8-sig')
+            try: text = data.removeprefix(b'\xef\xbb\xbf').decode()
             except UnicodeDecodeError as e:
                 raise Unfit(f"is not UTF-8 in line {data.count(10, 0, e.start)+1} (Latin-1 or another old encoding?): save it as UTF-8") from None
     except FileNotFoundError: raise DataError(f'{shown(path)} is missing') from None

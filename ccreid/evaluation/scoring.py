@@ -57,7 +57,7 @@ def sound(
     what:str,      # Data set or file, for messages
 )->Tensor:         # The same
     "Raises `DataError` where features are complex, nan or infinite"
-    if matrix.is_complex(): raise DataError(f'{what}: the features are complex numbers, which have no order of nearness here: give real ones')
+    if matrix.is_complex(): raise DataError(f'{what}: features must be real numbers, not {matrix.dtype}')
     if not matrix.is_floating_point(): return matrix
     bad = (~matrix.isfinite()).flatten(1).any(1).nonzero()[:, 0].tolist()
     if bad: raise DataError(f'{what}: the features of {len(bad)} of {len(matrix)} images hold nan or infinity, first {list(paths)[bad[0]]}')
