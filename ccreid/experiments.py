@@ -70,6 +70,7 @@ def test_features(
 ): # Images of the splits that are compared as a table of their own, and their features [N,D]
     "Embed the images that protocols compare"
     table = test_table(dataset, protocols)
+    if not len(table): raise ValueError(f'{dataset.name}: none of its {len(dataset.samples)} images is for the test, so there is nothing to evaluate')
     return table, embed(model_or_learner, table, **kwargs)
 
 def multi_shot(
@@ -233,7 +234,7 @@ def reproduce(
             results.add(dict(row=row.name, world=results.world_of(row.data), **record))
         said = ', '.join(f"{k} R1 {per_cent(p['R1'])}" for k,p in record['protocols'].items())
         log(f"{n-len(results.missing(runs))}/{n} {row.name}, seed {seed}: {said} ({record['seconds']:.0f} s)")
-    elsewhere = results.claimed(runs) if n else []
+    elsewhere = results.claimed(runs) if n and minutes else []
     left = len(results.missing(runs))-len(elsewhere)
     if over and left: log(f'{left} runs not started: {minutes:g} minutes are over')
     if elsewhere: log(f"{len(elsewhere)} run{'s are' if len(elsewhere)>1 else ' is'} being done by another process: " +

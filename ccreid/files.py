@@ -48,7 +48,9 @@ def to_json(
 
 # %% ../nbs/files.ipynb #b034a30a
 MAKING = '.making-'
-_LEFT = re.compile(r'\.making-.*|\.tmp\w{6}|\..+\.(pth|json|safetensors|html)\.\d+') # ours, safetensors' own, and those of ccreid before
+_OURS = re.compile(r'\.making-(?:.*-)?(\d+)(?:-[0-9a-f]{6})?')
+_BEFORE = re.compile(r'\.(?:checkpoint\.pth|metrics\.json|report\.html|[\w+-]+\.safetensors)\.(\d+)') # those of ccreid before
+_LIBRARY = re.compile(r'\.tmp\w{6}')                                                                # and of safetensors
 
 def _making(name): return MAKING + re.sub(r'[^A-Za-z0-9.-]', '_', name)[-60:] + '-'
 
@@ -76,13 +78,30 @@ def write_whole(
     finally:
         if os.path.lexists(tmp): os.unlink(tmp)
 
+def _gone(pid):
+    "Is there no such process on this machine?"
+    if os.name=='nt': return False                     # there a signal 0 ends a process
+    try: os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError): return True
+    except OSError: pass
+    return False
+
+def _left(folder, name):
+    "Did a killed writer leave it behind?"
+    if re.fullmatch(r'\.making-\d+-of-\d+', name): return False # a shard's, which has a lock of its own
+    if found := _OURS.fullmatch(name) or _BEFORE.fullmatch(name): return _gone(int(found[1]))
+    if not _LIBRARY.fullmatch(name): return False
+    with open(Path(folder, name), 'rb') as f: start = f.read(9)
+    return start[8:]==b'{' and int.from_bytes(start[:8], 'little')<2**25
+
 def clear_making(
-    folder,     # Whose lock is held
+    folder, # Whose lock is held
     name:str='', # Only those of the file of this name, if it is that file's lock which is held
-)->list:        # Names of what was removed
-    "Remove the temporary files of writers that were killed"
-    names = [e.name for e in os.scandir(folder) if _LEFT.fullmatch(e.name) and e.is_file(follow_symlinks=False)] if os.path.isdir(folder) else []
+)->list:    # Names of what was removed
+    "Remove the temporary files of writers that were killed: those of living processes stay, and what ccreid did not make"
+    names = [e.name for e in os.scandir(folder) if e.name[0]=='.' and e.is_file(follow_symlinks=False)] if os.path.isdir(folder) else []
     if name: names = [n for n in names if n.startswith((_making(name), f'.{name}.'))]
+    names = [n for n in names if _left(folder, n)]
     for n in names: Path(folder, n).unlink(missing_ok=True)
     return names
 

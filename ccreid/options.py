@@ -95,7 +95,7 @@ def _train(c):
                    help='train on generated images too, those that `ccreid generate` left there; epochs become longer')
     c.add_argument('--start', type=place, metavar='FILE',
                    help='start from the backbone and neck of a trained model (safetensors), such as a pretraining')
-    _out(c, 'folder of the run (runs/DATA-METHOD-SEED, with the kind of generated images); '
+    _out(c, 'folder of the run (runs/DATA-METHOD-SEED, with six digits more where settings differ); '
             'a run that was killed goes on from there')
     c.add_argument('--precision', choices=['bf16','fp16'], help='mixed precision and channels-last, on CUDA')
     c.add_argument('--hold-out', type=_of(whole(0)), default=0, metavar='N',

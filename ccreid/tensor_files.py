@@ -62,7 +62,8 @@ def read_torch(
             except Exception as e:
                 named = re.search(r'GLOBAL ([\w.]+)', str(e))
                 if not named and not archive: raise
-                raise Unfit(f'holds more than tensors and plain values ({named[1] if named else type(e).__name__}) and is not opened, since that could run code')
+                raise Unfit(f'holds more than tensors and plain values ({named[1]}) and is not opened, since that could run code' if named else
+                            f'is an archive of something else ({type(e).__name__}), and no {re.sub("^(a|an|the) ", "", what)}')
 
 # %% ../nbs/tensor_files.ipynb #2aebf888
 _NAME,_HEADER = 'ccreid',2**25 # of the text; the longest header that is read, in bytes
@@ -106,5 +107,8 @@ def read_safetensors(
     if isinstance(source, bytes): return _summed(load(source), _about(io.BytesIO(source)))
     with reading(source, what, advice):
         if not stat.S_ISREG(os.stat(source).st_mode): raise Unfit(found_at(source))
-        with open(source, 'rb') as f: about = _about(f)
+        with open(source, 'rb') as f:
+            if f.read(2)==b'PK': raise Unfit(f'is a zip archive, such as a checkpoint or an .npz, and no {re.sub("^(a|an|the) ", "", what)}: give the .safetensors file')
+            f.seek(0)
+            about = _about(f)
         return _summed(load_file(source), about)

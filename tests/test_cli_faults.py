@@ -323,3 +323,14 @@ def test_no_figure_is_null_in_json_and_not_a_number_in_print(ccreid, root, datas
     assert code==0 and json.loads(out, parse_constant=never)['alone']['mAP'] is None
     with pytest.warns(UserWarning, match='none of the'): code, out, _ = ccreid(*words)
     assert code==0 and 'alone: rank-1 n/a  rank-5 n/a  mAP n/a  mINP n/a' in out and 'nan' not in out
+
+def test_what_is_missing_in_a_ram_disk_is_missing_and_not_a_full_memory():
+    for e in FileNotFoundError('no exported model at /dev/shm/none.safetensors'), PermissionError(13, 'Permission denied', '/dev/shm/a'):
+        assert failures.kind_of(e) is None
+    assert failures.kind_of(OSError(errno.ENOSPC, 'No space left on device', '/dev/shm/a')) is not None
+
+def test_lists_of_features_that_are_no_numbers_are_not_drawn(dataset):
+    t = dataset.samples[dataset.samples.split!='train'].reset_index(drop=True)
+    q, g = STANDARD.select(t)[0]
+    with pytest.raises(ValueError, match='nan or infinite'): ranked_list(torch.full((len(q),4), torch.nan), torch.ones(len(g),4), q, g, STANDARD)
+    with pytest.raises(ValueError, match='no values'): evaluate(torch.ones(len(t),0), t, STANDARD)

@@ -56,16 +56,30 @@ while True:
         p.send_signal(signal.SIGKILL); p.wait()
         first,xs,last = path.read_text().split(':')
         assert first==last and len(xs)==300_000
+    assert len(list(tmp_path.iterdir()))<=7
     clear_making(tmp_path)
     assert [o.name for o in tmp_path.iterdir()]==['results.json']
 
-def test_what_users_own_is_not_taken_for_a_leftover(tmp_path):
-    kept = ['.gitignore', '.env.1', '.making', 'x.making-1', '.config.json', '.tmp', '.tmp123', 'checkpoint.pth.12', '.lock']
-    gone = ['.making-a-1-abc', '.checkpoint.pth.4711', '.metrics.json.12', '.cal.safetensors.9', '.report.html.8', '.tmpAb12Cd']
-    for n in kept+gone: (tmp_path/n).write_text('')
-    (tmp_path/'.making-folder').mkdir()
+def test_what_users_own_is_not_taken_for_a_leftover_nor_what_is_being_written(tmp_path):
+    dead,alive = 4_194_999,os.getpid()
+    kept = ['.gitignore', '.env.1', '.making', f'x.making-{dead}', '.config.json', f'.config.json.{dead}', f'.best.pth.{dead}', f'.index.html.{dead}', '.tmp', '.tmp123',
+            '.tmpnotes1', f'checkpoint.pth.{dead}', '.lock', '.making-000-of-003', f'.making-a-{alive}-abcdef', f'.checkpoint.pth.{alive}']
+    gone = [f'.making-a-{dead}-abcdef', f'.making-{dead}', f'.checkpoint.pth.{dead}', f'.metrics.json.{dead}', f'.cal.safetensors.{dead}', f'.report.html.{dead}', '.tmpAb12Cd']
+    for n in kept+gone: (tmp_path/n).write_text('notes of mine')
+    (tmp_path/'.tmpAb12Cd').write_bytes((20).to_bytes(8, 'little')+b'{"a":')
+    (tmp_path/f'.making-folder-{dead}-abcdef').mkdir()
     assert sorted(clear_making(tmp_path))==sorted(gone)
-    assert {o.name for o in tmp_path.iterdir()}=={*kept, '.making-folder'} and clear_making(tmp_path/'none')==[]
+    assert {o.name for o in tmp_path.iterdir()}=={*kept, f'.making-folder-{dead}-abcdef'} and clear_making(tmp_path/'none')==[]
+
+def test_tidying_takes_nothing_from_a_writer(tmp_path):
+    stop = threading.Event()
+    def tidy():
+        while not stop.is_set(): clear_making(tmp_path)
+    (t := threading.Thread(target=tidy)).start()
+    try:
+        for i in range(150): write_whole(tmp_path/'h.json', f'{i}', sync=False)
+    finally: stop.set(); t.join()
+    assert (tmp_path/'h.json').read_text()=='149'
 
 def test_a_failed_write_says_so_and_changes_nothing(tmp_path, monkeypatch):
     path = tmp_path/'m.json'

@@ -409,3 +409,18 @@ def test_a_quick_look_decodes_none_that_is_whole(tmp_path, monkeypatch):
     assert quick_look([])=={} and quick_look(paths)==quick_look(paths, 1)=={Path(k): v for k,v in seen.items()}
     with pytest.raises(DataError, match='workers'): quick_look(paths, 0)
     assert glance(cbook.get_sample_data('grace_hopper.jpg', asfileobj=False)) is None
+
+def test_deep_colours_have_a_quarter_of_the_pixels(tmp_path, monkeypatch):
+    (tmp_path/'a.png').write_bytes(png(PIXELS.astype(np.uint16)*257, 2)); (tmp_path/'b.png').write_bytes(png(PIXELS[...,0].astype(np.uint16)*257, 0))
+    monkeypatch.setattr(images, 'MOST_PIXELS', 4*16*24-1)
+    assert 'of deep colour' in reason(tmp_path/'a.png') and read_image(tmp_path/'b.png').size==(16,24)
+    monkeypatch.setattr(images, 'MOST_PIXELS', 4*16*24)
+    assert read_image(tmp_path/'a.png').size==(16,24)
+
+def test_only_the_main_process_tells_of_deep_pictures(tmp_path, monkeypatch):
+    (tmp_path/'a.png').write_bytes(png(np.full((24,16), 1000, np.uint16), 0))
+    monkeypatch.setattr(images, '_told', set()); monkeypatch.setattr(images, '_helping', lambda: True)
+    with warnings.catch_warnings(record=True) as said: warnings.simplefilter('always'); read_image(tmp_path/'a.png')
+    assert not said
+    monkeypatch.setattr(images, '_helping', lambda: False)
+    with pytest.warns(UserWarning, match='more than 8 bits'): read_image(tmp_path/'a.png')

@@ -24,7 +24,7 @@ def same_partition(a, b):
 
 # ---- labels that were written are labels that are read ----------------------------------------------------------------------
 
-def wordlike(w): return w if w.strip('-. ') and not w.startswith('.') and not re.fullmatch(r'-?\d+', w) else f'a{w}'   # nothing but marks says nothing
+def wordlike(w): return w if w.strip('-. ') and not w.startswith('.') and not re.fullmatch(r'-\d+([.,]\d*)?(e[+-]?\d+)?|\d+[.,]?0*', w, re.I) else f'a{w}'   # nothing but marks says nothing
 words = st.text(st.sampled_from('abzÄß李ع7-. '), min_size=1, max_size=4).map(str.strip).map(wordlike)
 numbers = st.integers(0, 9999).map(lambda n: f'{n:04d}')
 

@@ -186,6 +186,12 @@ def _show_batch(self, b=None, max_n:int=16, ncols:int=8, **kwargs):
     show_pictures(self.preprocessing.denormalise(x), [describe(labels, i) for i in range(len(x))], ncols, **kwargs)
 ReIDLoader.show_batch = _show_batch
 
+# %% ../../nbs/data/batches.ipynb #46a3814a
+def _hear(path):
+    "Read a picture here, where a warning about it is seen; loader processes give none"
+    try: read_image(path)
+    except DataError: pass             # said when its turn comes
+
 # %% ../../nbs/data/batches.ipynb #01f0c138
 def reid_dataloaders(
     data,                  # `ReIDDataset` or sample table
@@ -215,6 +221,7 @@ def reid_dataloaders(
     test = ReIDImages(pd.concat([ds.query, ds.gallery[ds.gallery.split!='test']]), test_transform(preprocessing), cache)
     sampler = PKSampler(ds.train, identities, images, seed)
     if cache is not None: cache.add(train.paths)
+    elif num_workers: _hear(train.paths[0])
     dls = DataLoaders(ReIDLoader(train, sampler, preprocessing, **kw),
                       ReIDLoader(test, InOrder(len(test), 2*sampler.batch_size), preprocessing, **kw), device=device)
     dls.preprocessing,dls.dataset,dls.cache = preprocessing,ds,cache

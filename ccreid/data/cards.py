@@ -143,8 +143,8 @@ def load_card(
 )->Card:      # Its card
     "Find and read a card; raises `DataError` where there is none"
     for folder in card_folders():
-        if (path := folder/f'{str(name).lower()}.md').is_file(): return parse_card(read_text(path, 'a card', CARD), path.name)
-    raise DataError(f"there is no card {name!r}; cards: {', '.join(card_names()) or 'none'}\nlooked in {' and '.join(map(str, card_folders()))}")
+        if len(str(name))<100 and (path := folder/f'{str(name).lower()}.md').is_file(): return parse_card(read_text(path, 'a card', CARD), path.name)
+    raise DataError(f"there is no card {str(name)[:99]!r}; cards: {', '.join(card_names()) or 'none'}\nlooked in {' and '.join(map(str, card_folders()))}")
 
 # %% ../../nbs/data/cards.ipynb #755c779d
 def _parts(card, what):

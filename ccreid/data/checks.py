@@ -167,7 +167,7 @@ def _passed_over(form, ds):
     for reason,paths in ds.skipped.items():
         want = f' (a good name: {right})' if reason==REASONS[2] and right else ''
         n = len(paths) if reason in ENTRIES else ds.skipped_files[reason]
-        if not _harmless(form, reason): yield f"{n:,} passed over, {reason}: {', '.join(map(shown, paths[:3]))}{' ...' if len(paths)>3 else ''}{want}"
+        if (n or reason==REASONS[10]) and not _harmless(form, reason): yield f"{n:,} passed over, {reason}: {', '.join(map(shown, paths[:3]))}{' ...' if len(paths)>3 else ''}{want}"
 
 def _harmless(form, reason):
     "Would nobody miss what was passed over for this reason? A layout with `rows` of its own, or with lists that leave images out, decides what it takes"
@@ -195,9 +195,8 @@ def check(
     written,stated = _manifest(ds.root),card.counts_for(**options) if card else {}
     drawn = counts_from=='manifest' or written and not stated
     counts = compare(_summary(ds, form), expected := manifest_counts(form, ds.root) if drawn else stated) + compare_total(len(ds.samples), expected)
-    grave = ('are in training and in the test', 'no image in')
-    problems = [*(n for n in ds.notes if any(g in n for g in grave)), *_passed_over(form, ds)]
-    notes = [n for n in ds.notes if not any(g in n for g in grave) and not any(f', {r}: ' in n for r in REASONS if not _harmless(form, r))]
+    problems = [*(n for n in ds.notes if _grave(n)), *_passed_over(form, ds)]
+    notes = [n for n in ds.notes if not _grave(n) and not any(f', {r}: ' in n for r in REASONS if not _harmless(form, r))]
     unreadable,copies = seen = inspect_images(ds.samples.path, workers, progress) if decode else Inspection(({},[]))
     notes += seen.notes
     problems += _misplaced(ds.samples, copies)
@@ -206,3 +205,7 @@ def check(
         notes.append('mannequins drew this copy: to compare it with what they drew, take the counts from the manifest (--counts-from manifest)')
     return CheckReport(ds.name, str(ds.root), counts, ds.skipped, notes, problems, broken_rules(ds.samples, card.rules if card else []), unreadable, copies, decode,
                        ds.skipped_files)
+
+def _grave(note):
+    "Does a note of the reader tell of something that is wrong?"
+    return any(g in note for g in ('are in training and in the test', 'no image in')) or note.startswith('identity ') and 'was read as unknown' in note

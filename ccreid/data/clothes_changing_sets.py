@@ -14,9 +14,9 @@ from .reading import Layout, Part, folder_number, layout
 @layout
 def prcc(): # PRCC has no options
     "PRCC: three cameras, two outfits a person"
-    named,test = r'(?P<camera>[ABC])_cropped_rgb(?P<frame>\d+)', r'(?:[ABC]_)?cropped_rgb(?P<frame>\d+)'
-    def part(camera, split): 
-        return Part(f'test/{camera}/{{identity}}', split, test, 'cropped_rgb001.jpg', known=dict(camera=camera))
+    named = r'(?P<camera>[ABC])_cropped_rgb(?P<frame>\d+)'
+    def part(camera, split):
+        return Part(f'test/{camera}/{{identity}}', split, rf'(?:{camera}_)?cropped_rgb(?P<frame>\d+)', 'cropped_rgb001.jpg', known=dict(camera=camera))
     return Layout('prcc', (
             Part('train/{identity}', 'train', named, 'A_cropped_rgb001.jpg'),
             Part('val/{identity}', 'val', named, 'A_cropped_rgb001.jpg', required=False),

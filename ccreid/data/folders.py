@@ -102,7 +102,7 @@ def text(self:Folder,
 )->str:           # Its content; a byte order mark is dropped
     "Read a list file; raises `DataError` where it is missing, leaves the root or is no text in UTF-8"
     path = os.path.join(self.real, relative)
-    if not os.path.lexists(path) or not self.inside(path): raise DataError(f'{relative} is missing in {self.root}')
+    if not os.path.lexists(path) or not self.inside(path): raise DataError(f'{shown(relative)} is missing in {shown(self.root)}')
     text = read_text(path)
     self.read.add(relative)
     return text
@@ -126,7 +126,7 @@ class Names(Folder):
 
     def entries(self, relative): return self._listed.get(relative, {})
     def text(self, relative):
-        if relative not in self.texts: raise DataError(f'{relative} is missing in {self.root}')
+        if relative not in self.texts: raise DataError(f'{shown(relative)} is missing in {shown(self.root)}')
         self.read.add(relative)
         return self.texts[relative].lstrip('\ufeff')
 

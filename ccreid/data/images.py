@@ -8,7 +8,7 @@ Docs: https://ccreid.github.io/ccreid/data/images.html.md"""
 __all__ = ['FORMATS', 'MOST_PIXELS', 'MOST_BYTES', 'content', 'decode', 'refusal', 'read_image', 'glance', 'to_rgb']
 
 # %% ../../nbs/data/images.ipynb #668a476e
-import errno,io,logging,os,stat,threading,warnings
+import errno,io,logging,os,stat,sys,threading,warnings
 from contextlib import contextmanager
 from PIL import BmpImagePlugin,Image,ImageFile,JpegImagePlugin,PngImagePlugin,TiffImagePlugin,WebPImagePlugin
 from .depth import Refused,deep_rgb,is_deep,stated_bits,to_rgb
@@ -49,8 +49,8 @@ def content(
 _PLAIN = dict(JPEG=JpegImagePlugin.JpegImageFile, PNG=PngImagePlugin.PngImageFile, WEBP=WebPImagePlugin.WebPImageFile,
               BMP=BmpImagePlugin.BmpImageFile, TIFF=TiffImagePlugin.TiffImageFile)
 
-def _bounded(width, height):
-    if width*height > MOST_PIXELS: raise Refused(f'it declares {width:,} x {height:,} pixels, more than {MOST_PIXELS:,}')
+def _bounded(width, height, share=1, of=''):
+    if width*height > (most := MOST_PIXELS//share): raise Refused(f'it declares {width:,} x {height:,} pixels{of}, more than {most:,}')
 
 def _webp_size(b):
     "(width, height) that the first 30 bytes declare"
@@ -76,6 +76,7 @@ def _header(f):
         im = _PLAIN[kind](f)
     _bounded(*im.size)
     if kind=='TIFF': _bounded(*(max(v) if isinstance(v, tuple) else v for v in (im.tag_v2.get(t, 1) for t in (322,323))))
+    if is_deep(im) and not im.mode.startswith('I'): _bounded(*im.size, 4, ' of deep colour')
     return im
 
 # %% ../../nbs/data/images.ipynb #7329f955
@@ -146,13 +147,18 @@ def refusal(
 
 _told = set()
 
+def _helping():
+    "Is this a process that loads pictures for another one? What it said would be said by each of them, in each epoch"
+    data = sys.modules.get('torch.utils.data')
+    return data is not None and data.get_worker_info() is not None
+
 def read_image(
     path,         # Image file, or one that is open
 )->Image.Image:   # RGB
     "Decode a whole image; raises `DataError` naming the file and the reason where that fails"
     try: im,bits,guessed = decode(content(path))
     except Exception as e: raise refusal(path, e) from None # decoders raise many kinds on damaged files
-    if guessed and not _told:
+    if guessed and not _told and not _helping():
         _told.add(path)
         warnings.warn(f'{shown(path)} has more than 8 bits and does not say how many: by its brightest value it is read as one of {bits}. '
                       '`ccreid check` counts such pictures; to be sure, save them with 8 bits or stretched to all 16', stacklevel=2)

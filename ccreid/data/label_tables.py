@@ -15,6 +15,7 @@ from .folders import clean_path
 from .label_words import MODALITY_WORDS,NAMED,PLACES,SPLIT_WORDS,is_missing,quoted,spell,too_low
 from .reading import Reader
 from .samples import SPLITS,DataError
+from ..files import shown
 
 # %% ../../nbs/data/label_tables.ipynb #9dc4f81f
 def _table(text, file):
@@ -72,7 +73,7 @@ def read_labels(
         if (path := reader.locate(row.pop('path'), where)) is None: continue
         above,_,name = path.rpartition('/')
         before,old,roles = seen.setdefault(path, (where, said, set()))
-        if old!=said: raise DataError(f'{where} contradicts {before}, which is about the same image {path}')
+        if old!=said: raise DataError(f'{where} contradicts {before}, which is about the same image {shown(path)}')
         if not reader.is_image(name) or reader.tree.entries(above).get(name)!='file': reader.skip('not an image', path)
         elif (role := SPLIT_WORDS.get(row.get('split', '').casefold())) in roles: reader.skip('listed twice', where)
         else:

@@ -13,16 +13,20 @@ import re,unicodedata
 from collections import defaultdict
 from decimal import Decimal
 from functools import lru_cache
+from ..files import shown
 
 # %% ../../nbs/data/label_words.ipynb #f86563bc
 UNKNOWN = ('','-1','unknown') # Said on purpose
-MISSING = frozenset(('na n/a n.a. n.a n/d n.d. #n/a #na #nv #n/d nan -nan +nan <na> nat none null nil nul <null> (null) [null] \\n '
-                     'inf -inf +inf 1.#ind -1.#ind 1.#qnan -1.#qnan unk undefined missing').split() +
+MISSING = frozenset(('na n/a n.a. n.a n/d n.d. #n/a #na #nv #n/d nan -nan +nan <na> none null nil nul <null> (null) [null] \\n '
+                     '-inf +inf 1.#ind -1.#ind 1.#qnan -1.#qnan unk undefined missing').split() +
                     ['#n/a n/a','not available','not known']) # Not on purpose
 _blanks = ' \t\n\r\v\f\xa0\xad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff' # Some of them cannot be seen
 
-def _bare(word): return unicodedata.normalize('NFC', word.strip().strip(_blanks).strip())
+def _bare(word):
+    word = unicodedata.normalize('NFC', word.strip().strip(_blanks).strip())
+    return re.sub(r'^[\u2010-\u2015\u2212\ufe63\uff0d](?=\d)', '-', word) # other signs for minus
 
+@lru_cache(2**16)
 def is_missing(
     word:str,            # As it was written
     missing:tuple=None,  # Words that say it, in small letters; default: `MISSING`, punctuation and the errors of spreadsheets
@@ -45,7 +49,7 @@ def plain_word(
     if is_missing(word, missing): return '-1'
     word = _bare(word)
     if word.casefold() in UNKNOWN: return '-1'
-    number = re.sub(r'[.,](0|00|0000+)$', '', word)
+    number = re.sub(r'[.,]0*$' if word[0]=='-' else r'[.,](0|00|0000+)?$', '', word) # no label is minus a thousand
     if not _whole.fullmatch(number): return word
     digits = number.lstrip('-').lstrip('0') or '0'
     return '-'*(number[0]=='-' and digits!='0') + digits
@@ -64,7 +68,7 @@ def numbers(
 def _look(word):
     "What is seen of a word at a glance"
     word = unicodedata.normalize('NFKC', unicodedata.normalize('NFKC', word).casefold())
-    word = ''.join(c for c in word if not c.isspace() and unicodedata.category(c)[0]!='C')
+    word = ''.join(c for c in word if not c.isspace() and unicodedata.category(c) not in ('Cc','Cf'))
     if len(word)<20 and re.fullmatch(r'[+-]?\d+([.,]\d+)?(e[+-]?\d{1,3})?', word, re.ASCII): return str(Decimal(word.replace(',', '.')).normalize())
     return re.sub(r'(?<!\d)0+(?=\d)', '', word)
 
@@ -95,14 +99,15 @@ def too_low(
     said:dict, # As of `spell`
 )->list:       # Of names in `NAMED`
     "Which labels are numbers below those that mean something: −2 for people, −1 for others"
-    return [k for k in NAMED if re.fullmatch(r'-\d+', said.get(k, ''), re.ASCII) and said[k] not in ('-1', '-2'*(k=='identity'))]
+    return [k for k in NAMED if re.fullmatch(r'-\d+([.,]\d*)?(e[+-]?\d+)?', said.get(k, ''), re.ASCII | re.I) and said[k] not in ('-1', '-2'*(k=='identity'))]
 
 # %% ../../nbs/data/label_words.ipynb #0c126f6b
 def quoted(
     *words, # Some may be very long
 )->str:
     "Words as messages show them, at most 40 letters of each"
-    return ', '.join(repr(w if len(w)<41 else f'{w[:40]}...') for w in words)
+    cut = [w if len(w)<41 else f'{w[:40]}...' for w in words]
+    return ', '.join(repr(w) if w.isprintable() else f"'{shown(w)}'" for w in cut)
 
 def doubts(
     found,        # [(relative path, {what: word, as it was written})]

@@ -14,6 +14,7 @@ from .label_tables import read_labels
 from .label_words import MODALITY_WORDS,PLACES,SPLIT_WORDS,UNKNOWN,doubts,numbers,spell,too_low
 from .reading import Layout,Part,layout
 from .samples import SPLITS,DataError
+from ..files import shown
 
 # %% ../../nbs/data/own_folders.ipynb #4aedea89
 _all_ = ['PLACES','UNKNOWN']
@@ -45,7 +46,7 @@ def grammar(
     pattern:str, # Such as `{identity}_{clothes}_c{camera}_{frame}.jpg`
 ):               # (regular expression of a path without extension, extensions, how deep files lie, an example)
     "What a pattern means; raises `DataError` where it is none"
-    def wrong(why): raise DataError(f'folder: the pattern {pattern} {why}\n{_help}')
+    def wrong(why): raise DataError(f'folder: the pattern {shown(pattern)} {why}\n{_help}')
     path = unicodedata.normalize('NFC', clean_path(pattern, 'folder: the pattern'))
     ending = re.search(r'\.([A-Za-z]+|\*)$', path)
     kinds = [k for k in KINDS if ending and ending[0].lower() in k] or [_any]
@@ -74,10 +75,12 @@ def grammar(
     return re.compile(regex, re.ASCII), kinds[0], path.count('/'), example+(ending[0] if ending and ending[1]!='*' else '.jpg')
 
 # %% ../../nbs/data/own_folders.ipynb #994ad6d0
-def _files(reader, depth, relative=''):
-    "Paths of the images at most `depth` folders below; whatever else there is is counted"
+def _files(reader, depth, relative='', above=()):
+    "Paths of the images at most `depth` folders below; whatever else there is is counted, and no link leads back to where it lies"
+    above = (*above, os.path.realpath(os.path.join(reader.tree.real, relative)))
     for name,kind,path in reader.entries(relative):
-        if kind=='folder' and depth: yield from _files(reader, depth-1, path)
+        back = kind=='folder' and os.path.islink(full := os.path.join(reader.tree.real, path)) and os.path.realpath(full) in above
+        if kind=='folder' and depth and not back: yield from _files(reader, depth-1, path, above)
         elif kind=='folder': reader.skip('folder name breaks the grammar', path)
         elif not reader.is_image(name): reader.skip('not an image', path)
         else: yield path
@@ -92,8 +95,8 @@ def _by_pattern(reader, pattern, missing=None):
         if m and not too_low(spell(m.groupdict(), missing)): found.append((path, m.groupdict()))
         else: reader.skip('name breaks the grammar', path)
     if not found and (bad := sorted(reader.skipped['name breaks the grammar'] | reader.skipped['folder name breaks the grammar'])):
-        shown = ' or '.join(dict.fromkeys((bad[0], bad[-1])))
-        raise DataError(f'folder: nothing in {reader.tree.root} fits the pattern {pattern}, not {shown}\n{_help}')
+        some = ' or '.join(dict.fromkeys((bad[0], bad[-1])))
+        raise DataError(f'folder: nothing in {shown(reader.tree.root)} fits the pattern {shown(pattern)}, not {shown(some)}\n{_help}')
     return found
 
 # %% ../../nbs/data/own_folders.ipynb #765f708f

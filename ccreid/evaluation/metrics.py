@@ -130,7 +130,7 @@ def _checked(features, table, what):
     features = real_numbers(features, f'{what}_features')
     if features.ndim != 2: raise ValueError(f"{what}_features must be a matrix [N,D], not of shape {tuple(features.shape)}")
     if len(features) != len(table): raise ValueError(f"{what}_features has {len(features)} rows, but the {what} table has {len(table)}")
-    if len(features) == 0: raise ValueError(f"nothing to compare: the {what} is empty")
+    if 0 in features.shape: raise ValueError(f"nothing to compare: the {what} is empty" if len(features) == 0 else f'{what}_features have no values: shape {tuple(features.shape)}')
     if features.dtype not in (torch.float32, torch.float64): features = features.float()
     norm = torch.linalg.vector_norm(features, dim=1)
     if not (fine := norm.isfinite()).all():

@@ -57,9 +57,10 @@ def ranked_rows(
     protocol:Protocol,       # Junk rule
     count:int=10,            # Images of each list
 )->list:                     # One DataFrame a query: row (label in `gallery`), distance, kind (right, wrong, junk), rank (0 for junk)
-    "The nearest gallery images of each query"
+    "The nearest gallery images of each query; `ValueError` for features that are not real and finite"
     with torch.no_grad():
         q, g = (F.normalize(real_numbers(f).float()) for f in (query_features, gallery_features))
+        if not (q.isfinite().all() and g.isfinite().all()): raise ValueError('features hold nan or infinite values: there is no nearest image')
         d = (1 - q @ g.T).cpu().numpy()
     junk, lists, tolerance = protocol.junk(query, gallery).cpu().numpy(), [], cosine_tolerance(torch.float32, q.shape[1])
     who = gallery['identity'].where(gallery['identity'] >= 0, -2 - np.arange(len(gallery))).to_numpy() # each passer-by is a person of its own

@@ -19,7 +19,7 @@ from ..data.samples import DataError
 from .comparing import rows_compared
 from .metrics import RetrievalMetrics, evaluate
 from .protocols import Protocol
-from ..files import Unfit, reading
+from ..files import Unfit, found_at, reading, shown
 
 # %% ../../nbs/evaluation/scoring.ipynb #197fe186
 def find_names(
@@ -60,7 +60,7 @@ def sound(
     if matrix.is_complex(): raise DataError(f'{what}: features must be real numbers, not {matrix.dtype}')
     if not matrix.is_floating_point(): return matrix
     bad = (~matrix.isfinite()).flatten(1).any(1).nonzero()[:, 0].tolist()
-    if bad: raise DataError(f'{what}: the features of {len(bad)} of {len(matrix)} images hold nan or infinity, first {list(paths)[bad[0]]}')
+    if bad: raise DataError(f'{what}: the features of {len(bad)} of {len(matrix)} images hold nan or infinity, first {shown(list(paths)[bad[0]])}')
     return matrix
 
 # %% ../../nbs/evaluation/scoring.ipynb #ac8572f7
@@ -73,18 +73,18 @@ def features_of(
     names, paths = list(features), [str(p) for p in table['path']]
     at = find_names(dataset, names, paths)
     if lost := [p for i, p in zip(at, paths) if i is None]:
-        example = f', not such as {str(names[0])[:200]}' if names else '; there are none'
-        raise DataError(f"{dataset.name}: {len(lost)} of the {len(paths)} images that are compared have no feature, first {lost[0]}\n"
-                        f"keys are absolute paths or relative to {dataset.root}{example}")
+        example = f', not such as {shown(str(names[0])[:200])}' if names else '; there are none'
+        raise DataError(f"{dataset.name}: {len(lost)} of the {len(paths)} images that are compared have no feature, first {shown(lost[0])}\n"
+                        f"keys are absolute paths or relative to {shown(dataset.root)}{example}")
     def vector(i, path):
         value = features[names[i]]
         try: return torch.as_tensor(value)
         except (TypeError, ValueError, RuntimeError):
-            raise DataError(f'{dataset.name}: the feature of {path} is no vector of numbers, but {type(value).__name__}') from None
+            raise DataError(f'{dataset.name}: the feature of {shown(path)} is no vector of numbers, but {type(value).__name__}') from None
     vectors = [vector(i, p) for i, p in zip(at, paths)]
     shapes = {tuple(v.shape): p for v, p in zip(reversed(vectors), reversed(paths))}
     if len(shapes) > 1 or len(next(iter(shapes))) != 1:
-        some = ', '.join(f'{s} ({p})' for s, p in list(shapes.items())[:2])
+        some = ', '.join(f'{s} ({shown(p)})' for s, p in list(shapes.items())[:2])
         raise DataError(f'{dataset.name}: each feature must be a vector, all of one length\nthere are {some}')
     return sound(torch.stack(vectors), paths, dataset.name)
 
@@ -137,13 +137,15 @@ def read_npz(
     path, # File with `paths` [N] and `features` [N,D]
 )->tuple: # ([N] names as a list, [N,D] tensor of real numbers)
     "Names and features of a file that other code wrote; raises `ValueError` in one line, `FileNotFoundError` where there is none"
-    with reading(path, 'an .npz file of features', 'write it again, numpy.savez(path, paths=names, features=matrix)'), ZipFile(path) as z:
-        paths, features = (_array(z, name, os.path.getsize(path)) for name in ('paths','features'))
-        if paths.ndim!=1 or features.ndim!=2 or len(paths)!=len(features):
-            raise Unfit(f'holds `paths` {paths.shape} and `features` {features.shape}, not [N] and [N,D]')
-        if paths.dtype.kind not in 'US': raise Unfit(f'holds {paths.dtype} in `paths`, not text')
-        kind = 'complex numbers' if features.dtype.kind=='c' else features.dtype
-        if features.dtype.kind not in 'fiub': raise Unfit(f'holds {kind} in `features`, not real numbers')
-        names = [n.decode() if isinstance(n, bytes) else n for n in paths.tolist()]
-        plain = features.dtype.kind!='u' and features.dtype.itemsize<=8
-        return names, torch.from_numpy(np.ascontiguousarray(features, features.dtype.newbyteorder('=') if plain else np.float64))
+    with reading(path, 'an .npz file of features', 'write it again, numpy.savez(path, paths=names, features=matrix)'):
+        if os.path.exists(path) and not os.path.isfile(path): raise Unfit(found_at(path))
+        with ZipFile(path) as z:
+            paths, features = (_array(z, name, os.path.getsize(path)) for name in ('paths','features'))
+            if paths.ndim!=1 or features.ndim!=2 or len(paths)!=len(features):
+                raise Unfit(f'holds `paths` {paths.shape} and `features` {features.shape}, not [N] and [N,D]')
+            if paths.dtype.kind not in 'US': raise Unfit(f'holds {paths.dtype} in `paths`, not text')
+            kind = 'complex numbers' if features.dtype.kind=='c' else features.dtype
+            if features.dtype.kind not in 'fiu': raise Unfit(f'holds {kind} in `features`, not real numbers')
+            names = [os.fsdecode(n) if isinstance(n, bytes) else n for n in paths.tolist()]
+            plain = features.dtype.kind!='u' and features.dtype.itemsize<=8
+            return names, torch.from_numpy(np.ascontiguousarray(features, features.dtype.newbyteorder('=') if plain else np.float64))

@@ -38,9 +38,10 @@ def lines_on_record(
     damaged = []
     known = read_manifest(out, damaged)
     if not damaged: return known,0,{}
-    file,n = damaged[0]
-    print(f'{shown(out)}: {len(damaged)} lines on record are damaged, the first is line {n} of {file}; what they told of is made again when the job runs')
-    return known,min(len(damaged), len(sizes.keys()-{l.get('file') for l in known.values()})),dict(lines=len(damaged))
+    (file,n),lost = damaged[0],min(len(damaged), len(sizes.keys()-{l.get('file') for l in known.values()}))
+    then = 'what they told of is made again when the job runs' if lost else 'no image is missing for it'
+    print(f'{shown(out)}: {len(damaged)} lines on record are damaged, the first is line {n} of {file}; {then}')
+    return known,lost,dict(lines=len(damaged))
 
 # %% ../../nbs/generation/found.ipynb #22235926
 def _plain_file(path, size):

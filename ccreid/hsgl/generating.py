@@ -131,6 +131,7 @@ def choose(
     with hold(out/'.choosing', f'{out}: another process is choosing, waiting for it', wait=True):
         clear_making(out); clear_making(out/'garments')
         made,library = _chosen(path, job, names),GarmentLibrary(out/'garments')
+        if made.get('done') and not len(library): raise FileExistsError(f'{library.root} has lost its garments, though {path} says that they were taken: restore it, or choose another folder')
         tryoff = made.get('done') or models.tryoff
         if not made:
             s = select(dataset, models.keypoints, n=people, m=garments, progress=progress)

@@ -35,7 +35,7 @@ def _readable(value):
 def _packed(value, where):
     "A state for a checkpoint; `ValueError` where the reader would refuse it"
     if isinstance(value, np.generic): return _packed(value.item(), where)
-    if isinstance(value, np.ndarray) and value.dtype.kind in 'biufc':
+    if type(value) is np.ndarray and value.dtype.kind in 'biufc' and value.dtype.itemsize<=(16 if value.dtype.kind=='c' else 8):
         return {_ARRAY: torch.from_numpy(value.astype(value.dtype.newbyteorder('='), order='C'))}
     if isinstance(value, PurePath): return {_PATH: str(value)}
     if type(value) in (torch.Tensor, torch.nn.Parameter): return value
