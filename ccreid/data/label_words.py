@@ -62,7 +62,7 @@ def numbers(
     words = set(words)
     whole = {w for w in words if len(w)<17 and re.fullmatch(r'-?\d{1,15}', w, re.ASCII)}
     kept = whole if whole==words else {w for w in whole if w[0]=='-'}
-    return {**{w: i for i,w in enumerate(sorted(words-kept))}, **{w: int(w) for w in kept}}
+    return {**{w: i for i,w in enumerate(sorted(words-kept))}, **{w: int(w) for w in sorted(kept)}}
 
 # %% ../../nbs/data/label_words.ipynb #c82c7f88
 def _look(word):
