@@ -39,6 +39,7 @@ def main():
         if code: sys.exit(f'FAILED ({args.which}): exit code {code}')
     with tempfile.TemporaryDirectory() as tmp:
         tmp = Path(tmp)
+        tmp.chmod(0o755)                                          # a test runs as another user
         if not args.wheel: run(sys.executable, '-m', 'build', '--wheel', '--no-isolation', '--outdir', tmp/'dist', ROOT)
         wheel = Path(args.wheel).resolve() if args.wheel else next((tmp/'dist').glob('*.whl'))
         run(sys.executable, '-m', 'venv', tmp/'venv')

@@ -166,8 +166,8 @@ def _passed_over(form, ds):
     right = ', '.join(list(dict.fromkeys(p.example for p in form.parts))[:3])
     for reason,paths in ds.skipped.items():
         want = f' (a good name: {right})' if reason==REASONS[2] and right else ''
-        n = len(paths) if reason in ENTRIES else ds.skipped_files[reason]
-        if (n or reason==REASONS[10]) and not _harmless(form, reason): yield f"{n:,} passed over, {reason}: {', '.join(map(shown, paths[:3]))}{' ...' if len(paths)>3 else ''}{want}"
+        n = len(paths) if reason in ENTRIES else ds.skipped_files[reason] or len(paths) # empty folders count as themselves
+        if not _harmless(form, reason): yield f"{n:,} passed over, {reason}: {', '.join(map(shown, paths[:3]))}{' ...' if len(paths)>3 else ''}{want}"
 
 def _harmless(form, reason):
     "Would nobody miss what was passed over for this reason? A layout with `rows` of its own, or with lists that leave images out, decides what it takes"
