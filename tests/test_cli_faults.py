@@ -23,6 +23,8 @@ from ccreid.recipes import RULES, Recipe, build, recipe, values_of
 from ccreid.training import progress
 from ccreid.training.schedules import warmup_multistep
 
+CORE = getattr(np, '_core', None) or np.core # its name before numpy 2
+
 REPO = Path(cli.__file__).parent.parent
 
 @pytest.fixture(scope='module')
@@ -55,7 +57,7 @@ def full_disk():
     (RuntimeError('[enforce fail at inline_container.cc:668] . PytorchStreamWriter failed writing file data/0: file write failed'), 'the disk is full'),
     (RuntimeError('[enforce fail at inline_container.cc:603] . unexpected pos 128 vs 22'), 'the disk is full'),
     (type('SafetensorError', (Exception,), {})('Error while serializing: I/O error: No space left on device (os error 28)'), 'the disk is full'),
-    (MemoryError(), 'memory is full'), (np._core._exceptions._ArrayMemoryError((10**9,), np.dtype(float)), 'memory is full'),
+    (MemoryError(), 'memory is full'), (CORE._exceptions._ArrayMemoryError((10**9,), np.dtype(float)), 'memory is full'),
     (RuntimeError("[enforce fail at alloc_cpu.cpp:116] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes. Error code 12 (Cannot allocate memory)"), 'memory is full'),
     (torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.'), "the GPU's memory is full"),
     (OSError(errno.EMFILE, 'Too many open files', 'a.jpg'), 'too many files are open'), (RuntimeError('received 0 items of ancdata'), 'too many files are open'),

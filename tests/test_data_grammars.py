@@ -94,6 +94,9 @@ def mannequins(paths, texts):
 def own_word(word):
     "A person, garment or camera of one's own folder; None is unknown"
     word = unicodedata.normalize('NFC', word.strip())
+    for mark in '.,':      # 7. and 7.00 are 7; but 7.000 may be seven thousand
+        head,found,tail = word.partition(mark)
+        if found and digits(head.removeprefix('-')) and not tail.strip('0') and (len(tail)!=3 or head[0]=='-'): word = head
     if word.casefold() in ('','unknown') or not word.strip(string.punctuation): return None   # nothing but marks says nothing
     return int(word) if digits(word.removeprefix('-')) and len(word.removeprefix('-'))<16 else word
 
