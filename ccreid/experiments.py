@@ -234,7 +234,10 @@ def reproduce(
             results.add(dict(row=row.name, world=results.world_of(row.data), **record))
         said = ', '.join(f"{k} R1 {per_cent(p['R1'])}" for k,p in record['protocols'].items())
         log(f"{n-len(results.missing(runs))}/{n} {row.name}, seed {seed}: {said} ({record['seconds']:.0f} s)")
-    elsewhere = results.claimed(runs) if n and minutes else []
+    try: elsewhere = results.claimed(runs) if n else []
+    except OSError:                    # a file that may only be read
+        if minutes: raise
+        elsewhere = []
     left = len(results.missing(runs))-len(elsewhere)
     if over and left: log(f'{left} runs not started: {minutes:g} minutes are over')
     if elsewhere: log(f"{len(elsewhere)} run{'s are' if len(elsewhere)>1 else ' is'} being done by another process: " +

@@ -48,7 +48,7 @@ def to_json(
 
 # %% ../nbs/files.ipynb #b034a30a
 MAKING = '.making-'
-_OURS = re.compile(r'\.making-(?:.*-)?(\d+)(?:-[0-9a-f]{6})?')
+_OURS = re.compile(r'\.making-(?:.*-(\d+)-[0-9a-f]{6}|(\d+))')
 _BEFORE = re.compile(r'\.(?:checkpoint\.pth|metrics\.json|report\.html|[\w+-]+\.safetensors)\.(\d+)') # those of ccreid before
 _LIBRARY = re.compile(r'\.tmp\w{6}')                                                                # and of safetensors
 
@@ -89,7 +89,7 @@ def _gone(pid):
 def _left(folder, name):
     "Did a killed writer leave it behind?"
     if re.fullmatch(r'\.making-\d+-of-\d+', name): return False # a shard's, which has a lock of its own
-    if found := _OURS.fullmatch(name) or _BEFORE.fullmatch(name): return _gone(int(found[1]))
+    if found := _OURS.fullmatch(name) or _BEFORE.fullmatch(name): return _gone(int(next(filter(None, found.groups()))))
     if not _LIBRARY.fullmatch(name): return False
     with open(Path(folder, name), 'rb') as f: start = f.read(9)
     return start[8:]==b'{' and int.from_bytes(start[:8], 'little')<2**25

@@ -63,7 +63,7 @@ while True:
 def test_what_users_own_is_not_taken_for_a_leftover_nor_what_is_being_written(tmp_path):
     dead,alive = 4_194_999,os.getpid()
     kept = ['.gitignore', '.env.1', '.making', f'x.making-{dead}', '.config.json', f'.config.json.{dead}', f'.best.pth.{dead}', f'.index.html.{dead}', '.tmp', '.tmp123',
-            '.tmpnotes1', f'checkpoint.pth.{dead}', '.lock', '.making-000-of-003', f'.making-a-{alive}-abcdef', f'.checkpoint.pth.{alive}']
+            '.tmpnotes1', f'checkpoint.pth.{dead}', '.lock', '.making-000-of-003', f'.making-a-{alive}-abcdef', f'.making-b-{alive}-123456', f'.checkpoint.pth.{alive}']
     gone = [f'.making-a-{dead}-abcdef', f'.making-{dead}', f'.checkpoint.pth.{dead}', f'.metrics.json.{dead}', f'.cal.safetensors.{dead}', f'.report.html.{dead}', '.tmpAb12Cd']
     for n in kept+gone: (tmp_path/n).write_text('notes of mine')
     (tmp_path/'.tmpAb12Cd').write_bytes((20).to_bytes(8, 'little')+b'{"a":')

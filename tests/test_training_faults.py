@@ -273,7 +273,8 @@ def test_training_by_the_command_line(ccreid, root, tmp_path, monkeypatch):
     record = json.loads((run/'metrics.json').read_text())
     assert record['threads']==torch.get_num_threads() and record['protocols']
     before = {n: (run/n).read_bytes() for n in names(run)}
-    for left in ('.checkpoint.pth.4711','.making-metrics.json-12-abcdef','.tmpAbC123','.identity.safetensors.17'): (run/left).write_bytes(b'x'*9)
+    dead = 4_194_999                                                             # no process has such a number
+    for left in (f'.checkpoint.pth.{dead}',f'.making-metrics.json-{dead}-123456','.tmpAbC123',f'.identity.safetensors.{dead}'): (run/left).write_bytes((20).to_bytes(8, 'little')+b'{')
     (run/'.mine').write_text('a letter')
     with hold(run/'.lock'):
         assert 'another training is at work in' in line(train(ccreid, root)) and '--out' in line(train(ccreid, root)) and (run/'.tmpAbC123').exists()
