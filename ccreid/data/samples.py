@@ -28,10 +28,14 @@ class DataError(ValueError):
     def __init__(self, *args): super().__init__(*(shown(a, '\n') if isinstance(a, str) else a for a in args))
 
 # %% ../../nbs/data/samples.ipynb #1a46cb2b
+def _twice(keys): # pandas before 3 takes different names that are no text for the same
+    seen = set()
+    return np.array([k in seen or seen.add(k) is not None for k in keys], bool)
+
 _rules = {
     'dataset is a name':           lambda t: np.array([not isinstance(d, str) for d in t.dataset.tolist()], bool),
     'path is absolute':            lambda t: np.array([p[:1] not in ('/','\\') and p[1:2]!=':' for p in map(str, t.path.tolist())], bool),
-    'path is listed once in its split': lambda t: t.duplicated(['path','split']).to_numpy(),
+    'path is listed once in its split': lambda t: _twice(zip(t.path, t.split)),
     'identity is at least -2':     lambda t: (t.identity < -2).to_numpy(),
     'identity -1 (junk) is dropped before': lambda t: (t.identity == -1).to_numpy(),
     'clothes is at least -1':      lambda t: (t.clothes < -1).to_numpy(),
