@@ -22,10 +22,10 @@ def load(name, root, **kw): return load_dataset(name, root, verbose=False, **{**
 
 def on_disk(root, linked=()):
     "Files below a root, counted by walking it; a folder that is a link is one file unless it is among `linked`"
-    n,todo = 0,[Path(root)]
-    while todo:
-        for p in todo.pop().iterdir():
-            if p.is_dir() and (not p.is_symlink() or p.relative_to(root).as_posix() in linked): todo.append(p)
+    n,folders = 0,[Path(root)]
+    while folders:
+        for p in folders.pop().iterdir():
+            if p.is_dir() and (not p.is_symlink() or p.relative_to(root).as_posix() in linked): folders.append(p)
             else: n += 1
     return n
 
