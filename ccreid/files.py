@@ -48,9 +48,6 @@ def to_json(
 
 # %% ../nbs/files.ipynb #b034a30a
 MAKING = '.making-'
-_OURS = re.compile(r'\.making-(?:.*-(\d+)-[0-9a-f]{6}|(\d+))')
-_BEFORE = re.compile(r'\.(?:checkpoint\.pth|metrics\.json|report\.html|[\w+-]+\.safetensors)\.(\d+)') # those of ccreid before
-_LIBRARY = re.compile(r'\.tmp\w{6}')                                                                # and of safetensors
 
 def _making(name): return MAKING + re.sub(r'[^A-Za-z0-9.-]', '_', name)[-60:] + '-'
 
@@ -78,6 +75,11 @@ def write_whole(
     finally:
         if os.path.lexists(tmp): os.unlink(tmp)
 
+# %% ../nbs/files.ipynb #01419cf3
+_OURS = re.compile(r'\.making-(?:.*-(\d+)-[0-9a-f]{6}|(\d+))')
+_BEFORE = re.compile(r'\.(?:checkpoint\.pth|metrics\.json|report\.html|[\w+-]+\.safetensors)\.(\d+)') # those of ccreid before
+_LIBRARY = re.compile(r'\.tmp\w{6}')                                                                # and of safetensors
+
 def _gone(pid):
     "Is there no such process on this machine?"
     if os.name=='nt': return False                     # there a signal 0 ends a process
@@ -94,6 +96,7 @@ def _left(folder, name):
     with open(Path(folder, name), 'rb') as f: start = f.read(9)
     return start[8:]==b'{' and int.from_bytes(start[:8], 'little')<2**25
 
+# %% ../nbs/files.ipynb #484babf4
 def clear_making(
     folder, # Whose lock is held
     name:str='', # Only those of the file of this name, if it is that file's lock which is held
