@@ -56,7 +56,7 @@ def _with_generated(a, dataset, r):
     samples = read_generated(a.generated, dataset)
     about,by = samples.attrs['expansion'],'+'.join(sorted(set(samples.generated_by)))
     print(f"{len(samples)} generated images ({by}) from {a.generated}; left out: {about['elsewhere']} made of images that are not trained on, {about['damaged']} gone or damaged")
-    return add_samples(dataset, samples), r if r.extra else replace(r, extra=by.lower())
+    return add_samples(dataset, samples), r if r.generated else replace(r, generated=by.lower())
 
 def _pictures_whole(a, paths):
     "Look at all pictures before the first epoch, so that none ends the run hours later"
@@ -95,7 +95,7 @@ def _train(a):
         people, cbs = held.samples.path, [RetrievalEval(held, every=a.every)]
     if a.generated: dataset, r = _with_generated(a, dataset, r)
     print(r)
-    kinds = re.sub(r'[^a-z0-9.+-]+', '_', r.extra)[:40]
+    kinds = re.sub(r'[^a-z0-9.+-]+', '_', r.generated)[:40]
     out = _folder(a, a.method, *([kinds] if a.generated else []), *(['started'] if start else []), str(a.seed), **differs)
     with hold(out/'.lock', f'another training is at work in {shown(out)}: wait for it, or choose another folder with --out'):
         clear_making(out)

@@ -26,7 +26,7 @@ from .tables import difference, per_cent
 from .training.export import export_reid
 
 # %% ../nbs/demo.ipynb #b420d30d
-METHODS = {'identity loss': dict(method='identity'), 'CAL': dict(method='cal'), 'CAL + SHSG + HSAL': dict(method='cal+hsal', extra='shsg')} # Recipes of the demo's rows
+METHODS = {'identity loss': dict(method='identity'), 'CAL': dict(method='cal'), 'CAL + SHSG + HSAL': dict(method='cal+hsal', generated='shsg')} # Recipes of the demo's rows
 
 def quick_world()->MannequinWorld:
     "A world small enough for a look in less than a minute; its figures mean nothing"
@@ -76,7 +76,7 @@ def write_report(
     report.section('Table', 'Per cent, last epoch; seconds of training.')
     report.table(figures_table(records)); report.note(line); report.note(difference_line(records, 'same-clothes'))
     report.note(f"Made on {first['device_name']}, " + ', '.join(f'{k} {v}' for k,v in first['versions'].items()) + '.')
-    for extra in dict.fromkeys(o for r in records.values() if (o := r['recipe']['extra'])):
+    for extra in dict.fromkeys(o for r in records.values() if (o := r['recipe']['generated'])):
         made, words = generated_images(sets[extra])
         report.section('Generated images', f'{words} They take the place of real ones in the batches: every row has the same number of steps. Left the source, then the garments.')
         report.figure(show_hard_samples(made, people=3, height=1.3), 'Three people, and the same pictures with other clothes')
@@ -110,14 +110,14 @@ def _demo(out, quick, seed, device, log):
     for name,settings in METHODS.items():
         r = recipe('mannequins', **settings, **(dict(epochs=2) if quick else {}))
         steps, same = PKSampler(dataset.train, r.identities, r.images).batches, []
-        if r.extra:
+        if r.generated:
             people = dataset.train.identity.nunique()
             log(f'\nGenerating for {name}: at most {people*DRESSED*GARMENTS} images, frontal pictures ({DRESSED} of each of {people} training people) in {GARMENTS} garments ...')
-            log(generated_images(sets[r.extra])[1])
+            log(generated_images(sets[r.generated])[1])
             same = [SameSteps(steps)]
         log(f'\nTraining: {name} ({r.backbone}, {r.size[0]}x{r.size[1]} pixels, {r.epochs} epochs of {steps} steps, seed {seed})')
-        learners[name], records[name] = run(r, sets[r.extra], seed, device, cbs=same)
-        export_reid(learners[name], out/f"{'+'.join(o for o in (r.method, r.extra) if o)}.safetensors")
+        learners[name], records[name] = run(r, sets[r.generated], seed, device, cbs=same)
+        export_reid(learners[name], out/f"{'+'.join(o for o in (r.method, r.generated) if o)}.safetensors")
     table, line = figures_table(records), difference_line(records)
     what = (f"{'A tiny world for a quick look: the figures mean nothing. ' if quick else ''}Drawn people in PRCC's layout (world {'quick' if quick else world_hash('mannequins')}), "
             f"multi-shot: all images of camera A are the gallery, camera B asks in the same clothes and camera C in changed clothes. "

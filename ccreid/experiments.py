@@ -16,12 +16,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 import pandas as pd, torch
 import ccreid
-from .chains import CHAINS, SEEDS, Row, rows_of
+from .registry import CHAINS, SEEDS, All, Row, resolve, rows_of
 from .data.mannequins import benchmark, world_hash
 from .data.samplers import PKSampler
 from .evaluation.conventions import main_protocols, splits_of
 from .evaluation.metrics import evaluate
-from .hsgl.miniature import GENERATED
 from .recipes import Recipe, build
 from .results import Results, pack, unpack
 from .tables import difference, per_cent, query_values, results_table
@@ -140,8 +139,8 @@ def run(
     trained=None, # Called with the learner when it is trained, before it is evaluated
 ): # The learner, and the figures of the run as a dict
     "Train a recipe and evaluate its last epoch; `ValueError` where it wants generated images or a pretraining and none is given"
-    if (r.extra and 'generated_by' not in dataset.train) or (r.pretrain and start is None):
-        raise ValueError(f"The recipe wants generated images ({', '.join(o for o in (r.extra, r.pretrain) if o)}): run it with run_row(recipe, Sets(dataset, folder), seed), or `ccreid train` with --generated and --start")
+    if (r.generated and 'generated_by' not in dataset.train) or (r.pretrain and start is None):
+        raise ValueError(f"The recipe wants generated images ({', '.join(o for o in (r.generated, r.pretrain) if o)}): run it with run_row(recipe, Sets(dataset, folder), seed), or `ccreid train` with --generated and --start")
     plan = dict(recipe=r.hash, images=train_hash(dataset), precision=precision or '', **_origin(dataset, start))
     saving = [Checkpoint(checkpoint, plan=plan)] if checkpoint else []
     learn = build(r, dataset, seed, device, precision, num_workers, [*cbs, *saving])
@@ -154,7 +153,7 @@ def run(
         table, features = test_features(learn, dataset)
         results = {name: evaluate(features, table, p) for name,p in multi_shot(dataset).items()}
     steps = len(learn.dls.train)*r.epochs
-    record = dict(data=r.data, method=r.method, recipe=asdict(r), recipe_hash=r.hash, seed=seed, steps=steps, images_seen=steps*learn.dls.train.bs,
+    record = dict(data=r.data, method=r.method, recipe=r.as_dict(), recipe_hash=r.hash, seed=seed, steps=steps, images_seen=steps*learn.dls.train.bs,
         seconds=round(saving[0].seconds if saving else ended-started, 1), evaluation_seconds=round(time.time()-ended, 1), history=learn.history,
         protocols={name: figures(m, table) for name,m in results.items()}, **environment(learn.dls.device))
     learn.results = results
@@ -186,7 +185,7 @@ class Sets(dict):
         super().__init__({'': dataset, 'real': dataset})
         self.root, self.name = Path(root), name
     def __missing__(self, name):
-        self[name] = GENERATED[name](self[''], self.root/f'{self.name}-{name}')
+        self[name] = resolve(All('images')[name].miniature)(self[''], self.root/f'{self.name}-{name}')
         return self[name]
 
 def run_row(
@@ -198,14 +197,14 @@ def run_row(
 )->dict: # As of `run`; with a pretraining also `pretraining_images_seen` and its seconds; `by_epoch`, its figures in per cent
     "One run of a row: pretraining if there is one, training, evaluation"
     start, more, looks = None, {}, [RetrievalEval(sets[''], every=1)] if by_epoch else []
-    same = [SameSteps(PKSampler(sets[''].train, r.identities, r.images).batches)] if r.extra or r.pretrain else []
+    same = [SameSteps(PKSampler(sets[''].train, r.identities, r.images).batches)] if r.generated or r.pretrain else []
     if r.pretrain:
-        plain = replace(r, method=r.method.split('+')[0], extra='', pretrain='', pretrain_epochs=0, epochs=r.pretrain_epochs)
+        plain = replace(r, method=r.method.split('+')[0], generated='', pretrain='', pretrain_epochs=0, epochs=r.pretrain_epochs)
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', '.*never become active') # by design: FIRe²'s second stage starts later than HSGL's checkpoint was taken
             start,before = run(plain, sets[r.pretrain], seed, device, quiet=True, cbs=same)
         more = dict(pretraining_images_seen=before['images_seen'], pretraining_seconds=before['seconds'])
-    record = run(r, sets[r.extra], seed, device, quiet=True, cbs=[*same, *looks], start=start)[1]
+    record = run(r, sets[r.generated], seed, device, quiet=True, cbs=[*same, *looks], start=start)[1]
     return record | more | (dict(by_epoch=looks[0].curve) if looks else {})
 
 # %% ../nbs/experiments.ipynb #8ef8df32

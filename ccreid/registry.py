@@ -143,7 +143,7 @@ def load(
         entries = _entries()
         if name not in entries: raise ValueError(f"Unknown chain {name!r}: choose from {', '.join(names())}")
         found = resolve(entries[name].value)
-        if not isinstance(found, Chain) or found.name!=name:
+        if not all(hasattr(found, f.name) for f in fields(Chain)) or found.name!=name:
             raise ValueError(f'chain {name}: {entries[name].value} is {found!r}'[:200] + ', not the `Chain` of that name')
         _loaded[name] = found
     return _loaded[name]
@@ -202,6 +202,7 @@ class All(Mapping):
     def _find(self): return {n: (c,v) for c in chains() for n,v in getattr(c, self.kind).items()}
     def __iter__(self): return iter(self._find())
     def __len__(self): return len(self._find())
+    def __contains__(self, name): return name in self._find()
     def __getitem__(self, name): return resolve(self._find()[name][1])
     def chain_of(self, name)->Chain: # Of a name that is there
         "Which chain brought it"

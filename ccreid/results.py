@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
-from .chains import Row
+from .registry import Row
 from .data.mannequins import world_hash
 from .files import Unfit,clear_making,hold,plain,read_json,reading,shown,to_json,write_whole
 

@@ -9,7 +9,7 @@ __all__ = ['per_cent', 'query_values', 'difference', 'results_table']
 
 # %% ../nbs/tables.ipynb #229f0da5
 import numpy as np, pandas as pd
-from .chains import CHAINS,rows_of
+from .registry import CHAINS,rows_of
 from .evaluation.statistics import paired_bootstrap
 from .results import Results
 

@@ -2,7 +2,7 @@
 import warnings
 import pytest, torch
 from ccreid.data.mannequins import MannequinWorld
-from ccreid.chains import CHAINS, SEEDS, rows_of
+from ccreid.registry import CHAINS, SEEDS, rows_of
 from ccreid.experiments import Results, SameSteps, Sets, hand_over, results_table, run, run_row
 from ccreid.hsgl.miniature import DRESSED, GARMENTS, VARIANTS
 from ccreid.recipes import build, recipe

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, strategies as st
-from ccreid import chains, demo, experiments
-from ccreid.chains import CHAINS, Row
+from ccreid import demo, experiments
+from ccreid.registry import CHAINS, Row
 from ccreid.reports import Report
 from ccreid.results import Results, pack, unpack
 from ccreid.tables import difference, query_values, results_table
