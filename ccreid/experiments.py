@@ -24,7 +24,7 @@ from .evaluation.metrics import evaluate
 from .hsgl.miniature import GENERATED
 from .recipes import Recipe, build
 from .results import Results, pack, unpack
-from .tables import difference, per_cent, query_values, results_table
+from .results_tables import difference, per_cent, query_values, results_table
 from .training.checkpoints import Checkpoint
 from .training.embedding import embed
 from .training.learner import Method
