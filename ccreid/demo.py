@@ -22,7 +22,7 @@ from .hsgl.miniature import DRESSED, GARMENTS
 from .hsgl.try_on import show_hard_samples
 from .recipes import recipe
 from .reports import Report
-from .tables import difference, per_cent
+from .results_tables import difference, per_cent
 from .training.export import export_reid
 
 # %% ../nbs/demo.ipynb #b420d30d

@@ -23,7 +23,7 @@ from .evaluation.conventions import main_protocols, splits_of
 from .evaluation.metrics import evaluate
 from .recipes import Recipe, build
 from .results import Results, pack, unpack
-from .tables import difference, per_cent, query_values, results_table
+from .results_tables import difference, per_cent, query_values, results_table
 from .training.checkpoints import Checkpoint
 from .training.embedding import embed
 from .training.learner import Method

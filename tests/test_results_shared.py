@@ -10,7 +10,7 @@ from ccreid import demo, experiments
 from ccreid.registry import CHAINS, Row
 from ccreid.reports import Report
 from ccreid.results import Results, pack, unpack
-from ccreid.tables import difference, query_values, results_table
+from ccreid.results_tables import difference, query_values, results_table
 
 ROOT = Path(__file__).parent.parent
 FROZEN = ROOT/'benchmarks'/'results'

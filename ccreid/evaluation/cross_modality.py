@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy.io import loadmat
 from torch import BoolTensor
-from ..data.samples import DataError
+from ..tables import DataError
 from .protocols import Protocol, label_tensors
 
 # %% ../../nbs/evaluation/cross_modality.ipynb #e64d46ce

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from ..data.images import read_image
+from ..between import picture_of
 from .metrics import RetrievalMetrics
 from .comparing import real_numbers
 from .protocols import Protocol
@@ -78,8 +78,8 @@ COLOURS = dict(right='#009e73', wrong='#cc3311', junk='#8a8a8a', query='#222222'
 MARKS = dict(right='✓', wrong='✗', junk='junk', query='query')
 
 def open_image(row): # A row of a sample table
-    "The row's image, as `read_image` opens it; raises `DataError` where it cannot be read"
-    return read_image(row['path'])
+    "The row's image, as `picture_of` opens it; raises `DataError` where it cannot be read"
+    return picture_of(row['path'])
 
 def _frame(ax, image, kind, above, below):
     "One image in a coloured frame"

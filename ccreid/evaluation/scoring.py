@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from ..data.samples import DataError
+from ..tables import DataError
 from .comparing import rows_compared
 from .metrics import RetrievalMetrics, evaluate
 from .protocols import Protocol
