@@ -16,28 +16,30 @@ from .data.mannequins import MannequinWorld, benchmark, world_hash
 from .data.samplers import PKSampler
 from .evaluation.pictures import plot_cmc, plot_training
 from .evaluation.ranked_lists import choose_queries, ranked_list
-from .experiments import SameSteps, Sets, run, test_features
+from .experiments import SameSteps, Sets, compared_features, run
 from .files import clear_making, hold, shown, to_json, write_whole
-from .hsgl.miniature import DRESSED, GARMENTS
-from .hsgl.try_on import show_hard_samples
 from .recipes import recipe
+from .registry import All, resolve
 from .reports import Report
 from .results_tables import difference, per_cent
 from .training.export import export_reid
 
 # %% ../nbs/demo.ipynb #b420d30d
-METHODS = {'identity loss': dict(method='identity'), 'CAL': dict(method='cal'), 'CAL + SHSG + HSAL': dict(method='cal+hsal', generated='shsg')} # Recipes of the demo's rows
+METHODS = All('demo') # Settings of the demo's rows, by name
 
 def quick_world()->MannequinWorld:
     "A world small enough for a look in less than a minute; its figures mean nothing"
     return MannequinWorld(identities=(32,0,24), outfits=2, cameras=3, images=4, seed=1)
 
+# %% ../nbs/demo.ipynb #f72390dd
 def figures_table(
     records:dict, # Record of `run` by method
 )->pd.DataFrame: # One row a method and setting; per cent, seconds of training
     "The table of the demo"
-    return pd.DataFrame([dict(method=name, setting=protocol, **{k: per_cent(p[k]) for k in ('R1','R5','mAP','mINP')}, seconds=f"{r['seconds']:.0f}")
-        for name,r in records.items() for protocol,p in r['protocols'].items()]).rename(columns={'R1':'rank-1','R5':'rank-5'})
+    names = {'R1':'rank-1', 'R5':'rank-5', 'mAP':'mAP', 'mINP':'mINP'}
+    lines = [dict(method=name, setting=setting, seconds=f"{r['seconds']:.0f}", **{v: per_cent(p[k]) for k,v in names.items()})
+             for name,r in records.items() for setting,p in r['protocols'].items()]
+    return pd.DataFrame(lines)[['method','setting',*names.values(),'seconds']]
 
 # %% ../nbs/demo.ipynb #6b9d88b2
 def difference_line(
@@ -53,16 +55,53 @@ def difference_line(
         words.append(f'{name} minus {base} {d:+.1f} points, 95 % interval [{lo:+.1f}, {hi:+.1f}]')
     return f"{protocol.capitalize()} rank-1: {'; '.join(words)} (same queries, one seed; {people} identities resampled)."
 
+# %% ../nbs/demo.ipynb #d6b47463
 def generated_images(
     dataset, # `ReIDDataset` with generated training images
+    kind:str='', # Of which kind they are
 )->tuple: # Their rows, and a sentence
     "Which training images are generated"
-    train = dataset.train
+    train,kinds = dataset.train,All('images')
     made = train[train.generated_by!='']
-    return made, (f"{len(made)} generated images ({', '.join(made.generated_by.unique())}): {made.source.nunique()} frontal pictures of {made.identity.nunique()} of the {train.identity.nunique()} "
-                  f"training people, each in {made.garment.nunique()} garments, by a stand-in for a try-on network, with flaws and wrong colours.")
+    account = resolve(kinds[kind].account) if kind in kinds else None
+    words = f"{len(made)} generated images ({', '.join(made.generated_by.unique())})"
+    return made, f'{words}: {account(made, train)}.' if account else f'{words}.'
 
 # %% ../nbs/demo.ipynb #0bb83b7e
+def _show_images(report, sets, kind):
+    "Some of the generated images of a kind"
+    made,words = generated_images(sets[kind], kind)
+    report.section('Generated images', f'{words} They take the place of real ones in the batches: every row has the same '
+                   'number of steps. Left the source, then the garments.')
+    if show := resolve(All('images')[kind].show):
+        report.figure(show(made, people=3, height=1.3), 'Three people, and the same pictures with other clothes')
+
+def _show_curves(report, learners):
+    "CMC curves of all rows in one figure, loss terms of each in its own"
+    report.section('CMC curves', 'How often the right person is among the first k images.')
+    curves = {f'{name}, {p}': m for name,l in learners.items() for p,m in l.results.items()}
+    report.figure(plot_cmc(curves), 'CMC curves by method and setting')
+    report.section('Training curves', 'Mean of each loss term by epoch.')
+    for name,l in learners.items():
+        report.note(f'{name}:')
+        report.figure(plot_training(l.history), f'Loss terms of {name}')
+
+# %% ../nbs/demo.ipynb #6a8cadc7
+def _ranked_list(report, name, learn, dataset):
+    "Six queries of a row and what they find; the figure"
+    protocol = dataset.protocols['clothes-changing']
+    table,features = compared_features(learn, dataset)
+    query,gallery = protocol.select(table)[0]
+    choice = choose_queries(learn.results['clothes-changing'], 6, 'spread')
+    report.section(f'Ranked lists: {name}', 'The query, then the first ten gallery images: green right, red wrong, grey junk.')
+    report.note(choice.why + '.')
+    fig = ranked_list(features[query.index], features[gallery.index], query, gallery, protocol, choice)
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format='png', dpi=110, bbox_inches='tight', facecolor='white')
+    report.figure(fig, f'Query and first ten gallery images, {name}, clothes-changing')
+    return buffer.getvalue()
+
+# %% ../nbs/demo.ipynb #b71d1711
 def write_report(
     out:Path, # Folder of the run
     sets:Sets, # What was evaluated, and what was generated
@@ -74,58 +113,62 @@ def write_report(
     "Table, generated images, curves and ranked lists in one HTML file"
     first, report = next(iter(records.values())), Report('Clothes-changing re-identification on mannequins', what)
     report.section('Table', 'Per cent, last epoch; seconds of training.')
-    report.table(figures_table(records)); report.note(line); report.note(difference_line(records, 'same-clothes'))
+    report.table(figures_table(records))
+    for words in (line, difference_line(records, 'same-clothes')): report.note(words)
     report.note(f"Made on {first['device_name']}, " + ', '.join(f'{k} {v}' for k,v in first['versions'].items()) + '.')
-    for extra in dict.fromkeys(o for r in records.values() if (o := r['recipe']['generated'])):
-        made, words = generated_images(sets[extra])
-        report.section('Generated images', f'{words} They take the place of real ones in the batches: every row has the same number of steps. Left the source, then the garments.')
-        report.figure(show_hard_samples(made, people=3, height=1.3), 'Three people, and the same pictures with other clothes')
-    report.section('CMC curves', 'How often the right person is among the first k images.')
-    report.figure(plot_cmc({f'{name}, {p}': m for name,l in learners.items() for p,m in l.results.items()}), 'CMC curves by method and setting')
-    report.section('Training curves', 'Mean of each loss term by epoch.')
-    for name,l in learners.items(): report.note(f'{name}:'); report.figure(plot_training(l.history), f'Loss terms of {name}')
-    dataset = sets['']
-    protocol = dataset.protocols['clothes-changing']
-    for name,l in learners.items():
-        table, features = test_features(l, dataset)
-        query, gallery = protocol.select(table)[0]
-        choice = choose_queries(l.results['clothes-changing'], 6, 'spread')
-        report.section(f'Ranked lists: {name}', 'The query, then the first ten gallery images: green right, red wrong, grey junk.')
-        report.note(choice.why + '.')
-        fig = ranked_list(features[query.index], features[gallery.index], query, gallery, protocol, choice)
-        if name==list(learners)[-1]:
-            fig.savefig(buffer := io.BytesIO(), format='png', dpi=110, bbox_inches='tight', facecolor='white')
-            write_whole(out/'ranked_list.png', buffer.getvalue())
-        report.figure(fig, f'Query and first ten gallery images, {name}, clothes-changing')
+    for kind in dict.fromkeys(r['recipe']['generated'] for r in records.values()):
+        if kind: _show_images(report, sets, kind)
+    _show_curves(report, learners)
+    for name,learn in learners.items(): picture = _ranked_list(report, name, learn, sets[''])
+    write_whole(out/'ranked_list.png', picture)
     return report.write(out/'report.html')
 
 # %% ../nbs/demo.ipynb #0dd09765
+def _drawn(out, quick):
+    "The world of the demo, and the folder of its images"
+    root = out/'data'/'quick' if quick else out/'data'
+    if quick: return quick_world().write(root/'mannequins', layout='prcc'), root
+    return benchmark('mannequins', root), root
+
+def _generate(name, kind, sets, log):
+    "Make the images of a kind, and say which"
+    plan = resolve(All('images')[kind].plan)
+    log(f'\nGenerating {kind} for {name}' + (f": {plan(sets[''])}" if plan else '') + ' ...')
+    log(generated_images(sets[kind], kind)[1])
+
+def _train(name, settings, sets, out, quick, seed, device, log):
+    "One row: its learner and its record"
+    r = recipe('mannequins', **settings, **(dict(epochs=2) if quick else {}))
+    steps = PKSampler(sets[''].train, r.identities, r.images).batches
+    if r.generated: _generate(name, r.generated, sets, log)
+    log(f'\nTraining: {name} ({r.backbone}, {r.size[0]}x{r.size[1]} pixels, {r.epochs} epochs of {steps} steps, seed {seed})')
+    learn,record = run(r, sets[r.generated], seed, device, cbs=[SameSteps(steps)] if r.generated else [])
+    export_reid(learn, out/f"{'+'.join(o for o in (r.method, r.generated) if o)}.safetensors")
+    return learn,record
+
+# %% ../nbs/demo.ipynb #ddbaab65
+def _protocol_in_words(quick, seed, records):
+    kinds = dict.fromkeys(r['recipe']['generated'] for r in records.values())
+    return ''.join(['A tiny world for a quick look: the figures mean nothing. '*quick,
+        f"Drawn people in PRCC's layout (world {'quick' if quick else world_hash('mannequins')}), ",
+        'multi-shot: all images of camera A are the gallery, camera B asks in the same clothes and camera C in changed ',
+        f'clothes. Last epoch, seed {seed}, cosine distance, mirrored views added.',
+        *(f' {k.upper()} images take the place of real ones, same number of steps.' for k in kinds if k)])
+
 def _demo(out, quick, seed, device, log):
     started = time.time()
     log('Drawing the mannequins in the layout of PRCC ...')
-    root = out/'data'/'quick' if quick else out/'data'
-    dataset = quick_world().write(root/'mannequins', layout='prcc') if quick else benchmark('mannequins', root)
+    dataset,root = _drawn(out, quick)
     log(dataset)
     sets, records, learners = Sets(dataset, root), {}, {}
     for name,settings in METHODS.items():
-        r = recipe('mannequins', **settings, **(dict(epochs=2) if quick else {}))
-        steps, same = PKSampler(dataset.train, r.identities, r.images).batches, []
-        if r.generated:
-            people = dataset.train.identity.nunique()
-            log(f'\nGenerating for {name}: at most {people*DRESSED*GARMENTS} images, frontal pictures ({DRESSED} of each of {people} training people) in {GARMENTS} garments ...')
-            log(generated_images(sets[r.generated])[1])
-            same = [SameSteps(steps)]
-        log(f'\nTraining: {name} ({r.backbone}, {r.size[0]}x{r.size[1]} pixels, {r.epochs} epochs of {steps} steps, seed {seed})')
-        learners[name], records[name] = run(r, sets[r.generated], seed, device, cbs=same)
-        export_reid(learners[name], out/f"{'+'.join(o for o in (r.method, r.generated) if o)}.safetensors")
-    table, line = figures_table(records), difference_line(records)
-    what = (f"{'A tiny world for a quick look: the figures mean nothing. ' if quick else ''}Drawn people in PRCC's layout (world {'quick' if quick else world_hash('mannequins')}), "
-            f"multi-shot: all images of camera A are the gallery, camera B asks in the same clothes and camera C in changed clothes. "
-            f"Last epoch, seed {seed}, cosine distance, mirrored views added. SHSG images take the place of real ones, same number of steps.")
+        learners[name],records[name] = _train(name, settings, sets, out, quick, seed, device, log)
+    table,line,what = figures_table(records),difference_line(records),_protocol_in_words(quick, seed, records)
     write_report(out, sets, learners, records, line, what)
     summary = dict(what=what, difference=line, seconds=round(time.time()-started, 1), methods=records)
     write_whole(out/'metrics.json', to_json(summary, indent=1))
-    log('\n'+table.to_string(index=False)+f'\n\n{line}\n{what}\n\nReport: {out/"report.html"} ({summary["seconds"]:.0f} s in all)')
+    report = f'Report: {out/"report.html"} ({summary["seconds"]:.0f} s in all)'
+    log(f'\n{table.to_string(index=False)}\n\n{line}\n{what}\n\n{report}')
     return summary
 
 # %% ../nbs/demo.ipynb #6dca82d3

@@ -12,6 +12,7 @@ __all__ = ['GROUP', 'SEEDS', 'CHAINS', 'resolve', 'Option', 'Images', 'Part', 'R
 import importlib, warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
 from importlib.metadata import entry_points
 from .values import Rule
 
@@ -49,6 +50,9 @@ class Images:
     miniature:str|Callable|None = None # Of (dataset, folder) for rows on mannequins: a `ReIDDataset` that has them
     job:str|Callable|None = None # Of (dataset, folder, models, **options) for `ccreid generate`: a sample table
     options:dict = field(default_factory=dict) # `Option` by keyword of the job: flags of the command
+    plan:str|Callable|None = None # Of a data set: a sentence on what the miniature will make of it
+    account:str|Callable|None = None # Of (images made, training images): a sentence on what it made
+    show:str|Callable|None = None # Of (images made, people=, height=): a figure
 
 @dataclass(frozen=True)
 class Part:
@@ -120,8 +124,9 @@ class Chain:
 _first = 'foundations','baselines'
 _here,_loaded = {},{} # chains of this process; chains that were imported
 
+@cache
 def _entries():
-    "Entry points by name, the library's own first"
+    "Entry points by name, the library's own first; read once in a process"
     found = list(entry_points(group=GROUP))
     own = lambda e: not e.value.startswith('ccreid.')
     place = lambda e: _first.index(e.name) if e.name in _first else len(_first)

@@ -9,9 +9,9 @@ __all__ = ['per_cent', 'query_values', 'difference', 'results_table']
 
 # %% ../nbs/results_tables.ipynb #229f0da5
 import numpy as np, pandas as pd
-from .registry import CHAINS,rows_of
+from .registry import rows_of
 from .evaluation.statistics import paired_bootstrap
-from .results import Results
+from .results import ChainResults,Results
 
 # %% ../nbs/results_tables.ipynb #121a7829
 def per_cent(
@@ -51,26 +51,32 @@ def _mean(values):
     v = 100*np.array(values)
     return f'{v.mean():.1f} ± {v.std(ddof=1):.1f}' if len(v)>1 else f'{v.mean():.1f}'
 
+def _compared(records, base, protocol):
+    "The paired difference as tables show it"
+    seeds = {r['seed'] for r in records} & {r['seed'] for r in base}
+    pair = [[r for r in some if r['seed'] in seeds] for some in (records, base)]
+    if not all(r['protocols'].get(protocol, {}).get('identities') for r in pair[0]+pair[1]): return 'n/a'
+    return '{:+.1f} [{:+.1f}, {:+.1f}]'.format(*difference(*pair, protocol))
+
+# %% ../nbs/results_tables.ipynb #5d848c87
+def _line(results, row, base):
+    "A row of the table, by column"
+    records = results.of(row)
+    if not records: return dict(row=row.name, seeds='not run' if not results.of(row, fresh=False) else 'stale')
+    line,others = dict(row=row.name, seeds=len(records)),results.of(base) if row!=base else []
+    for p in records[0]['protocols']:
+        for what in ('R1','mAP'): line[f'{p} {what}'] = _mean([r['protocols'].get(p, {}).get(what) for r in records])
+        if {r['seed'] for r in records} & {r['seed'] for r in others}:
+            line[f'{p} R1 difference'] = _compared(records, others, p)
+    return line
+
+# %% ../nbs/results_tables.ipynb #4a0cf4b5
 def results_table(
-    results:Results, # Of `reproduce`
+    results:ChainResults|Results, # Of `reproduce`, or one file
     rows='core', # As of `reproduce`; rows of one table share a benchmark
 )->pd.DataFrame: # Mean and spread over the seeds in per cent, and the paired difference to `Row.base`, with its interval
     "A table of a chain: `not run` and `stale` rows are shown as such"
-    chosen = rows_of(results.chain, rows)
-    lines, known = [], {row.name: row for row in CHAINS[results.chain]}
-    for row in chosen:
-        rs = results.of(row)
-        if not rs:
-            lines.append(dict(row=row.name, seeds='stale' if results.of(row, fresh=False) else 'not run'))
-            continue
-        line, compared = dict(row=row.name, seeds=len(rs)), known[row.base or chosen[0].name]
-        base = results.of(compared)
-        seeds = {r['seed'] for r in rs} & {r['seed'] for r in base}
-        for p in rs[0]['protocols']:
-            for what in ('R1','mAP'): line[f'{p} {what}'] = _mean([r['protocols'].get(p, {}).get(what) for r in rs])
-            if row!=compared and seeds:
-                pair = [[r for r in some if r['seed'] in seeds] for some in (rs, base)]
-                counted = all(p in r['protocols'] and r['protocols'][p]['identities'] for r in pair[0]+pair[1])
-                line[f'{p} R1 difference'] = '{:+.1f} [{:+.1f}, {:+.1f}]'.format(*difference(*pair, p)) if counted else 'n/a'
-        lines.append(line)
+    known = {row.name: row for row in getattr(results, 'rows', None) or rows_of(results.chain, 'all')}
+    chosen = [known[row.name] for row in rows_of(results.chain, rows)]
+    lines = [_line(results, row, known[row.base or chosen[0].name]) for row in chosen]
     return pd.DataFrame(lines).fillna('').set_index('row')

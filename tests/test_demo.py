@@ -36,7 +36,7 @@ def test_each_row_is_what_the_runner_of_results_gives(tiny):
         shown = summary['methods'][name]
         for k in ('recipe_hash','seed','steps','images_seen','history','protocols'): assert shown[k]==record[k], (name, k)
     r = recipe('mannequins', epochs=2, **settings)
-    other = run(r, sets[r.extra], 3, 'cpu', quiet=True)[1]                     # without the limit of steps it is another run
+    other = run(r, sets[r.generated], 3, 'cpu', quiet=True)[1]                     # without the limit of steps it is another run
     assert other['steps']>record['steps'] and other['history']!=record['history']
 
 def test_generated_images_are_counted_and_announced(tiny):

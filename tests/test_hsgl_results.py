@@ -22,7 +22,7 @@ def test_generated_sets_are_made_once_and_by_name(sets):
     with pytest.raises(KeyError): sets['nothing']
 
 def test_an_epoch_with_generated_images_has_the_steps_of_the_real_ones(sets):
-    r = recipe('mannequins', 'cal', extra='shsg')
+    r = recipe('mannequins', 'cal', generated='shsg')
     plain, longer = (build(r, sets[k], 0, 'cpu') for k in ('','chpsg'))
     steps = len(plain.dls.train)
     assert len(longer.dls.train)>steps
@@ -45,14 +45,14 @@ def test_backbone_and_neck_go_over_and_classifiers_do_not(sets):
     assert any(k.startswith('classifier') for k in before)
 
 def test_a_row_with_pretraining(sets):
-    r = recipe('mannequins', 'fire+hsal', extra='shsg', pretrain='chpsg', epochs=2, pretrain_epochs=1, start_epoch=1)
+    r = recipe('mannequins', 'fire+hsal', generated='shsg', pretrain='chpsg', epochs=2, pretrain_epochs=1, start_epoch=1)
     with warnings.catch_warnings():
         warnings.simplefilter('error') # a pretraining that ends before the second stage is no surprise
         record = run_row(r, sets, 0, 'cpu')
     _, plain = run(recipe('mannequins', 'fire', epochs=2, start_epoch=1), sets[''], 0, 'cpu', quiet=True)
     assert record['steps']==plain['steps'] and record['images_seen']==plain['images_seen']
     assert record['pretraining_images_seen']==plain['images_seen']//2 and record['recipe_hash']==r.hash
-    assert 'pretraining_images_seen' not in run_row(recipe('mannequins', 'cal', extra='shsg', epochs=1), sets, 0, 'cpu')
+    assert 'pretraining_images_seen' not in run_row(recipe('mannequins', 'cal', generated='shsg', epochs=1), sets, 0, 'cpu')
 
 def test_rows_without_additions_run_as_before(sets):
     r = recipe('mannequins', 'cal', epochs=1)
@@ -118,6 +118,6 @@ def test_results_of_two_benchmarks_share_a_file(tmp_path):
     again.worlds['mannequins-ltcc'] = 'another'
     assert results_table(again, 'ltcc').loc['CSSC','seeds']=='stale' and results_table(again).loc['CAL','seeds']==1
 
-@pytest.mark.parametrize('change', [dict(extra='shsg'), dict(pretrain='chpsg')])
+@pytest.mark.parametrize('change', [dict(generated='shsg'), dict(pretrain='chpsg')])
 def test_a_recipe_with_generated_images_is_not_run_without_them(sets, change):
     with pytest.raises(ValueError, match='run_row'): run(recipe('mannequins', 'fire', epochs=1, **change), sets[''], 0, 'cpu', quiet=True)

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, strategies as st
-from ccreid import demo, experiments
-from ccreid.registry import CHAINS, Row
+from ccreid import demo, experiments, registry, results as results_module
+from ccreid.data.mannequins import world_hash
+from ccreid.registry import CHAINS, Chain, Row
 from ccreid.reports import Report
 from ccreid.results import Results, pack, unpack
 from ccreid.results_tables import difference, query_values, results_table
@@ -31,8 +32,8 @@ def strict(path):
 @pytest.fixture
 def chain(monkeypatch):
     "A chain of 80 runs that train nothing"
-    monkeypatch.setitem(CHAINS, 'shared', ROWS)
-    monkeypatch.setattr(experiments, 'world_hash', lambda name: 'w')
+    monkeypatch.setitem(registry._here, 'shared', Chain('shared', rows=tuple(ROWS)))
+    monkeypatch.setattr(results_module, 'world_hash', lambda name: 'w')
     monkeypatch.setattr(experiments, 'benchmark', lambda *a, **k: None)
     def no(*a): raise AssertionError('a run began')
     monkeypatch.setattr(experiments, 'run_row', no)
@@ -284,7 +285,7 @@ def test_frozen_files_read_as_ever_and_are_written_back_the_same(chain, tmp_path
 
 def test_tables_of_the_frozen_files_are_those_of_the_pages():
     "The figures that the page of the foundations prints"
-    table = results_table(Results(FROZEN/'foundations.json', 'foundations', experiments.world_hash('mannequins')))
+    table = results_table(Results(FROZEN/'foundations.json', 'foundations', world_hash('mannequins')))
     assert table.loc['CAL'].tolist()[:3]==[5, '99.3 ± 0.3', '96.8 ± 0.4']
     assert table.loc['identity loss','clothes-changing R1']=='7.4 ± 1.5' and table.loc['CAL','clothes-changing R1']=='6.9 ± 1.0'
 
@@ -363,7 +364,7 @@ def test_a_report_is_whole_or_as_it_was(tmp_path, monkeypatch):
 def test_the_demos_figures_are_strict_json_and_whole(tmp_path, monkeypatch):
     nan, lines = float('nan'), []
     empty = dict(R1=nan, R5=nan, mAP=nan, mINP=nan, hits='', ap=[], identities=[])
-    def run(r, *a, **k): return None, dict(seed=0, seconds=1., recipe=dict(size=(96,48)), protocols={'clothes-changing': dict(empty), 'same-clothes': figures()})
+    def run(r, *a, **k): return None, dict(seed=0, seconds=1., recipe=r.as_dict(), protocols={'clothes-changing': dict(empty), 'same-clothes': figures()})
     world = SimpleNamespace(write=lambda *a, **k: SimpleNamespace(train=SimpleNamespace(identity=pd.Series([1]))))
     for name,value in dict(run=run, quick_world=lambda: world, PKSampler=lambda *a: SimpleNamespace(batches=1), export_reid=lambda *a: None, write_report=lambda *a: None,
                            generated_images=lambda *a: (None, ''), Sets=lambda dataset, root: {'': dataset, 'shsg': dataset}).items(): monkeypatch.setattr(demo, name, value)

@@ -145,6 +145,7 @@ def _take(self:Checkpoint, state):
         put('the optimiser', self.learn.opt, state['opt'])
         for name,cb in states.items(): put(f'the callback {name}', cb, _unpacked(state['callbacks'][name]))
     self.learn.history, self.learn.first_epoch = state['history'], state['epoch']+1
+    self.learn.counts = list(state.get('counts', []))
     self.seconds = state['seconds']
     self.recorder.values = L(L(v) for v in state['values'])
     threads = state.get('threads')
@@ -179,7 +180,7 @@ def _state(self:Checkpoint):
     values = [[v if isinstance(v, (int,float,str)) or v is None else float(v) for v in vs] for vs in self.recorder.values]
     return dict(format=FORMAT, plan=_packed(self._plan(), 'plan: '), epoch=self.epoch, seconds=self.seconds, threads=torch.get_num_threads(),
                 model=self.learn.model.state_dict(), opt=self.learn.opt.state_dict(), callbacks=states,
-                history=_packed(self.learn.history, 'history'), values=_packed(values, 'values'))
+                history=_packed(self.learn.history, 'history'), counts=_packed(self.learn.counts, 'counts'), values=_packed(values, 'values'))
 
 @patch
 def after_epoch(self:Checkpoint):

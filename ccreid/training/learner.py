@@ -48,7 +48,7 @@ class ReIDLearner(Learner):
     "A `Learner` for batches, outputs and losses made of named parts"
     def __init__(self, dls, model, loss_func=None, seed=0, opt_func=partial(OptimWrapper, opt=torch.optim.Adam), lr=3.5e-4, wd=5e-4,
                  wd_bn_bias=True, train_bn=False, cbs=None, splitter=trained_parameters, **kwargs):
-        self.seed, self.first_epoch, self.history, self.step_taken = seed, 0, [], True
+        self.seed, self.first_epoch, self.history, self.counts, self.step_taken = seed, 0, [], [], True
         self._undo, self._attaching, self._wrappers, self._views, self._at_end = {}, None, [], [], []
         super().__init__(dls, model, ReIDLoss(identity=identity_term()) if loss_func is None else loss_func, opt_func=opt_func,
                          lr=lr, wd=wd, wd_bn_bias=wd_bn_bias, train_bn=train_bn, splitter=splitter, **kwargs)
@@ -188,7 +188,7 @@ class Bookkeeping(Callback):
     "Epoch, seeds, averages of the loss terms"
     order = -20
     def before_fit(self):
-        self.learn.history = []
+        self.learn.history,self.learn.counts = [],[]
         for cb in self.learn.cbs:
             if isinstance(cb, Method) and cb.start_epoch>=self.n_epoch: warnings.warn(
                 f"{cb} starts at epoch {cb.start_epoch} (counted from 0), and this fit has {self.n_epoch} epoch{'s'*(self.n_epoch!=1)}: it will never become active in it")
@@ -199,15 +199,22 @@ class Bookkeeping(Callback):
         self.loss_func.epoch = self.epoch
         self.dls.train.set_epoch(self.epoch)
 
-    def before_train(self): self.loss_func.training, self.sums, self.batches = True, {}, 0
+    def before_train(self):
+        self.loss_func.training, self.sums, self.batches = True, {}, 0
+        self.steps = self.images = 0
     def before_validate(self): self.loss_func.training = False
     def after_validate(self): self.loss_func.training = True
-    def before_step(self): self.learn.step_taken = True
-    def after_cancel_step(self): self.learn.step_taken = False
+    def before_step(self):
+        self.learn.step_taken = True
+        self.steps += 1
+    def after_cancel_step(self):
+        self.learn.step_taken = False
+        self.steps -= 1
 
     def after_batch(self):
         if not self.training: return
         self.batches += 1
+        self.images += len(self.xb[0])
         for k,v in self.loss_func.values.items(): self.sums[k] = self.sums.get(k, 0) + v
 
     def after_train(self):
@@ -215,6 +222,7 @@ class Bookkeeping(Callback):
         for k,v in means.items():
             if v!=v: warnings.warn(f"Loss term {k!r} was not a number in epoch {self.epoch}")
         self.learn.history.append(dict(epoch=self.epoch, lr=self.opt.hypers[-1]['lr'], **means))
+        self.learn.counts.append(dict(epoch=self.epoch, steps=self.steps, images=self.images))
 
 # %% ../../nbs/training/learner.ipynb #03145e30
 class ReIDRecorder(Recorder):
