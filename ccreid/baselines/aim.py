@@ -13,9 +13,10 @@ import copy, torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
-from .cal import CAL
+from .cal import CAL, generated_in
 from ..models.heads import BNNeck, CosineClassifier, stripes
 from ..models.losses import cross_entropy
+from ..training.learner import ReIDLearner
 from ..training.terms import LateWeight
 
 _all_ = ['stripes'] # offered here too
@@ -38,6 +39,7 @@ class ClothesBranch(nn.Module):
         self.classifier = CosineClassifier(dim, clothes)
 
     def forward(self, image): # [B,3,H,W] → map [B,c,h,w], feature [B,D]
+        "Map and feature of a batch"
         m = self.backbone(image)
         parts = torch.einsum('bsc,scw->bsw', stripes(m, self.cuts), self.reduce)
         return m, self.neck(self.join(F.relu(self.norm(parts.flatten(1)))))
@@ -67,11 +69,13 @@ class Fusion(nn.Module):
         maps:int=8, # Attention maps
     ):
         super().__init__()
-        self.look = nn.Sequential(nn.Conv2d(clothes_channels, maps, 1, bias=False), nn.BatchNorm2d(maps, eps=1e-3), nn.ReLU())
+        look = nn.Conv2d(clothes_channels, maps, 1, bias=False)
+        self.look = nn.Sequential(look, nn.BatchNorm2d(maps, eps=1e-3), nn.ReLU())
         self.join,self.neck = nn.Linear(maps*channels, dim, bias=False),BNNeck(dim)
         nn.init.normal_(self.join.weight, std=.001)
 
     def forward(self, clothes_map, m): # [B,c',h,w], [B,c,h,w] → [B,D]
+        "The biased feature"
         with torch.autocast(m.device.type, enabled=False):
             x = attend(self.look(clothes_map.detach().float()), m.float())
             return self.neck(self.join(F.normalize(signed_sqrt(x), dim=1)))
@@ -108,50 +112,79 @@ class AIM(CAL):
         self.intervention_weight,self.kl_weight,self.reduction = intervention,kl,reduction
         self.smoothing,self.backbone = smoothing,backbone
 
-    def attach(self, learn):
-        super().attach(learn)
-        model = learn.model
-        backbone = copy.deepcopy(model.backbone) if self.backbone is None else self.backbone
-        self.branch = learn.add_module('clothes_branch', ClothesBranch(backbone, model.dim, self.own.shape[1]))
-        self.fusion = learn.add_module('fusion', Fusion(backbone.channels, model.backbone.channels, model.dim))
-        late = lambda weight: lambda epoch: weight*(epoch>=self.start_epoch)
-        learn.add_term('intervention', self.intervention, late(self.intervention_weight))
-        learn.add_term('clothes', self.clothes)
-        learn.add_term('clothes_kl', self.kl, late(self.kl_weight))
+# %% ../../nbs/baselines/aim.ipynb #b88b412e
+@patch
+def attach(self:AIM,
+    learn:ReIDLearner, # With a `ReIDModel`
+): # Raises `ValueError` if no training image has a clothes label
+    "CAL's modules and term, then those of AIM"
+    CAL.attach(self, learn)
+    model,clothes = learn.model,self.clothes_of_identity.shape[1]
+    backbone = copy.deepcopy(model.backbone) if self.backbone is None else self.backbone
+    self.branch = learn.add_module('clothes_branch', ClothesBranch(backbone, model.dim, clothes))
+    self.fusion = learn.add_module('fusion', Fusion(backbone.channels, model.backbone.channels, model.dim))
+    learn.add_term('intervention', self.intervention, LateWeight(self, self.intervention_weight))
+    learn.add_term('clothes', self.clothes)
+    learn.add_term('clothes_kl', self.kl, LateWeight(self, self.kl_weight))
 
-    def after_pred(self):
-        if not self.training: return
-        clothes_map,features = self.branch(self.xb[0])
-        more = dict(clothes_features=features)
-        if self.epoch>=self.start_epoch:
-            more['fused_logits'] = self.learn.model.classifier(self.fusion(clothes_map, self.pred['map']))
-        self.learn.pred = {**self.pred, **more}
-        super().after_pred()
+# %% ../../nbs/baselines/aim.ipynb #0af8ad92
+@patch
+def after_pred(self:AIM):
+    "Add what the clothes branch sees to the output, then CAL's first step"
+    if not self.training: return
+    clothes_map,features = self.branch(self.xb[0])
+    seen = dict(clothes_features=features)
+    if self.epoch>=self.start_epoch:
+        seen['fused_logits'] = self.learn.model.classifier(self.fusion(clothes_map, self.pred['map']))
+    self.learn.pred = {**self.pred, **seen}
+    CAL.after_pred(self)
 
-    def intervention(self, output, labels):
-        return cross_entropy(output['logits']-output['fused_logits'], labels['identity'], self.smoothing)
+# %% ../../nbs/baselines/aim.ipynb #539c3d57
+@patch
+def intervention(self:AIM,
+    output:dict, # With `logits` and `fused_logits` [B,C]
+    labels:dict, # With `identity` [B]
+)->Tensor: # Scalar
+    "The term `intervention`"
+    return cross_entropy(output['logits']-output['fused_logits'], labels['identity'], self.smoothing)
 
-    def cosines(self, output, labels):
-        "Usable rows, and their cosines with all clothes as the branch has them"
-        rows = self.usable(labels)
-        return rows, self.branch.classifier(output['clothes_features'][rows])
+@patch
+def cosines(self:AIM,
+    output:dict, # With `clothes_features` [B,D]
+    labels:dict, # Of the batch
+)->tuple[Tensor,Tensor]: # [B] bool with n true, and [n,clothes]
+    "Usable rows, and their cosines with all clothes as the branch has them"
+    rows = self.usable(labels)
+    return rows, self.branch.classifier(output['clothes_features'][rows])
 
-    def clothes(self, output, labels):
-        rows,cosines = self.cosines(output, labels)
-        return cross_entropy(self.scale*cosines, labels['clothes'][rows], smoothing=0.)
+# %% ../../nbs/baselines/aim.ipynb #64d96417
+@patch
+def clothes(self:AIM,
+    output:dict, # With `clothes_features` [B,D]
+    labels:dict, # Of the batch
+)->Tensor: # Scalar
+    "The term `clothes`"
+    rows,cosines = self.cosines(output, labels)
+    return cross_entropy(self.scale*cosines, labels['clothes'][rows], smoothing=0.)
 
-    def kl(self, output, labels):
-        rows,cosines = self.cosines(output, labels)
-        with torch.no_grad(): q = self.classifier_of_clothes(output['features'][rows])
-        return symmetric_kl(cosines, q, self.reduction)
+@patch
+def kl(self:AIM,
+    output:dict, # With `features` and `clothes_features` [B,D]
+    labels:dict, # Of the batch
+)->Tensor: # Scalar
+    "The term `clothes_kl`"
+    rows,cosines = self.cosines(output, labels)
+    with torch.no_grad(): cosines_of_cal = self.classifier_of_clothes(output['features'][rows])
+    return symmetric_kl(cosines, cosines_of_cal, self.reduction)
 
 # %% ../../nbs/baselines/aim.ipynb #73299cde
 _paper = dict(identities=4, images=8, lr=3.5e-4, wd=5e-4, epochs=100, milestones=(20,40), start_epoch=25)
 SETTINGS = {'prcc': _paper, 'ltcc': _paper} # What each data set changes in a recipe
 
 def aim(
-    r, # A recipe: its `start_epoch`, `lr`, `wd` and `smoothing` are used
+    r, # A recipe: its `start_epoch`, `lr`, `wd`, `smoothing` and generated images are used
     **kwargs, # Of `AIM`
 )->list: # Callbacks
     "AIM as callbacks"
-    return [AIM(r.start_epoch, lr=r.lr, wd=r.wd, smoothing=r.smoothing, **kwargs)]
+    settings = dict(lr=r.lr, wd=r.wd, smoothing=r.smoothing, generated=generated_in(r))
+    return [AIM(r.start_epoch, **settings | kwargs)]

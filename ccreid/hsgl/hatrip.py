@@ -45,7 +45,7 @@ def _partners(distances, identity, hard_positive, hard_negative):
     return (torch.stack(column, 1) for column in zip(*found))
 
 def _hinges(farthest, farthest_hard, nearest, nearest_hard, alpha, margin):
-    "Each anchor's hinge on plain plus half of that on adjusted distances; minus infinity, where it has none, is cut to 0"
+    "Each anchor's hinge on plain plus half of that on adjusted distances; minus infinity is cut to 0"
     plain = F.relu(farthest - nearest + margin)
     farthest,nearest = torch.maximum(farthest, (1+alpha)*farthest_hard),torch.minimum(nearest, (1-alpha)*nearest_hard)
     return plain + .5*F.relu(farthest - nearest + margin)
@@ -58,13 +58,13 @@ def hatrip_loss(
     camera:Tensor,   # [n]; -1 equals -1
     alpha:float=0.05, # Relative change of hard distances, 0 <= alpha < 1
     margin:float=0., # Of both hinges, in units of the distance
-)->Tensor: # Scalar, 0 if no anchor has a positive and a negative; raises `ValueError` for another alpha or other lengths
+)->Tensor: # Scalar, 0 if no anchor has both; raises `ValueError` for another alpha or other lengths
     "Triplet loss on plain plus half of that on adjusted distances (HSGL, Eq. 10 to 12)"
     _check(alpha)
     if len(features)!=len(identity): raise ValueError(f'{len(features)} features and {len(identity)} labels: one each')
     if len(features)==0: return features.sum()
-    distances,hp,hn = pairwise_distances(features),hard_positives(identity, clothes, camera),hard_negatives(identity, clothes)
-    found,place = _partners(distances, identity, hp, hn)
+    distances,hard = pairwise_distances(features),hard_positives(identity, clothes, camera)
+    found,place = _partners(distances, identity, hard, hard_negatives(identity, clothes))
     exists = found.isfinite()
     hinges = _hinges(*torch.where(exists, distances.gather(1, place), found).unbind(1), alpha, margin)
     return hinges.sum()/(exists[:,0] & exists[:,2]).sum().clamp(min=1)

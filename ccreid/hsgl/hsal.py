@@ -62,7 +62,7 @@ def hatrip_term(
     return HatripTerm(alpha, margin, features, rule)
 
 # %% ../../nbs/hsgl/hsal.ipynb #f9eb735b
-_ALPHA,_WEIGHT,_MARGIN = 0.05,0.1,0. # Of the released scripts for CAL; the last two for a term that takes nobody's place
+_ALPHA,_WEIGHT,_MARGIN = 0.05,0.1,0. # Of the released scripts for CAL and AIM
 _REPLACED_MARGIN = 0.3 # Of a replaced term that does not say
 
 def _asked(term, name, default=None):
@@ -80,10 +80,10 @@ class HSAL(Method):
         alpha:float|None=0.05, # Relative change of hard distances, 0 <= alpha < 1; `None`: 0.05
         weight:float|Callable|None=None, # Of the term, or a function of the epoch; `None`: a replaced term's, else 0.1
         margin:float|None=None, # Of the hinges; `None`: a replaced term's, else 0
-        rule:str='paper', # What counts as clothes: `paper`, the label; `released`, the pseudo-cluster where there is one
+        rule:str='paper', # What counts as clothes: `paper`, the label; `released`, the pseudo-cluster if there is one
         start_epoch:int=0, # 0-based epoch from which it acts; a replaced term works as before until then
         replace:bool|None=None, # Triplet terms: `None`, replace any; `True`, there must be one; `False`, leave them
-        features:str|Callable|dict|None=None, # Name, function of the output, or either by replaced term; `None`: the term's
+        features:str|Callable|dict|None=None, # Name, function of the output, or by term; `None`: the term's
     ): # Raises `ValueError` for an alpha or rule that does not exist
         alpha = _ALPHA if alpha is None else alpha
         if not 0<=alpha<1: raise ValueError(f'alpha must be at least 0 and below 1, not {alpha}')
@@ -101,6 +101,7 @@ def weight_of(self:HSAL,
     if epoch<self.start_epoch: return 0. if replaced is None else weight_at(replaced, epoch)
     return weight_at(_WEIGHT if self.weight is None else self.weight, epoch)
 
+# %% ../../nbs/hsgl/hsal.ipynb #ec8cca16
 @patch
 def term(self:HSAL,
     name:str='', # Of the term whose place is taken
@@ -127,6 +128,7 @@ def attach(self:HSAL,
     if not self.replaced: learn.add_term('hsal', self.term(), self.weight_of)
     for name in self.replaced: self.replace_term(learn, name, *terms[name])
 
+# %% ../../nbs/hsgl/hsal.ipynb #88c39f25
 @patch
 def replace_term(self:HSAL,
     learn:ReIDLearner, # Whose loss has the term

@@ -129,7 +129,7 @@ def update(self:MomentumMemory,
     features:Tensor,      # [B,D] of a batch
     labels:Tensor,        # [B] classes; negative ones are left out
     choose:str='mean',    # 'mean', 'hardest' or 'each'
-    score:Callable|Tensor=misfit, # For 'hardest', see above: a function of features and rows, numbers [B], or logits [B,C]
+    score:Callable|Tensor=misfit, # For 'hardest': a function of features and rows, numbers [B], or logits [B,C]
 ): # Raises `ValueError` for another choice, and for labels or scores of another shape
     "Move the rows of the classes in a batch; call it after the optimiser's step"
     f,y,keep = self._check(features, labels)
