@@ -166,6 +166,7 @@ def found_at(
 # %% ../nbs/files.ipynb #04125bfa
 class Unfit(Exception):
     "Raised inside `reading`: the file can be read and is not what is wanted; the message follows its name and says all, such as 'is of version 3, this is 1: write it again'"
+    def __init__(self, message:str=''): super().__init__(message)
 
 @contextmanager
 def reading(

@@ -36,6 +36,7 @@ class Setting(NamedTuple):
 
 class SettingsError(ValueError):
     "A value that makes no sense, or a file that cannot be read; names the place"
+    def __init__(self, message:str=''): super().__init__(message)
 
 # %% ../nbs/settings.ipynb #09bd2330
 def _known(name): return name in DEFAULTS or name.startswith('weights_')

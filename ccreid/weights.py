@@ -24,6 +24,7 @@ ASSETS = Path(__file__).parent/'assets' if '__file__' in globals() else Path('as
 
 class WeightsNotFound(FileNotFoundError):
     "The named weights are neither on this machine nor to be had from the hub"
+    def __init__(self, message:str=''): super().__init__(message)
 
 def _local(name, file):
     "The weights on this machine: shipped, then the user's"

@@ -213,9 +213,10 @@ def test_names_and_defaults_are_those_that_are_promised():
     from ccreid.hsgl.hsal import adjust_distances, hatrip_loss # offered beside the callback
     assert arguments(adjust_distances)==[('distances',none), ('hard_positive',none), ('hard_negative',none), ('alpha',none)]
     assert arguments(hatrip_loss)==[('features',none), ('identity',none), ('clothes',none), ('camera',none), ('alpha',.05), ('margin',0.)]
-    assert arguments(HSAL.__init__)[1:4]==[('alpha',.05), ('weight',.1), ('margin',0.)]
-    h = HSAL()
-    assert (h.alpha, h.weight, h.margin, h.rule, h.start_epoch)==(.05, .1, 0., 'paper', 0) and h.weight_of(0)==.1
+    assert arguments(HSAL.__init__)[1:4]==[('alpha',.05), ('weight',None), ('margin',None)]
+    for h in HSAL(), HSAL(alpha=None, weight=None, margin=None):   # None is: not given
+        assert (h.alpha, h.weight, h.margin, h.rule, h.start_epoch)==(.05, None, None, 'paper', 0)
+        assert (h.weight_of(0), h.term().margin, h.term().alpha)==(.1, 0., .05)
 
 @pytest.mark.parametrize('alpha', [-.1, 1., 1.05])
 def test_alpha_is_a_share(alpha):
@@ -282,10 +283,14 @@ class TripletBaseline(Method):
 class FiveTriplets(Method):
     def attach(self, learn):
         for i in range(1, 6): learn.add_term(f'triplet_{i}', self.one(i))
-    def one(self, i):
-        def term(output, labels): return triplet_term(.3, 'euclidean')(dict(features=i*output[features]), labels)
-        features = 'pooled' if i<5 else 'features'
-        return term
+    def one(self, i): return Scaled(i, 'pooled' if i<5 else 'features')
+
+class Scaled:
+    "A term of a user's own, which says what it was made with"
+    margin = .3
+    def __init__(self, factor, features): self.factor,self.features = factor,features
+    def __call__(self, output, labels):
+        return triplet_term(self.margin, 'euclidean')(dict(features=self.factor*output[self.features]), labels)
 
 def test_replaces_the_triplet_of_a_baseline_and_gives_it_back(shared):
     learn = reid_learner(loaders(shared), 'resnet_mini', [TripletBaseline()])
@@ -363,7 +368,7 @@ def test_what_the_user_writes_down_counts(shared):
     with torch.no_grad(): out = learn.model(x)
     assert learn.loss_func.terms['triplet'][0](out, labels).item()==pytest.approx(loops(out['features'].double(), samples_of(labels), .05, 0.).item(), rel=1e-4)
     again = pickle.loads(pickle.dumps(HSAL(margin=1.)))
-    assert again.given==HSAL(margin=1.).given and again.margin==1.
+    assert (again.margin,again.weight)==(1.,None)
 
 def test_released_rule_reads_pseudo_clusters_that_a_baseline_writes(shared):
     class Clusters(Method):

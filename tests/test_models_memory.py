@@ -1,5 +1,5 @@
 "Momentum memories against loops over samples and classes"
-import math
+import copy, math
 import pytest, torch
 import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
@@ -54,10 +54,17 @@ def test_updates_and_loss_equal_the_loop(seed, choose, momentum, batches):
         y = torch.tensor(labels, dtype=torch.long)
         f = torch.randn(len(y), 4, generator=g, dtype=torch.float64)
         assert abs(ours.loss(f, y, .2).item()-loop.loss(f, y, .2))<1e-9
+        ready = [copy.deepcopy(ours) for _ in range(2)] if choose in ('hardest','kl') else []
         ours.update(f, y, name, **score)
         loop.update(f, y, name, **({'score':lambda a,b: kl(a,b).item()} if score else {}))
         torch.testing.assert_close(ours.rows, loop.table(4))
         assert ours.seen.tolist()==[c in loop.rows for c in range(6)]
+        if not ready: continue
+        unit_f,own = F.normalize(f, dim=1),y.clamp(min=0)
+        logits = ready[0].logits(f, .5) if choose=='hardest' else torch.stack([-kl(unit_f, r.expand_as(f)) for r in ready[0].rows], 1)
+        for memory,score_ in zip(ready, (logits, -logits[range(len(y)), own])):  # computed before, as logits or as scores
+            memory.update(f, y, name, score=score_)
+            torch.testing.assert_close(memory.rows, ours.rows)
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3)), min_size=1, max_size=20), st.integers(0, 99))

@@ -10,14 +10,14 @@ __all__ = ['SETTINGS', 'SMR', 'three_blocks', 'TwoBranches', 'CSSCModel', 'tripl
 # %% ../../nbs/baselines/cssc.ipynb #267a0241
 import ccreid.compat
 import copy, torch
+from fastcore.basics import patch
 from torch import nn, Tensor
 from timm.models.resnet import ResNet
-from .aim import stripes
 from ..models.backbones import AvgPool, Backbone, MaxPool, create_backbone
-from ..models.heads import BNNeck, LinearClassifier
-from ..models.losses import batch_hard_triplet, cross_entropy, pairwise_distances
+from ..models.heads import BNNeck, LinearClassifier, stripes
 from ..models.reid_model import ReIDModel
-from ..training.learner import Method
+from ..training.learner import Method, ReIDLearner
+from ..training.terms import IdentityTerm, LateWeight, TripletTerm
 
 # %% ../../nbs/baselines/cssc.ipynb #99effeb7
 class SMR(nn.Module):
@@ -35,22 +35,40 @@ class SMR(nn.Module):
         inner = max(channels//reduction, 1)
         self.gate = nn.Sequential(nn.Linear(channels, inner), nn.ReLU(), nn.Linear(inner, channels), nn.Sigmoid())
         self.classifier = None
-        if classes is None: return
-        self.neck = BNNeck(channels, bias=False, std=0.)
-        bound = channels**-.5                                   # as nn.Linear begins
-        self.reduce = nn.Parameter(torch.empty(parts, channels, width).uniform_(-bound, bound))
-        self.norm = nn.BatchNorm1d(parts*width)
-        self.classifier = LinearClassifier(channels+parts*width, classes, bias=False)
+        if classes is not None: self.add_classifier(channels, classes, width)
 
-    def mine(self, x, g):
-        "Logits [B,classes] of a map and its pooled vector"
-        local = torch.einsum('bsc,scw->bsw', stripes(x, (self.parts,), self.kind), self.reduce)
-        return self.classifier(torch.cat([self.neck(g), self.norm(local.flatten(1))], 1))
+# %% ../../nbs/baselines/cssc.ipynb #423cd36b
+@patch
+def add_classifier(self:SMR,
+    channels:int, # c
+    classes:int, # Training identities
+    width:int, # Numbers of a stripe
+):
+    "What mines: a neck, a layer for each stripe, and the identity classifier"
+    self.neck = BNNeck(channels, bias=False, std=0.)
+    bound = channels**-.5                                   # as nn.Linear begins
+    self.reduce = nn.Parameter(torch.empty(self.parts, channels, width).uniform_(-bound, bound))
+    self.norm = nn.BatchNorm1d(self.parts*width)
+    self.classifier = LinearClassifier(channels+self.parts*width, classes, bias=False)
 
-    def forward(self, x): # [B,c,h,w] → refined [B,c,h,w], g [B,c], logits [B,classes] or None
-        g = self.pool(x)
-        logits = self.mine(x, g) if self.training and self.classifier is not None else None
-        return self.gate(g)[...,None,None]*x, g, logits
+# %% ../../nbs/baselines/cssc.ipynb #1148fa98
+@patch
+def mine(self:SMR,
+    x:Tensor, # [B,c,h,w] map
+    g:Tensor, # [B,c] pooled
+)->Tensor: # [B,classes]
+    "Logits of a map and its pooled vector"
+    local = torch.einsum('bsc,scw->bsw', stripes(x, (self.parts,), self.kind), self.reduce)
+    return self.classifier(torch.cat([self.neck(g), self.norm(local.flatten(1))], 1))
+
+@patch
+def forward(self:SMR,
+    x:Tensor, # [B,c,h,w] map
+)->tuple: # Refined [B,c,h,w], g [B,c], logits [B,classes] or None
+    "Refine, and in training mine"
+    g = self.pool(x)
+    logits = self.mine(x, g) if self.training and self.classifier is not None else None
+    return self.gate(g)[...,None,None]*x, g, logits
 
 # %% ../../nbs/baselines/cssc.ipynb #15387aae
 def three_blocks(
@@ -65,6 +83,7 @@ def three_blocks(
         blocks.append(new)
     return blocks
 
+# %% ../../nbs/baselines/cssc.ipynb #238a4053
 class TwoBranches(nn.Module):
     "A ResNet whose last stage has two branches with SMR blocks"
     def __init__(self,
@@ -73,7 +92,8 @@ class TwoBranches(nn.Module):
     ):
         super().__init__()
         net,c = backbone.net,backbone.channels
-        if not isinstance(net, ResNet): raise ValueError(f'CSSC takes a ResNet apart, and {backbone.name} is a {type(net).__name__}')
+        if not isinstance(net, ResNet):
+            raise ValueError(f'CSSC takes a ResNet apart, and {backbone.name} is a {type(net).__name__}')
         self.channels,self.name,self.last_stride,self.stride = c,backbone.name,backbone.last_stride,backbone.stride
         one,two,*rest = three_blocks(net.layer4, c)
         net.layer4 = nn.Identity()
@@ -81,16 +101,21 @@ class TwoBranches(nn.Module):
         self.blocks = nn.ModuleList([one, two, copy.deepcopy(one), copy.deepcopy(two)])
         self.smr = nn.ModuleList([SMR(kind, c, **kwargs) for kind in ('avg','max','max','avg')])
 
-    def forward(self, image): # [B,3,H,W] → map [B,c,h,w], list of four g [B,c], list of four logits
-        x = self.net.forward_features(image)
-        ends,mined = [],[]
-        for branch in (0,2):
-            y = x
-            for i in (branch, branch+1):
-                y,g,logits = self.smr[i](self.blocks[i](y))
-                mined.append((g, logits))
-            ends.append(y)
-        return self.last(ends[0]+ends[1]), *map(list, zip(*mined))
+# %% ../../nbs/baselines/cssc.ipynb #9a894d85
+@patch
+def forward(self:TwoBranches,
+    image:Tensor, # [B,3,H,W] normalised
+)->tuple: # Map [B,c,h,w], list of four g [B,c], list of four logits
+    "Both branches, and the block in which they meet"
+    x = self.net.forward_features(image)
+    ends,mined = [],[]
+    for branch in (0,2):
+        y = x
+        for i in (branch, branch+1):
+            y,g,logits = self.smr[i](self.blocks[i](y))
+            mined.append((g, logits))
+        ends.append(y)
+    return self.last(ends[0]+ends[1]), *map(list, zip(*mined))
 
 # %% ../../nbs/baselines/cssc.ipynb #76f26ff5
 class CSSCModel(ReIDModel):
@@ -106,36 +131,41 @@ class CSSCModel(ReIDModel):
         branches = TwoBranches(backbone, classes=classes, parts=parts, width=width, reduction=reduction)
         super().__init__(branches, 'max', classes, 'bn-no-bias' if classes else 'none', 'linear-no-bias')
         if classes: nn.init.ones_(self.neck.weight)
-        self.config = dict(kind='ccreid.baselines.cssc.CSSCModel', backbone=backbone.name, last_stride=backbone.last_stride,
-                           classes=classes, parts=parts, width=width, reduction=reduction)
+        self.config = dict(kind='ccreid.baselines.cssc.CSSCModel', backbone=backbone.name,
+                           last_stride=backbone.last_stride, classes=classes, parts=parts, width=width,
+                           reduction=reduction)
 
-    def forward(self,
-        image:Tensor, # [B,3,H,W] normalised
-    )->dict[str,Tensor]: # `features` [B,D], `pooled` (the same), `map`; `logits`; in training `features_1`, `logits_1`, ...
-        m,gs,mined = self.backbone(image)
-        f = self.pool(m)
-        res = dict(features=f, pooled=f, map=m)
-        if self.classifier is None: return res
-        res['logits'] = self.classifier(self.neck(f))
-        if self.training:
-            for i,(g,logits) in enumerate(zip(gs, mined), 1): res |= {f'features_{i}': g, f'logits_{i}': logits}
-        return res
+# %% ../../nbs/baselines/cssc.ipynb #debca66b
+@patch
+def forward(self:CSSCModel,
+    image:Tensor, # [B,3,H,W] normalised
+)->dict[str,Tensor]: # `features` [B,D], `pooled` (the same), `map`; `logits`; in training `features_1`, `logits_1`, ...
+    "The output of a `ReIDModel`, and in training that of the blocks"
+    m,gs,mined = self.backbone(image)
+    f = self.pool(m)
+    res = dict(features=f, pooled=f, map=m)
+    if self.classifier is None: return res
+    res['logits'] = self.classifier(self.neck(f))
+    if self.training:
+        for i,(g,logits) in enumerate(zip(gs, mined), 1): res |= {f'features_{i}': g, f'logits_{i}': logits}
+    return res
 
 # %% ../../nbs/baselines/cssc.ipynb #55ef8098
 def triplet_on(
     features:str, # Key of the output
     margin:float=0.3, # In units of the distance
-): # A term
+)->TripletTerm: # A term
     "Batch-hard triplet loss of one of the features of the output, Euclidean, as they are"
-    return lambda output, labels: batch_hard_triplet(pairwise_distances(output[features]), labels['identity'], margin)
+    return TripletTerm(margin, 'euclidean', features)
 
 def identity_on(
     logits:str, # Key of the output
     smoothing:float=0.1, # Share of the target spread evenly over all identities, in [0,1)
-): # A term
+)->IdentityTerm: # A term
     "Label-smoothed cross-entropy of one of the logits of the output"
-    return lambda output, labels: cross_entropy(output[logits], labels['identity'], smoothing)
+    return IdentityTerm(smoothing, logits)
 
+# %% ../../nbs/baselines/cssc.ipynb #3221c99d
 class CSSC(Method):
     "The ten losses of CSSC (Wang et al., ICASSP 2025) on a learner with a `CSSCModel`"
     def __init__(self,
@@ -144,17 +174,19 @@ class CSSC(Method):
         smoothing:float=0.1, # Label smoothing of the four classifiers in SMR blocks
     ): self.start_epoch,self.margin,self.smoothing = start_epoch,margin,smoothing
 
-    def attach(self, learn):
+    def attach(self,
+        learn:ReIDLearner, # With a `CSSCModel`
+    ): # Raises `ValueError` for another model
+        "Bring nine terms; the tenth is the learner's own"
         if not isinstance(learn.model, CSSCModel): raise ValueError(
             f"CSSC needs a CSSCModel, not a {type(learn.model).__name__}: pass one as `backbone` of reid_learner")
-        late = lambda epoch: float(epoch>=self.start_epoch)
         for i in range(1,5): learn.add_term(f'identity_{i}', identity_on(f'logits_{i}', self.smoothing))
-        for i in range(1,5): learn.add_term(f'triplet_{i}', triplet_on(f'features_{i}', self.margin), late)
-        learn.add_term('triplet_5', triplet_on('features', self.margin), late)
+        late,features = LateWeight(self),[*(f'features_{i}' for i in range(1,5)), 'features']
+        for i,name in enumerate(features, 1): learn.add_term(f'triplet_{i}', triplet_on(name, self.margin), late)
 
 # %% ../../nbs/baselines/cssc.ipynb #9f1fc944
-_paper = dict(identities=4, images=8, lr=3e-4, wd=5e-4, epochs=120, milestones=(30,60), warmup=10, warmup_factor=0.1,
-              start_epoch=35, margin=0.3, pad=10, fill=(0.,0.,0.))
+_paper = dict(identities=4, images=8, lr=3e-4, wd=5e-4, epochs=120, milestones=(30,60),
+              warmup=10, warmup_factor=0.1, start_epoch=35, margin=0.3, pad=10, fill=(0.,0.,0.))
 SETTINGS = {'prcc': _paper, 'ltcc': _paper} # What each data set changes in a recipe
 
 def model(
@@ -169,4 +201,4 @@ def cssc(
     **kwargs, # Of `CSSC`
 )->list: # Callbacks
     "CSSC as callbacks"
-    return [CSSC(r.start_epoch, margin=r.margin, smoothing=r.smoothing, **kwargs)]
+    return [CSSC(r.start_epoch, **dict(margin=r.margin, smoothing=r.smoothing) | kwargs)]

@@ -10,18 +10,25 @@ __all__ = ['SETTINGS', 'NEIGHBOURS', 'fine_labels', 'ffm_loss', 'FineClassifier'
 
 # %% ../../nbs/baselines/fire.ipynb #d4575427
 import ccreid.compat
-import pandas as pd, torch
+import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import nn, Tensor
-from ..data.batches import embedding_loader
 from ..evaluation.neighbours import cluster, jaccard_distance
 from ..models.backbones import create_backbone
 from ..models.heads import BNNeck, CosineClassifier, LinearClassifier
 from ..models.losses import cross_entropy
 from ..models.reid_model import ReIDModel
-from ..training.embedding import embed_batch
-from ..training.learner import Method, epoch_seed
-from ..training.terms import triplet_term
+from ..training.embedding import embed_training
+from ..training.learner import Method, ReIDLearner, epoch_seed
+from ..training.terms import LateWeight, TripletTerm
+
+# %% ../../nbs/baselines/fire.ipynb #59cca343
+def _centres(features, z, clusters):
+    "[clusters,D] mean feature of each cluster"
+    kept,place = (z>=0).to(features.device),z[z>=0].to(features.device)
+    sums = features.new_zeros(clusters, features.shape[1]).index_add_(0, place, features[kept])
+    return sums/place.bincount(minlength=clusters)[:,None]
 
 # %% ../../nbs/baselines/fire.ipynb #55b8276a
 def fine_labels(
@@ -30,20 +37,18 @@ def fine_labels(
     k1:int=20, # Neighbours, the image itself included; a person with fewer images has that many
     k2:int=6, # Neighbours over which encodings are averaged, the image itself included; as for `k1`
     eps:float=0.4, # Largest Jaccard distance of neighbours in a cluster, 0 <= eps < 1
-)->tuple[Tensor,Tensor,Tensor]: # `cluster` [N] from 0, -1 for none; `centres` [Z,D]; `owner` [Z], the identity of each cluster
+)->tuple[Tensor,Tensor,Tensor]: # `cluster` [N], -1 for none; `centres` [Z,D]; `owner` [Z], each cluster's identity
     "Cluster the images of each person; `ValueError` if a feature is not finite"
     features,identity = F.normalize(features.float(), dim=1),torch.as_tensor(identity).cpu()
     z,owner = torch.full((len(identity),), -1),[]
     for y in identity.unique().tolist():
         if y<0: continue
         rows = (identity==y).nonzero()[:,0]
-        own = cluster(jaccard_distance(features[rows.to(features.device)], k1, k2, half=round(k1/2)+1), eps, min_samples=1)
-        z[rows] = own+len(owner)
-        owner += [y]*(int(own.max())+1)
-    kept = (z>=0).to(features.device)
-    place = z[z>=0].to(features.device)
-    sums = features.new_zeros(len(owner), features.shape[1]).index_add_(0, place, features[kept])
-    return z, sums/place.bincount(minlength=len(owner))[:,None], torch.tensor(owner, dtype=torch.long)
+        distances = jaccard_distance(features[rows.to(features.device)], k1, k2, half=round(k1/2)+1)
+        found = cluster(distances, eps, min_samples=1)
+        z[rows] = found+len(owner)
+        owner += [y]*(int(found.max())+1)
+    return z, _centres(features, z, len(owner)), torch.tensor(owner, dtype=torch.long)
 
 # %% ../../nbs/baselines/fire.ipynb #e7f32fb2
 def ffm_loss(
@@ -54,7 +59,8 @@ def ffm_loss(
     epsilon:float=0.1, # Share of the target spread over the identity's clusters, in [0,1]
 )->Tensor: # Scalar; 0 if no sample has a cluster
     "FIRe²'s loss of the fine-grained classifier; `ValueError` if the shapes disagree"
-    if own.shape!=cosines.shape: raise ValueError(f"own {tuple(own.shape)} and cosines {tuple(cosines.shape)} must have one shape")
+    if own.shape!=cosines.shape:
+        raise ValueError(f"own {tuple(own.shape)} and cosines {tuple(cosines.shape)} must have one shape")
     known = cluster>=0
     logp,own = (scale*cosines[known].float()).log_softmax(1),own[known].float()
     q = epsilon*own/own.sum(1, keepdim=True) + (1-epsilon)*F.one_hot(cluster[known], cosines.shape[1])
@@ -63,11 +69,15 @@ def ffm_loss(
 # %% ../../nbs/baselines/fire.ipynb #853f9b63
 class FineClassifier(CosineClassifier):
     "A cosine classifier over clusters, made anew with their centres; without any until then"
-    def __init__(self, dim:int): super().__init__(dim, 0)
+    def __init__(self,
+        dim:int, # Length D of a feature
+    ): super().__init__(dim, 0)
 
     def begin(self,
         centres:Tensor, # [Z,D]
-    ): "New weights, a new parameter"; self.weight = nn.Parameter(centres.detach().clone())
+    ):
+        "New weights, a new parameter"
+        self.weight = nn.Parameter(centres.detach().clone())
 
     def _load_from_state_dict(self, state, prefix, *args):
         saved = state.get(f'{prefix}weight')
@@ -77,12 +87,13 @@ class FineClassifier(CosineClassifier):
 # %% ../../nbs/baselines/fire.ipynb #795b62d8
 def recompose(
     m:Tensor, # [B,c,h,w] feature maps
-    donors:Tensor, # [P,B] for each of P horizontal stripes and each sample, the sample of the batch that lends its statistics
+    donors:Tensor, # [P,B] for each of P horizontal stripes and each sample, the place in the batch of who lends
     eps:float=1e-6, # Added to the variance
 )->Tensor: # [B,c,h,w]
     "Maps with the channel statistics of other samples, stripe by stripe; `ValueError` if a stripe has a single place"
     stripes = m.tensor_split(len(donors), dim=2)
-    if stripes[-1][0,0].numel()<2: raise ValueError(f"a map of {m.shape[2]}x{m.shape[3]} places is too small for {len(donors)} stripes")
+    if stripes[-1][0,0].numel()<2:
+        raise ValueError(f"a map of {m.shape[2]}x{m.shape[3]} places is too small for {len(donors)} stripes")
     def lend(x, j):
         mean,std = x.mean((2,3), keepdim=True).detach(),(x.var((2,3), keepdim=True)+eps).sqrt().detach()
         return (x-mean)/std*std[j]+mean[j]
@@ -108,15 +119,19 @@ class FARHead(nn.Module):
     ):
         super().__init__()
         self.neck,self.classifier = BNNeck(dim, bias=False, std=0.),LinearClassifier(dim, classes, bias=False)
-    def forward(self, pooled): return self.classifier(self.neck(pooled)) # [B,D] → [B,classes]
+
+    def forward(self, pooled): # [B,D] → [B,classes]
+        "Logits of pooled maps"
+        return self.classifier(self.neck(pooled))
 
 # %% ../../nbs/baselines/fire.ipynb #a8a9db3e
 class FIRe2(Method):
     "Fine-grained feature mining and attribute recomposition (Wang et al., TIFS 2024)"
     order = -10 # the new optimiser must be there before a schedule sets its rate
     def __init__(self,
-        start_epoch:int=25, # 0-based epoch of the first clustering: 25 epochs pass before it (45 on DeepChange and LaST)
-        k1:int=20, k2:int=6, # Neighbours, see `fine_labels`
+        start_epoch:int=25, # 0-based epoch of the first clustering: 25 pass before it (45 on DeepChange and LaST)
+        k1:int=20, # Neighbours, see `fine_labels`
+        k2:int=6, # Neighbours over which encodings are averaged, see `fine_labels`
         eps:float=0.4, # Radius of a cluster, see `fine_labels`
         scale:float=16., # Inverse temperature of FFM
         epsilon:float=0.1, # Smoothing over a person's own clusters
@@ -128,63 +143,88 @@ class FIRe2(Method):
         self.start_epoch,self.k1,self.k2,self.eps,self.scale,self.epsilon = start_epoch,k1,k2,eps,scale,epsilon
         self.margin,self.far_weight,self.smoothing,self.batch_size,self.clusters = margin,far,smoothing,batch_size,[]
 
-    def attach(self, learn):
-        model = learn.model
-        self.fine = learn.add_module('fine_classifier', FineClassifier(model.dim))
-        self.head = learn.add_module('far_head', FARHead(model.dim, learn.dls.identities))
-        late = lambda weight: lambda epoch: weight*(epoch>=self.start_epoch)
-        learn.add_term('triplet', triplet_term(self.margin, 'euclidean'), late(1.))
-        learn.add_term('ffm', self.ffm, late(1.))
-        learn.add_term('far', self.far, late(self.far_weight))
+# %% ../../nbs/baselines/fire.ipynb #88fe6fb4
+@patch
+def attach(self:FIRe2,
+    learn:ReIDLearner, # With a model that has `dim` and `pool`
+):
+    "Bring both heads and three terms"
+    self.fine = learn.add_module('fine_classifier', FineClassifier(learn.model.dim))
+    self.head = learn.add_module('far_head', FARHead(learn.model.dim, learn.dls.identities))
+    learn.add_term('triplet', TripletTerm(self.margin, 'euclidean'), LateWeight(self))
+    learn.add_term('ffm', self.ffm, LateWeight(self))
+    learn.add_term('far', self.far, LateWeight(self, self.far_weight))
 
-    def embed(self):
-        "Features of all training images as a test sees them, without the mirrored view"
-        images,model = self.dls.train.dataset,self.learn.model
-        labels = {k: images.labels[k] for k in ('identity','clothes','camera')}
-        table = pd.DataFrame(dict(path=images.paths, modality='visible', **labels))
-        workers = 0 if images.cache is not None else self.dls.train.fake_l.num_workers
-        loader = embedding_loader(table, model.preprocessing, self.batch_size, workers, images.cache)
-        training,device = model.training,next(model.parameters()).device
-        model.eval()
-        try: return torch.cat([embed_batch(model, x.to(device), flip=False).cpu() for x in loader]), images.labels['identity']
-        finally: model.train(training)
+@patch
+def embed(self:FIRe2)->tuple: # Features [N,D] as they are, identities [N]
+    "Features of all training images as a test sees them, without the mirrored view"
+    return embed_training(self.learn, batch_size=self.batch_size), self.dls.train.dataset.labels['identity']
 
-    def before_epoch(self):
-        if self.epoch<self.start_epoch: return
-        features,identity = self.embed()
-        device,found = self.dls.device,fine_labels(features, identity, self.k1, self.k2, self.eps)
-        self.z,centres,self.owner = (o.to(device) for o in found)
-        self.fine.begin(centres)
-        self.new_optimiser()
-        self.generator = torch.Generator(device).manual_seed(epoch_seed(self.learn.seed, self.epoch))
-        self.clusters.append((self.epoch, len(centres)))
+# %% ../../nbs/baselines/fire.ipynb #3cb949af
+@patch
+def before_epoch(self:FIRe2):
+    "From `start_epoch` on: cluster the images, begin a classifier and an optimiser"
+    if self.epoch<self.start_epoch: return
+    features,identity = self.embed()
+    device,found = self.dls.device,fine_labels(features, identity, self.k1, self.k2, self.eps)
+    self.z,centres,self.owner = (o.to(device) for o in found)
+    self.fine.begin(centres)
+    self.new_optimiser()
+    self.generator = torch.Generator(device).manual_seed(epoch_seed(self.learn.seed, self.epoch))
+    self.clusters.append((self.epoch, len(centres)))
 
-    def new_optimiser(self):
-        old = self.opt.hypers
-        self.learn.create_opt()
-        self.opt.set_hypers(**{k: [h[k] for h in old] for k in ('lr','wd')})
+@patch
+def new_optimiser(self:FIRe2):
+    "An optimiser without moments, with the rate and the weight decay of the old one"
+    old = self.opt.hypers
+    self.learn.create_opt()
+    self.opt.set_hypers(**{k: [h[k] for h in old] for k in ('lr','wd')})
 
-    def before_batch(self):
-        if self.training and self.epoch>=self.start_epoch:
-            self.learn.yb = ({**self.yb[0], 'cluster': self.z[self.yb[0]['row']]},)
+# %% ../../nbs/baselines/fire.ipynb #48f124f8
+@patch
+def before_batch(self:FIRe2):
+    "From `start_epoch` on: put the clusters among the labels"
+    if self.training and self.epoch>=self.start_epoch:
+        self.learn.yb = ({**self.yb[0], 'cluster': self.z[self.yb[0]['row']]},)
 
-    def ffm(self, output, labels):
-        own = self.owner[None]==labels['identity'][:,None]
-        return ffm_loss(self.fine(output['features']), labels['cluster'], own, self.scale, self.epsilon)
+@patch
+def ffm(self:FIRe2,
+    output:dict, # With `features` [B,D]
+    labels:dict, # With `identity` and `cluster` [B]
+)->Tensor: # Scalar
+    "The term `ffm`"
+    own = self.owner[None]==labels['identity'][:,None]
+    return ffm_loss(self.fine(output['features']), labels['cluster'], own, self.scale, self.epsilon)
 
-    def far(self, output, labels):
-        mixed = recompose(output['map'], draw_donors(labels['cluster'], generator=self.generator))
-        return cross_entropy(self.head(self.learn.model.pool(mixed)), labels['identity'], self.smoothing)
+# %% ../../nbs/baselines/fire.ipynb #30a1bf10
+@patch
+def far(self:FIRe2,
+    output:dict, # With `map` [B,c,h,w]
+    labels:dict, # With `identity` and `cluster` [B]
+)->Tensor: # Scalar
+    "The term `far`"
+    mixed = recompose(output['map'], draw_donors(labels['cluster'], generator=self.generator))
+    return cross_entropy(self.head(self.learn.model.pool(mixed)), labels['identity'], self.smoothing)
 
-    def state_dict(self): return dict(clusters=self.clusters)
-    def load_state_dict(self, state): self.clusters = [tuple(o) for o in state['clusters']]
+@patch
+def state_dict(self:FIRe2)->dict: # With `clusters`
+    "How many clusters there were in each epoch; the clusters themselves are found again"
+    return dict(clusters=self.clusters)
+
+@patch
+def load_state_dict(self:FIRe2,
+    state:dict, # Of `state_dict`
+):
+    "Take over the numbers of clusters"
+    self.clusters = [tuple(o) for o in state['clusters']]
 
 # %% ../../nbs/baselines/fire.ipynb #95498761
-_paper = dict(identities=4, images=8, lr=3.5e-4, wd=5e-4, epochs=80, milestones=(20,40,60), warmup=10, warmup_factor=0.01,
-              start_epoch=25, margin=0.3, pad=10, fill=(0.,0.,0.))
+_paper = dict(identities=4, images=8, lr=3.5e-4, wd=5e-4, epochs=80, milestones=(20,40,60),
+              warmup=10, warmup_factor=0.01, start_epoch=25, margin=0.3, pad=10, fill=(0.,0.,0.))
 SETTINGS = {'prcc': dict(_paper, epochs=30), 'ltcc': _paper} # What each data set changes in a recipe
 NEIGHBOURS = {o: dict(k1=4, k2=2) for o in ('mannequins','mannequins-ltcc')} # Where a person has fewer than 20 images
 
+# %% ../../nbs/baselines/fire.ipynb #a5a34a2e
 def model(
     r, # A recipe: its `backbone` and `pretrained` are used
     dls, # Of `reid_dataloaders`
@@ -200,4 +240,5 @@ def fire(
     **kwargs, # Of `FIRe2`
 )->list: # Callbacks
     "FIRe² as callbacks"
-    return [FIRe2(r.start_epoch, margin=r.margin, smoothing=r.smoothing, **(NEIGHBOURS.get(r.data, {}) | kwargs))]
+    settings = dict(margin=r.margin, smoothing=r.smoothing) | NEIGHBOURS.get(r.data, {})
+    return [FIRe2(r.start_epoch, **settings | kwargs)]

@@ -12,7 +12,9 @@ import numpy as np
 from PIL import Image
 
 # %% ../../nbs/data/depth.ipynb #56985e13
-class Refused(ValueError): "A picture that is not read; the message is the reason"
+class Refused(ValueError):
+    "A picture that is not read; the message is the reason"
+    def __init__(self, message:str=''): super().__init__(message)
 
 def deep_bits(
     values,          # Array of whole numbers

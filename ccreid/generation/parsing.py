@@ -19,10 +19,11 @@ import ccreid.compat
 from .. import settings
 from ..data.mannequins.garments import LIP
 from ..data.transforms import _rgb
+from .edits import Interface
 from ..weights import locate, need
 
 # %% ../../nbs/generation/parsing.ipynb #c200efb5
-class HumanParser(Protocol):
+class HumanParser(Interface, Protocol):
     "Anything that parses people"
     def __call__(self,
         images:list,    # PIL images, RGB

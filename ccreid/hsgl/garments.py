@@ -18,7 +18,7 @@ from PIL import Image
 from ..data.images import decode,read_image,refusal,to_rgb
 from ..data.samples import DataError
 from ..files import Unfit,read_json,reading,shown,to_json,write_whole
-from ..generation.edits import SkipImage
+from ..generation.edits import Interface, SkipImage
 from ..generation.records import encode_png
 
 # %% ../../nbs/hsgl/garments.ipynb #c1ce3e8e
@@ -106,7 +106,7 @@ class GarmentLibrary:
         return GarmentImage(name, image, mask, text, str(source))
 
 # %% ../../nbs/hsgl/garments.ipynb #24a88e49
-class TryOff(Protocol):
+class TryOff(Interface, Protocol):
     "Takes the upper garment off"
     def __call__(self,
         images,     # List of PIL images

@@ -23,8 +23,8 @@ def adjust_distances(
     hard_positive:Tensor, # Bool [n,n]
     hard_negative:Tensor, # Bool [n,n], nowhere true together with `hard_positive`
     alpha:float,          # Relative change, 0 <= alpha < 1 (the paper: 0.05)
-)->Tensor: # [n,n], differentiable in `distances`
-    "Hard positives times 1+alpha, hard negatives times 1-alpha (HSGL, Eq. 6 to 8); `ValueError` for another alpha or shape"
+)->Tensor: # [n,n], differentiable in `distances`; raises `ValueError` for another alpha or shape
+    "Hard positives times 1+alpha, hard negatives times 1-alpha (HSGL, Eq. 6 to 8)"
     _check(alpha)
     if not distances.shape==hard_positive.shape==hard_negative.shape:
         raise ValueError(f'distances {tuple(distances.shape)}, hard positives {tuple(hard_positive.shape)} and '
@@ -35,7 +35,8 @@ def adjust_distances(
 # %% ../../nbs/hsgl/hatrip.ipynb #fca0c24e
 @torch.no_grad()
 def _partners(distances, identity, hard_positive, hard_negative):
-    "[n,4]: distance and place of each anchor's farthest positive and hard positive, nearest negative and hard negative; infinite if it has none"
+    """Distance and place, [n,4] each, of every anchor's farthest positive and hard positive,
+    nearest negative and hard negative; the distance is infinite where it has none"""
     same = identity[:,None]==identity[None]
     d = distances.masked_fill(~same, -torch.inf).fill_diagonal_(-torch.inf)
     found = [d.max(1), d.masked_fill_(~hard_positive, -torch.inf).max(1)]
@@ -43,6 +44,13 @@ def _partners(distances, identity, hard_positive, hard_negative):
     found += [d.min(1), d.masked_fill_(~hard_negative, torch.inf).min(1)]
     return (torch.stack(column, 1) for column in zip(*found))
 
+def _hinges(farthest, farthest_hard, nearest, nearest_hard, alpha, margin):
+    "Each anchor's hinge on plain plus half of that on adjusted distances; minus infinity is cut to 0"
+    plain = F.relu(farthest - nearest + margin)
+    farthest,nearest = torch.maximum(farthest, (1+alpha)*farthest_hard),torch.minimum(nearest, (1-alpha)*nearest_hard)
+    return plain + .5*F.relu(farthest - nearest + margin)
+
+# %% ../../nbs/hsgl/hatrip.ipynb #74812cac
 def hatrip_loss(
     features:Tensor, # [n,D] as the model gives them
     identity:Tensor, # [n]
@@ -50,15 +58,13 @@ def hatrip_loss(
     camera:Tensor,   # [n]; -1 equals -1
     alpha:float=0.05, # Relative change of hard distances, 0 <= alpha < 1
     margin:float=0., # Of both hinges, in units of the distance
-)->Tensor: # Scalar; 0 if no anchor has a positive and a negative
-    "Triplet loss on plain plus half of that on adjusted distances (HSGL, Eq. 10 to 12); `ValueError` for another alpha or other lengths"
+)->Tensor: # Scalar, 0 if no anchor has both; raises `ValueError` for another alpha or other lengths
+    "Triplet loss on plain plus half of that on adjusted distances (HSGL, Eq. 10 to 12)"
     _check(alpha)
     if len(features)!=len(identity): raise ValueError(f'{len(features)} features and {len(identity)} labels: one each')
     if len(features)==0: return features.sum()
-    distances = pairwise_distances(features)
-    found,place = _partners(distances, identity, hard_positives(identity, clothes, camera), hard_negatives(identity, clothes))
+    distances,hard = pairwise_distances(features),hard_positives(identity, clothes, camera)
+    found,place = _partners(distances, identity, hard, hard_negatives(identity, clothes))
     exists = found.isfinite()
-    farthest,farthest_hard,nearest,nearest_hard = torch.where(exists, distances.gather(1, place), found).unbind(1)
-    plain = F.relu(farthest - nearest + margin)                           # minus infinity, cut to 0, where a partner is missing
-    adjusted = F.relu(torch.maximum(farthest, (1+alpha)*farthest_hard) - torch.minimum(nearest, (1-alpha)*nearest_hard) + margin)
-    return (plain + .5*adjusted).sum()/(exists[:,0] & exists[:,2]).sum().clamp(min=1)
+    hinges = _hinges(*torch.where(exists, distances.gather(1, place), found).unbind(1), alpha, margin)
+    return hinges.sum()/(exists[:,0] & exists[:,2]).sum().clamp(min=1)

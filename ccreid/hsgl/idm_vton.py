@@ -19,7 +19,7 @@ from PIL import Image,ImageDraw
 from scipy import ndimage
 from .. import settings
 from ..data.transforms import _rgb
-from ..generation.edits import SkipImage,watch_casts
+from ..generation.edits import Interface, SkipImage, watch_casts
 from .keypoints import people_in
 from .try_off import UPPER
 from ..weights import locate,need
@@ -65,7 +65,7 @@ def upper_body_mask(
     return region==1+np.bincount(region.ravel())[1:].argmax() if n else mask
 
 # %% ../../nbs/hsgl/idm_vton.ipynb #ca0c9497
-class TryOnPipeline(Protocol):
+class TryOnPipeline(Interface, Protocol):
     "What is asked of the network; IDM-VTON's `StableDiffusionXLInpaintPipeline` has it"
     device:object # Where it runs
     dtype:object  # Its numbers

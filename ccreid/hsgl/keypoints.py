@@ -15,10 +15,11 @@ import numpy as np
 from .. import settings
 from ..data.mannequins.body import KEYPOINTS
 from ..data.transforms import _rgb
+from ..generation.edits import Interface
 from ..weights import WeightsNotFound,locate
 
 # %% ../../nbs/hsgl/keypoints.ipynb #84430353
-class KeypointDetector(Protocol):
+class KeypointDetector(Interface, Protocol):
     "Pictures in, 33 key points out"
     def __call__(self,
         images,    # List of PIL images

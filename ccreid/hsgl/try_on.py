@@ -13,10 +13,11 @@ from typing import Protocol
 import pandas as pd
 from ..data.samples import DataError,ReIDDataset
 from ..data.transforms import read_image
+from ..generation.edits import Interface
 from ..generation.expansion import expand
 
 # %% ../../nbs/hsgl/try_on.ipynb #9f4b4429
-class TryOn(Protocol):
+class TryOn(Interface, Protocol):
     "Puts a garment on a person"
     def __call__(self,
         images,    # List of PIL images of people

@@ -109,16 +109,19 @@ def create_backbone(
 class AvgPool(nn.Module):
     "Mean over all places: [B,c,h,w] → [B,c]"
     multiplier = 1
+    def __init__(self): super().__init__()
     def forward(self, x): return x.mean((2,3))
 
 class MaxPool(nn.Module):
     "Maximum over all places: [B,c,h,w] → [B,c]"
     multiplier = 1
+    def __init__(self): super().__init__()
     def forward(self, x): return F.adaptive_max_pool2d(x, 1).flatten(1)
 
 class MaxAvgPool(nn.Module):
     "Maxima, then means: [B,c,h,w] → [B,2c] (CAL)"
     multiplier = 2
+    def __init__(self): super().__init__()
     def forward(self, x): return torch.cat([F.adaptive_max_pool2d(x, 1).flatten(1), x.mean((2,3))], 1)
 
 class GeM(nn.Module):

@@ -30,15 +30,17 @@ class MomentumMemory(nn.Module):
 
     def extra_repr(self): return 'classes={}, dim={}'.format(*self.rows.shape) + f', momentum={self.momentum}'
 
-    def _check(self, features, labels):
-        "Labelled features, detached and of length 1, with their labels"
-        (classes,dim),labels = self.rows.shape,labels.to(self.rows.device)
-        if features.shape!=(len(labels),dim):
-            raise ValueError(f'{len(labels)} labels need features [{len(labels)},{dim}], not {list(features.shape)}')
-        if len(labels) and labels.max()>=classes:
-            raise ValueError(f'label {labels.max()} in a memory of {classes} classes')
-        keep = labels>=0
-        return F.normalize(features.detach()[keep].to(self.rows), dim=1), labels[keep]
+# %% ../../nbs/models/memory.ipynb #ae94d4a9
+@patch
+def _check(self:MomentumMemory, features, labels):
+    "Labelled features, detached and of length 1, with their labels, and which of the batch they are"
+    (classes,dim),labels = self.rows.shape,labels.to(self.rows.device)
+    if features.shape!=(len(labels),dim):
+        raise ValueError(f'{len(labels)} labels need features [{len(labels)},{dim}], not {list(features.shape)}')
+    if len(labels) and labels.max()>=classes:
+        raise ValueError(f'label {labels.max()} in a memory of {classes} classes')
+    keep = labels>=0
+    return F.normalize(features.detach()[keep].to(self.rows), dim=1), labels[keep], keep
 
 # %% ../../nbs/models/memory.ipynb #f925c0b6
 def class_means(
@@ -73,7 +75,7 @@ def start(self:MomentumMemory,
 ):
     "Forget all rows, then give each class that occurs its first one"
     if choose not in ('mean', 'random'): raise ValueError(f"choose 'mean' or 'random', not {choose!r}")
-    f,y = self._check(features, labels)
+    f,y,_ = self._check(features, labels)
     self.rows,self.seen = torch.zeros_like(self.rows),torch.zeros_like(self.seen)
     if choose=='mean': self._move(*class_means(f, y))
     else: self._move(*class_hardest(f, y, torch.rand(len(y), generator=generator).to(f)))
@@ -101,21 +103,38 @@ def misfit(
     "How badly features fit their rows"
     return -(features*rows).sum(1)
 
+# %% ../../nbs/models/memory.ipynb #8592d800
+@patch
+def _hardness(self:MomentumMemory, score, keep, labels):
+    "[N] how badly the labelled features fit, from ready numbers [B] or ready logits [B,C] of the whole batch"
+    if score.shape not in ((len(keep),), (len(keep),len(self.rows))):
+        raise ValueError(f'a score for each of {len(keep)} samples is [{len(keep)}] numbers, '
+                         f'or logits [{len(keep)},{len(self.rows)}], not {list(score.shape)}')
+    score = score.detach().to(self.rows.device)[keep]
+    return score if score.ndim==1 else -score.gather(1, labels[:,None])[:,0]
+
+@patch
+def _move_hardest(self:MomentumMemory, features, labels, keep, score):
+    "A step towards the worst feature of each class; classes never seen take their mean"
+    known = self.seen[labels]
+    f,y = features[known],labels[known]
+    hardness = score(f, self.rows[y]) if callable(score) else self._hardness(score, keep, labels)[known]
+    self._move(*class_hardest(f, y, hardness))
+    self._move(*class_means(features[~known], labels[~known]))
+
+# %% ../../nbs/models/memory.ipynb #201d42bc
 @patch
 @torch.no_grad()
 def update(self:MomentumMemory,
     features:Tensor,      # [B,D] of a batch
     labels:Tensor,        # [B] classes; negative ones are left out
     choose:str='mean',    # 'mean', 'hardest' or 'each'
-    score:Callable=misfit, # For 'hardest': (features [B,D], their rows [B,D]) → [B], largest is hardest
-):
+    score:Callable|Tensor=misfit, # For 'hardest': a function of features and rows, numbers [B], or logits [B,C]
+): # Raises `ValueError` for another choice, and for labels or scores of another shape
     "Move the rows of the classes in a batch; call it after the optimiser's step"
-    f,y = self._check(features, labels)
+    f,y,keep = self._check(features, labels)
     if choose=='mean': self._move(*class_means(f, y))
-    elif choose=='hardest':
-        known = self.seen[y]
-        self._move(*class_hardest(f[known], y[known], score(f[known], self.rows[y[known]])))
-        self._move(*class_means(f[~known], y[~known]))
+    elif choose=='hardest': self._move_hardest(f, y, keep, score)
     elif choose=='each':
         turn = _turn(y)
         for t in range(int(turn.max())+1 if len(y) else 0): self._move(y[turn==t], f[turn==t])
@@ -129,7 +148,7 @@ def see(self:MomentumMemory,
     labels:Tensor,   # [B] classes; negative ones are left out
 ):
     "Start classes that were never seen at their batch mean, leave all others"
-    f,y = self._check(features, labels)
+    f,y,_ = self._check(features, labels)
     new = ~self.seen[y]
     self._move(*class_means(f[new], y[new]))
 
