@@ -41,7 +41,8 @@ def parts()->dict: # `Part` by name
     "The parts of every paper, then those that papers register; a warning where one takes a name that is taken"
     brought = All('parts')
     for name in PARTS.keys() & brought.keys():
-        warnings.warn(f'The part {name!r} of chain {brought.chain_of(name).name} is left out: there is one of that name')
+        chain = brought.chain_of(name).name
+        warnings.warn(f'The part {name!r} of chain {chain} is left out: there is one of that name')
     return {**PARTS, **{name: part for name,part in brought.items() if name not in PARTS}}
 
 # %% ../../nbs/generation/jobs.ipynb #73601dea
@@ -91,7 +92,8 @@ class StandIns:
     def __getattr__(self, name): return _made(self, name, lambda part: self._stand_in(name, part))
 
     def _stand_in(self, name, part):
-        if part.stand_in is None: raise ValueError(f'mannequins have no stand-in for {name}: name a network, {name}=...')
+        if part.stand_in is None:
+            raise ValueError(f'mannequins have no stand-in for {name}: name a network, {name}=...')
         make = resolve(part.stand_in)
         flawed = 'imperfections' in inspect.signature(make).parameters
         return make(imperfections=self._imperfections) if flawed else make()
@@ -106,7 +108,7 @@ def models_for(
     dataset, # `ReIDDataset`
     device=None, precision=None, batch:int=8, **names, # Of `Networks`
 ): # `StandIns` or `Networks`
-    "Networks for photographs; stand-ins, which it says, for images that a mannequin world drew, unless a network is named"
+    "Networks for photographs or where one is named; for images that a mannequin world drew stand-ins, which it says"
     if names or not _drawn(dataset): return Networks(device, precision, batch, **names)
     print('Drawn people: stand-ins draw their scenes again, with declared imperfections, in place of all networks')
     return StandIns()
@@ -180,13 +182,13 @@ def read_generated(
     return label_garments(samples, dataset.train) if 'garment' in samples else samples
 
 # %% ../../nbs/generation/jobs.ipynb #7af327e2
-_nothing = dict(variant=-1, generated_by='', source='', garment='', text='', prompt='') # of images that nobody generated
+_nothing = dict(variant=-1, generated_by='', source='', garment='', text='', prompt='') # of real images
 
 def add_samples(
     dataset:ReIDDataset, # Stays as it is
     samples:pd.DataFrame, # Generated training rows
 )->ReIDDataset: # A new one
-    "A data set with generated training images; `DataError` for rows that are not for training, or people who are not in it"
+    "A data set with generated training images; `DataError` for rows of the test, or people who are not in it"
     if len(other := samples[samples.split!='train']):
         raise DataError(f"{dataset.name}: {len(other)} generated images are of split {other.split.iloc[0]}: "
                         "samples[samples.split=='train'] are those to train on")
