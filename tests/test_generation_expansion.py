@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 from ccreid import files
 from ccreid.data.samples import DataError, make_table
 from ccreid.generation import expansion, records
-from ccreid.generation.expansion import Rate, SkipImage, expand
+from ccreid.generation.expansion import Rate, SkipImage, expand, read_expansion
 from ccreid.generation.records import encode_png, file_names, image_key, image_seed, read_manifest
 
 fork = pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
@@ -84,9 +84,14 @@ def test_table_of_the_result(done):
     assert all(Path(p).is_absolute() and Path(p).is_relative_to(out) for p in res.path)
     make_table(pd.concat([table, res], ignore_index=True))    # fits beside the originals
 
-def test_whatever_is_generated_is_for_training(done, tmp_path):
-    res = run(done[0].assign(split='query'), tmp_path/'o')
-    assert set(res.split)=={'train'} and len(res)==18
+def test_a_generated_image_keeps_the_split_of_its_source(done, tmp_path):
+    splits = ['train','query','gallery','val','test','train']
+    asked = done[0].assign(split=splits)
+    res = run(asked, tmp_path/'o')
+    assert res.split.tolist()==[s for s in splits for _ in range(3)] and len(res)==18
+    assert read_expansion(tmp_path/'o', asked).split.tolist()==res.split.tolist()
+    describe = lambda out: json.loads((out/'job.json').read_text())
+    assert describe(tmp_path/'o')==describe(done[1])                            # the split is no part of the job
 
 def test_every_file_is_what_the_edit_made_of_its_own_seed(done):
     table,out,res = done

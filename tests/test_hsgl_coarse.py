@@ -7,7 +7,8 @@ from ccreid.data.samples import DataError
 from ccreid.data.transforms import read_image
 from ccreid.generation.parsing import clothes_mask
 from ccreid.generation.stand_ins import MannequinInpainter, MannequinParser
-from ccreid.hsgl.coarse import PROMPTS, Recloth, generate_coarse_samples
+from ccreid.generation.recloth import Recloth
+from ccreid.hsgl.coarse import PROMPTS, coarse_edit, generate_coarse_samples
 
 
 @pytest.fixture(scope='module')
@@ -25,7 +26,7 @@ def test_masks_and_texts_reach_the_painter_and_the_rest_stays(data, prompt, text
     rows = data.train.to_dict('records')
     images = [Image.open(r['path']).convert('RGB') for r in rows]
     paint = Watching()
-    res = Recloth(MannequinParser(), paint, prompt, rule)(images, rows, [0]*len(rows), list(range(len(rows))))
+    res = coarse_edit(MannequinParser(), paint, prompt, rule)(images, rows, [0]*len(rows), list(range(len(rows))))
     assert paint.seen==[(len(rows), text, [(64,32)]*len(rows))]
     for im,m,out in zip(images, MannequinParser()(images, rows=rows), res):
         keep = ~clothes_mask(m, rule)
@@ -57,7 +58,7 @@ def test_an_image_without_clothes_is_skipped_and_counted(data, tmp_path, capsys)
 def test_texts_and_numbers_of_the_paper(data):
     assert PROMPTS==dict(paper='generate a new cloth for the person', released='change the outfit of the person')
     defaults = {k: p.default for k,p in inspect.signature(generate_coarse_samples).parameters.items()}
-    assert (defaults['variants'], defaults['prompt'])==(10, 'paper') and Recloth(MannequinParser(), Watching()).prompt==PROMPTS['paper']
+    assert (defaults['variants'], defaults['prompt'])==(10, 'paper') and coarse_edit(MannequinParser(), Watching()).prompt==PROMPTS['paper']
 
 def test_of_two_people_the_larger_is_dressed():
     "Two drawn people side by side, the second at half the size: only the first one's clothes reach the painter"
@@ -66,7 +67,7 @@ def test_of_two_people_the_larger_is_dressed():
     two = np.concatenate([np.pad(small, ((40,24),(0,0))), m.parsing], 1)
     seen = []
     def paint(images, masks, prompts, seeds, rows=None): seen.extend(masks); return images
-    Recloth(lambda images, rows=None: [two], paint)([Image.new('RGB', (96,128))], [{}], [0], [0])
+    Recloth(lambda images, rows=None: [two], paint, '')([Image.new('RGB', (96,128))], [{}], [0], [0])
     assert clothes_mask(two)[:,:32].any() and not seen[0][:,:32].any() and np.array_equal(seen[0][:,32:], clothes_mask(m.parsing))
 
 def test_another_text_is_another_job(data, tmp_path):

@@ -16,15 +16,16 @@ from ccreid.data.layouts import load_dataset
 from ccreid.data.mannequins import MannequinWorld
 from ccreid.data.samples import DataError, hold_out
 from ccreid.experiments import hand_over, train_hash
+from ccreid.generation import inpainting, parsing
 from ccreid.generation.expansion import SkipImage, read_expansion
+from ccreid.generation.jobs import Networks, StandIns, add_samples, generate, models_for, read_generated
 from ccreid.generation.stand_ins import MannequinTryOff
-from ccreid.hsgl import generating
-from ccreid.hsgl.generating import KINDS, Networks, StandIns, generate, models_for, read_generated
-from ccreid.hsgl.try_on import add_samples
+from ccreid.hsgl import generating, idm_vton, keypoints, try_off
 from ccreid.models.reid_model import ReIDModel
 from ccreid.recipes import recipe
 from ccreid.training.export import load_reid
 
+KINDS = ('chpsg','shsg')
 ARGS = dict(chpsg=['--variants','2'], shsg=['--people','1','--garments','2'])
 
 @pytest.fixture(scope='module')
@@ -208,14 +209,15 @@ def test_each_network_is_loaded_as_asked(dataset, monkeypatch):
     "Once, with names, device, precision and batch"
     calls = []
     def loader(part): return lambda *a, **kw: calls.append((part, a, kw)) or part
-    for part,name in dict(parser='SegformerParser', inpainter='ClothesInpainter', keypoints='MediaPipeKeypoints', tryoff='DiffusionTryOff', tryon='IDMVTON').items():
-        monkeypatch.setattr(getattr(generating, name), 'from_pretrained', loader(part))
+    for part,network in dict(parser=parsing.SegformerParser, inpainter=inpainting.ClothesInpainter, keypoints=keypoints.MediaPipeKeypoints,
+                             tryoff=try_off.DiffusionTryOff, tryon=idm_vton.IDMVTON).items():
+        monkeypatch.setattr(network, 'from_pretrained', loader(part))
     n = Networks('cpu', 'bf16', 3, tryon='/w/tryon', code='/c', body_map='os.path:join')
     assert [n.tryon, n.tryoff, n.inpainter, n.parser, n.keypoints, n.tryon]==['tryon','tryoff','inpainter','parser','keypoints','tryon']
     half = dict(device='cpu', dtype=torch.bfloat16)
-    assert calls==[('parser', (generating.SEGFORMER,), dict(batch=3, device='cpu')), ('keypoints', ('pose_landmarker_heavy',), {}),
-        ('tryon', ('/c', 'parser', 'keypoints', os.path.join, '/w/tryon'), half), ('tryoff', ('parser', 'ixarchakos/tryOffAnyone'), half), ('inpainter', (generating.SD2,), dict(batch=3, **half))]
-    assert 'dtype' not in Networks('cpu').kw
+    assert calls==[('parser', (parsing.SEGFORMER,), dict(batch=3, device='cpu')), ('keypoints', ('pose_landmarker_heavy',), {}),
+        ('tryon', ('/c', 'parser', 'keypoints', os.path.join, '/w/tryon'), half), ('tryoff', ('parser', 'ixarchakos/tryOffAnyone'), half), ('inpainter', (inpainting.SD2,), dict(batch=3, **half))]
+    assert 'dtype' not in Networks('cpu').where
     assert isinstance(models_for(dataset), StandIns) and isinstance(models_for(dataset, device='cpu'), StandIns) and isinstance(models_for(dataset, parser='x'), Networks)
 
 def test_the_real_code_of_coarse_samples_from_folders(ccreid, photographs, tmp_path, monkeypatch):

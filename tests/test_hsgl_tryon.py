@@ -22,13 +22,14 @@ from ccreid.data.transforms import read_image
 from ccreid.generation.expansion import SkipImage
 from ccreid.generation.parsing import tiny_parser
 from ccreid.generation.stand_ins import MannequinKeypoints,MannequinParser,MannequinTryOff,MannequinTryOn
+from ccreid.generation.jobs import add_samples,label_garments
 from ccreid.hsgl import garments as garments_module
 from ccreid.hsgl.definitions import hard_negatives,hard_pair_counts,hard_pairs_in
 from ccreid.hsgl.garments import INDEX,GarmentLibrary,collect_garments,show_garments
 from ccreid.hsgl.idm_vton import IDMVTON,NEGATIVE,load_idm_vton,load_object,upper_body_mask
 from ccreid.hsgl.selection import select
 from ccreid.hsgl.try_off import DiffusionTryOff,attention_blocks,garment_on_white,load_attention
-from ccreid.hsgl.try_on import DressUp,add_samples,generate_hard_samples,label_garments,show_hard_samples
+from ccreid.hsgl.try_on import DressUp,generate_hard_samples,show_hard_samples
 from ccreid.weights import WeightsNotFound
 
 

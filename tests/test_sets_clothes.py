@@ -15,7 +15,7 @@ from ccreid.data.joining import join,rename,separate,transfer
 from ccreid.data.samples import DataError,hold_out
 from ccreid.data.standard_sets import market1501
 from ccreid.evaluation.protocols import protocols_for
-from ccreid.hsgl.try_on import add_samples
+from ccreid.generation.jobs import add_samples
 from test_data_layouts import tree
 
 SETS = dict(prcc=prcc, ltcc=ltcc, vc_clothes=vc_clothes, ccvid=ccvid, last=last, deepchange=deepchange, celeb_reid=celeb_reid)

@@ -13,11 +13,12 @@ from collections import Counter
 from numbers import Integral
 from pathlib import Path
 from types import SimpleNamespace
-from ..data.samples import DataError,validate
+from fastcore.basics import patch
 from ..data.transforms import read_image
 from .edits import FAULTS,SkipImage,apply_edit,is_plain
 from .found import content,finder,images_on_disk,lines_on_record,moved_lines
 from .records import Recorder,describe_job,digest,encode_png,file_names,image_seed,read_job
+from ..tables import DataError,validate
 
 # %% ../../nbs/generation/expansion.ipynb #dbb77245
 class Rate:
@@ -29,84 +30,175 @@ class Rate:
         self.found,self.stream,self.start = found,stream or sys.stderr,time.monotonic()
         self.tty,self.last = self.stream.isatty(),self.start
 
-    def __call__(self, done, total):
-        now = time.monotonic()
-        if now-self.last < (.1 if self.tty else 60) and not (self.tty and done>=total): return
-        self.last,rate = now,max(done, 1e-9)/max(now-self.start, 1e-9)
+    def line(self, done, total, now):
+        "What is said"
+        rate = max(done, 1e-9)/max(now-self.start, 1e-9)
         left = int((total-done)/rate)
-        text = f'{done:,}/{total:,} images, {rate:,.1f}/s, {left//3600}:{left//60%60:02d}:{left%60:02d} left' + f' ({self.found:,} found)'*bool(self.found)
-        if self.tty: text = f"\r[{'#'*(30*done//max(total, 1)):.<30}] {text}".ljust(78)
-        print(text, end='' if self.tty and done<total else '\n', file=self.stream, flush=True)
+        clock = f'{left//3600}:{left//60%60:02d}:{left%60:02d} left'
+        return f'{done:,}/{total:,} images, {rate:,.1f}/s, {clock}' + f' ({self.found:,} found)'*bool(self.found)
+
+# %% ../../nbs/generation/expansion.ipynb #6a6ab169
+@patch
+def __call__(self:Rate,
+    done:int,  # Images of this call
+    total:int, # How many they will be
+):
+    "Say it, unless that was done a moment ago"
+    now,every = time.monotonic(),.1 if self.tty else 60
+    if now-self.last < every and not (self.tty and done>=total): return
+    self.last,text = now,self.line(done, total, now)
+    if self.tty: text = f"\r[{'#'*(30*done//max(total, 1)):.<30}] {text}".ljust(78)
+    print(text, end='' if self.tty and done<total else '\n', file=self.stream, flush=True)
 
 # %% ../../nbs/generation/expansion.ipynb #36373288
 class _Job:
     "What is on record, what is missing, and how one result goes in"
-    def __init__(self, table, out, variants, seed, shard, check, retry, accept, rec):
-        self.rec,self.seed,self.accept,self.sources,sizes = rec,seed,accept,list(map(str, table.path)),images_on_disk(out)
-        self.known,self.damaged,self.about = lines_on_record(out, sizes)
-        self.skipped,self.made,self.found,self.missing,self.last,now = Counter(),0,0,[],(None,),time.time()
+    def __init__(self, table, out, seed, accept, rec):
+        self.table,self.out,self.seed,self.accept,self.rec = table,out,seed,accept,rec
+        self.sources,self.sizes = list(map(str, table.path)),images_on_disk(out)
+        self.known,self.damaged,self.about = lines_on_record(out, self.sizes)
+        self.skipped,self.made,self.found,self.missing,self.last = Counter(),0,0,[],(None,)
+        now = time.time()
         self.ahead = {k: l['time'] for k,l in self.known.items() if l.get('time', 0)>=now} # of clocks that are
         for line in list(moved_lines(self.known, self.sources)): self.record(line)
-        self.names = file_names(self.sources, {l['file'].rsplit('_v', 1)[0]: p for (p,_),l in self.known.items() if 'file' in l})
-        good = finder(out, check, sizes)
-        for i,p in enumerate(self.sources):
-            for v in variants:
-                line = self.known.get((p,v), {})
-                if 'file' in line and good(line): self.found += 1; continue
-                if 'file' in line: self.damaged += 1; del self.known[p,v]
-                elif 'skip' in line and not (retry or line.get('unreadable')):
-                    self.skipped[line['skip']] += 1; continue
-                if i%shard[1]==shard[0]: self.missing.append((i,v))
+        taken = {l['file'].rsplit('_v', 1)[0]: p for (p,_),l in self.known.items() if 'file' in l}
+        self.names = file_names(self.sources, taken)
 
     def record(self, line, data=None):
+        "Put an image and its line, or the reason why there is none, on record"
         key = line['source'],line['variant']
         self.rec.put(line, data, self.ahead.get(key, 0.))
         self.known[key] = line
 
-    def read(self, i):
-        "(image, facts about its file), or (reason, facts); read once for all variants in a row"
-        if self.last[0]!=i:
-            p = self.sources[i]
-            try: self.last = i,read_image(p),dict(source_bytes=Path(p).stat().st_size, source_sha256=content(p))
-            except (DataError, OSError) as e: self.last = i,f"unreadable: {getattr(e, 'reason', None) or getattr(e, 'strerror', None) or e}",dict(unreadable=True)
-        return self.last[1:]
+# %% ../../nbs/generation/expansion.ipynb #46a0cc2d
+@patch
+def settled(self:_Job, key, good, retry):
+    "Is nothing to be done for (source, variant)? Counts what there is"
+    line = self.known.get(key, {})
+    if 'file' in line:
+        if good(line):
+            self.found += 1
+            return True
+        self.damaged += 1
+        del self.known[key]
+    elif 'skip' in line and not (retry or line.get('unreadable')):
+        self.skipped[line['skip']] += 1
+        return True
+    return False
 
-    def bring(self, i, v, result, facts):
-        "Save an image with its line, or put the reason on record"
-        line = dict(source=self.sources[i], variant=v, seed=image_seed(self.seed, self.sources[i], v))
-        if isinstance(result, str):
-            self.skipped[result] += 1
-            if self.known.get((line['source'],v), {}).get('skip')!=result:
-                self.record({**line, 'skip':result, **({'unreadable':True} if 'unreadable' in facts else {})})
-            return
-        image,notes = result
-        data = encode_png(image)
-        more = {**({'notes':notes} if notes else {}), **({'accepted':'plain'} if 'plain' in self.accept and is_plain(image) else {})}
-        self.record({**line, 'file':f'{self.names[line["source"]]}_v{v:03d}.png', 'bytes':len(data), 'sha256':digest(data), **facts, **more}, data)
-        self.made += 1
+@patch
+def look(self:_Job, variants, shard, check, retry):
+    "List what is missing of a shard, as (row, variant)"
+    good = finder(self.out, check, self.sizes)
+    todo = [(i,v) for i,p in enumerate(self.sources) for v in variants if not self.settled((p,v), good, retry)]
+    self.missing = [(i,v) for i,v in todo if i%shard[1]==shard[0]]
 
-    def batch(self, part, table, edit):
-        "Read, edit and bring home a few (row, variant)"
-        ready = [(i, v, *self.read(i)) for i,v in part]
-        good = [r for r in ready if not isinstance(r[2], str)]
-        rows = table.iloc[[r[0] for r in good]].to_dict('records')
-        results = apply_edit(edit, [r[2] for r in good], rows, [r[1] for r in good], [image_seed(self.seed, self.sources[r[0]], r[1]) for r in good], self.accept)
-        if taken := {*table.columns, 'variant', 'generated_by', 'source'} & {k for r in results if isinstance(r, tuple) for k in r[1]}:
-            raise DataError(f'the edit notes {min(taken)!r}, which is a column of the table: call it something else')
-        results = iter(results)
-        for i,v,image,facts in ready: self.bring(i, v, image if isinstance(image, str) else next(results), facts)
+# %% ../../nbs/generation/expansion.ipynb #5ae434be
+@patch
+def read(self:_Job, i):
+    "(image, facts about its file), or (reason, facts); read once for all variants in a row"
+    if self.last[0]==i: return self.last[1:]
+    path = self.sources[i]
+    try: self.last = i,read_image(path),dict(source_bytes=Path(path).stat().st_size, source_sha256=content(path))
+    except (DataError,OSError) as e:
+        why = getattr(e, 'reason', None) or getattr(e, 'strerror', None) or e
+        self.last = i,f'unreadable: {why}',dict(unreadable=True)
+    return self.last[1:]
+
+@patch
+def skip(self:_Job, line, reason, facts):
+    "Put a reason on record, unless it is there"
+    self.skipped[reason] += 1
+    if self.known.get((line['source'],line['variant']), {}).get('skip')==reason: return
+    self.record({**line, 'skip':reason, **{k: True for k in facts if k=='unreadable'}})
+
+# %% ../../nbs/generation/expansion.ipynb #291e4a90
+@patch
+def bring(self:_Job, i, v, result, facts):
+    "Save an image with its line, or put the reason on record"
+    line = dict(source=self.sources[i], variant=v, seed=image_seed(self.seed, self.sources[i], v))
+    if isinstance(result, str): return self.skip(line, result, facts)
+    image,notes = result
+    data = encode_png(image)
+    file = dict(file=f"{self.names[line['source']]}_v{v:03d}.png", bytes=len(data), sha256=digest(data))
+    beside = dict(notes=notes) if notes else {}
+    if 'plain' in self.accept and is_plain(image): beside['accepted'] = 'plain'
+    self.record({**line, **file, **facts, **beside}, data)
+    self.made += 1
+
+# %% ../../nbs/generation/expansion.ipynb #5c350c5d
+@patch
+def batch(self:_Job, part, edit):
+    "Read, edit and bring home a few (row, variant)"
+    ready = [(i, v, *self.read(i)) for i,v in part]
+    good = [r for r in ready if not isinstance(r[2], str)]
+    rows = self.table.iloc[[i for i,*_ in good]].to_dict('records')
+    images,variants = [image for _,_,image,_ in good],[v for _,v,*_ in good]
+    seeds = [image_seed(self.seed, self.sources[i], v) for i,v,*_ in good]
+    results = apply_edit(edit, images, rows, variants, seeds, self.accept)
+    noted = {k for r in results if isinstance(r, tuple) for k in r[1]}
+    if taken := {*self.table.columns, 'variant', 'generated_by', 'source'} & noted:
+        raise DataError(f'the edit notes {min(taken)!r}, which is a column of the table: call it something else')
+    results = iter(results)
+    for i,v,image,facts in ready: self.bring(i, v, image if isinstance(image, str) else next(results), facts)
 
 # %% ../../nbs/generation/expansion.ipynb #94eaff31
+def _there(job, variants):
+    "Rows, variants and lines of the images that are there"
+    keys = [(i,p,v) for i,p in enumerate(job.sources) for v in variants]
+    found = [(i, v, job.known[p,v]) for i,p,v in keys if 'file' in job.known.get((p,v), {})]
+    return ([f[k] for f in found] for k in range(3))
+
 def _generated(table, job, out, variants, by):
     "The sample table of what is there"
-    lines = [(i, v, job.known[p,v]) for i,p in enumerate(job.sources) for v in variants if 'file' in job.known.get((p,v), {})]
-    res = table.iloc[[i for i,_,_ in lines]].reset_index(drop=True)
-    res = res.assign(path=[f"{out}/{l['file']}" for *_,l in lines], clothes=-1, split='train', variant=[v for _,v,_ in lines], generated_by=by, source=[l['source'] for *_,l in lines])
-    res = res.astype(dict(path=table.path.dtype, clothes='int64', split=table.split.dtype, variant='int64', source=table.path.dtype))
-    for c in dict.fromkeys(k for *_,l in lines for k in l.get('notes', ())): res[c] = [l.get('notes', {}).get(c) for *_,l in lines]
-    res.attrs['expansion'] = dict(made=job.made, found=job.found, damaged=job.damaged, skipped=dict(job.skipped), **job.about)
+    rows,numbers,lines = _there(job, variants)
+    paths,sources = [f"{out}/{l['file']}" for l in lines],[l['source'] for l in lines]
+    res = table.iloc[rows].reset_index(drop=True)
+    res = res.assign(path=paths, clothes=-1, variant=numbers, generated_by=by, source=sources)
+    res = res.astype(dict(path=table.path.dtype, clothes='int64', variant='int64', source=table.path.dtype))
+    for note in dict.fromkeys(k for l in lines for k in l.get('notes', ())):
+        res[note] = [l.get('notes', {}).get(note) for l in lines]
+    counts = dict(made=job.made, found=job.found, damaged=job.damaged, skipped=dict(job.skipped))
+    res.attrs['expansion'] = counts | job.about
     return validate(res)
 
+# %% ../../nbs/generation/expansion.ipynb #00c15ddc
+def _variants_of(variants):
+    "Numbers of variants, sorted"
+    variants = list(range(variants)) if isinstance(variants, Integral) else sorted({int(v) for v in variants})
+    if not variants or variants[0]<0: raise DataError('variants is how many, 1 or more, or a list of numbers from 0')
+    return variants
+
+def _refuse(table, shard, check, batch, limit):
+    "`DataError` for what makes no sense"
+    if len(shard)!=2 or not 0<=shard[0]<shard[1]:
+        raise DataError(f'shard is (i, n) with i from 0 to n-1, not {tuple(shard)}')
+    if check not in ('size','full'): raise DataError(f"check is 'size' or 'full', not {check!r}")
+    if batch<1 or (limit or 0)<0: raise DataError(f'batch is 1 or more and limit 0 or more, not {batch} and {limit}')
+    if hasattr(table, 'samples'): raise DataError('expand wants the rows to edit, such as dataset.train')
+    if (twice := validate(table).path.duplicated()).any():
+        raise DataError(f'the table lists {table.path[twice].iloc[0]} twice: every image is edited once')
+
+# %% ../../nbs/generation/expansion.ipynb #05543047
+def _accepted(edit, accept):
+    "Names of faults that are none"
+    accept = getattr(edit, 'accept', ()) if accept is None else accept
+    accept = (accept,) if isinstance(accept, str) else tuple(accept)
+    if unknown := set(accept)-set(FAULTS):
+        raise DataError(f"accept names faults, which are {', '.join(FAULTS)}, not {min(map(str, unknown))}")
+    return accept
+
+def _name_of(edit): return getattr(edit, 'generated_by', None) or getattr(edit, '__name__', type(edit).__name__)
+
+def _work(job, edit, batch, limit, progress):
+    "Make what is missing, batch by batch"
+    missing = job.missing[:limit]
+    report = Rate(job.found) if progress is True else progress or (lambda *_: None)
+    for b in range(0, len(missing), batch):
+        job.batch(missing[b:b+batch], edit)
+        report(min(b+batch, len(missing)), len(missing))
+
+# %% ../../nbs/generation/expansion.ipynb #a5dc82b7
 def expand(
     table,             # Sample table: the images to edit
     edit,              # edit(images, rows, variants, seeds) -> images, see above
@@ -115,7 +207,7 @@ def expand(
     seed:int=0,        # Of the job
     shard:tuple=(0,1), # (i, n): do the i-th of n parts, counted from 0
     batch:int=8,       # Images in one call of `edit`; where the edit has batches of its own, a multiple of theirs
-    limit:int|None=None,     # Try at most so many images in this call
+    limit:int|None=None, # Try at most so many images in this call
     generated_by:str|None=None, # Name for the table; default: the edit's own
     settings:dict|None=None, # Describes the edit, part of the job; default: `edit.settings`
     check:str='size',  # How images from before are looked at: 'size' or 'full'
@@ -123,49 +215,54 @@ def expand(
     accept=None,       # Names of `FAULTS` that are none here, such as 'unchanged'; default: the edit's own, see there
     progress=True,     # A bar on a terminal, a line a minute in a log; or called with (done, total); False: nothing
 ):                     # Sample table of all images of `table` and `variants` that are there, by row and variant
-    "Edit what is missing; raises `DataError`, `FileExistsError` (another job's folder) or `OSError` (no room), in one line"
-    variants = list(range(variants)) if isinstance(variants, Integral) else sorted({int(v) for v in variants})
-    if not variants or variants[0]<0: raise DataError('variants is how many, 1 or more, or a list of numbers from 0')
-    if len(shard)!=2 or not 0<=shard[0]<shard[1]: raise DataError(f'shard is (i, n) with i from 0 to n-1, not {tuple(shard)}')
-    if check not in ('size','full'): raise DataError(f"check is 'size' or 'full', not {check!r}")
-    if batch<1 or (limit or 0)<0: raise DataError(f'batch is 1 or more and limit 0 or more, not {batch} and {limit}')
-    if hasattr(table, 'samples'): raise DataError('expand wants the rows to edit, such as dataset.train')
-    if (twice := validate(table).path.duplicated()).any(): raise DataError(f'the table lists {table.path[twice].iloc[0]} twice: every image is edited once')
-    accept = getattr(edit, 'accept', ()) if accept is None else accept
-    accept = (accept,) if isinstance(accept, str) else tuple(accept)
-    if unknown := set(accept)-set(FAULTS): raise DataError(f"accept names faults, which are {', '.join(FAULTS)}, not {min(map(str, unknown))}")
-    by = generated_by or getattr(edit, 'generated_by', None) or getattr(edit, '__name__', type(edit).__name__)
-    out = Path(out).expanduser().absolute()
-    rec = Recorder(out, shard, describe_job(seed, table.dataset, by, getattr(edit, 'settings', {}) if settings is None else settings))
+    "Edit what is missing; `DataError`, `FileExistsError` (another job's folder) or `OSError` (no room), in one line"
+    variants = _variants_of(variants)
+    _refuse(table, shard, check, batch, limit)
+    accept,by,out = _accepted(edit, accept),generated_by or _name_of(edit),Path(out).expanduser().absolute()
+    asked = describe_job(seed, table.dataset, by, getattr(edit, 'settings', {}) if settings is None else settings)
+    rec = Recorder(out, shard, asked)
     try:
-        job = _Job(table, out, variants, seed, shard, check, retry, accept, rec)
-        missing = job.missing[:limit]
-        report = Rate(job.found) if progress is True else progress or (lambda *_: None)
-        for b in range(0, len(missing), batch):
-            job.batch(missing[b:b+batch], table, edit)
-            report(min(b+batch, len(missing)), len(missing))
+        job = _Job(table, out, seed, accept, rec)
+        job.look(variants, shard, check, retry)
+        _work(job, edit, batch, limit, progress)
     finally: rec.close()
-    if job.skipped: print(f'{sum(job.skipped.values())} images skipped: ' + '; '.join(f'{n} {r}' for r,n in job.skipped.most_common()))
+    if job.skipped:
+        reasons = '; '.join(f'{n} {r}' for r,n in job.skipped.most_common())
+        print(f'{job.skipped.total()} images skipped: {reasons}')
     return _generated(table, job, out, variants, by)
 
 # %% ../../nbs/generation/expansion.ipynb #a9dac69d
+def _on_record(out, sources, sizes):
+    "Lines about images, moved ones included; how many are lost; and what is said of damaged ones"
+    known,lost,about = lines_on_record(out, sizes)
+    known = {k:l for k,l in known.items() if 'file' in l}
+    return known | {(l['source'],l['variant']): l for l in moved_lines(known, sources)},lost,about
+
+def _found(known, sources, good):
+    "Lines about images of these sources, those of them whose image is good, and the number of other images"
+    here = set(sources)
+    own = {k:l for k,l in known.items() if k[0] in here}
+    others = {l['file'] for l in known.values()} - {l['file'] for l in own.values()}
+    return own,{k:l for k,l in own.items() if good(l)},len(others)
+
+# %% ../../nbs/generation/expansion.ipynb #f251367b
 def read_expansion(
     out,              # Folder of an expansion
     table,            # Sample table of the images it was made of, such as `dataset.train`
     check:str='size', # As for `expand`
-):                    # As `expand` gives it
-    "What is there, whoever made it; `DataError` where none of it was made of these images. In `.attrs['expansion']` also `elsewhere`, the number that was made of others"
+): # As `expand` gives it; in `.attrs['expansion']` also `elsewhere`, the number that was made of other images
+    "What is there, whoever made it; `DataError` where none of it was made of these images"
     out = Path(out).expanduser().absolute()
     if not (out/'job.json').exists(): raise DataError(f'{out} holds no generated images: there is no job.json in it')
-    by,sizes,sources = read_job(out, DataError, 'restore it')['generated_by'],images_on_disk(out),list(map(str, table.path))
-    known,lost,about = lines_on_record(out, sizes)
-    known = {k:l for k,l in known.items() if 'file' in l}
-    known |= {(l['source'],l['variant']): l for l in moved_lines(known, sources)}
-    here,good = set(sources),finder(out, check, sizes)
-    own = {k:l for k,l in known.items() if k[0] in here}
-    there = {k:l for k,l in own.items() if good(l)}
-    others = {l['file'] for l in known.values()} - {l['file'] for l in own.values()}
-    if not there: raise DataError(f"{out} has no image made of {', '.join(sorted(set(table.dataset)))} as it is here: {len(others)} were made of other images, {len(own)} are gone or damaged")
-    res = _generated(table, SimpleNamespace(sources=sources, known=there, made=0, found=len(there), damaged=lost+len(own)-len(there), skipped={}, about=about), out, sorted({v for _,v in there}), by)
-    res.attrs['expansion']['elsewhere'] = len(others)
+    by = read_job(out, DataError, 'restore it')['generated_by']
+    sizes,sources = images_on_disk(out),list(map(str, table.path))
+    known,lost,about = _on_record(out, sources, sizes)
+    own,there,elsewhere = _found(known, sources, finder(out, check, sizes))
+    if not there:
+        raise DataError(f"{out} has no image made of {', '.join(sorted(set(table.dataset)))} as it is here: "
+                        f'{elsewhere} were made of other images, {len(own)} are gone or damaged')
+    job = SimpleNamespace(sources=sources, known=there, made=0, found=len(there), skipped={}, about=about,
+                          damaged=lost+len(own)-len(there))
+    res = _generated(table, job, out, sorted({v for _,v in there}), by)
+    res.attrs['expansion']['elsewhere'] = elsewhere
     return res
