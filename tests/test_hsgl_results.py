@@ -19,7 +19,7 @@ def test_generated_sets_are_made_once_and_by_name(sets):
     assert len(made.train)==len(real.train)+len(extra) and len(extra)==extra.identity.nunique()*GARMENTS*DRESSED
     assert extra.clothes.nunique()==GARMENTS and not set(extra.clothes) & set(real.train.clothes)
     assert len(sets['chpsg'].train)==(1+VARIANTS)*len(real.train)
-    with pytest.raises(KeyError): sets['nothing']
+    with pytest.raises(ValueError, match='No chain makes images'): sets['nothing']
 
 def test_an_epoch_with_generated_images_has_the_steps_of_the_real_ones(sets):
     r = recipe('mannequins', 'cal', generated='shsg')
