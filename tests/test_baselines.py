@@ -6,7 +6,7 @@ import ccreid.compat
 from fastai.callback.core import Callback
 from hypothesis import given, settings, strategies as st
 from torch import nn
-from ccreid.baselines import aim as aim_page, cssc as cssc_page, fire as fire_page
+from ccreid.baselines import aim as aim_page, cal as cal_page, cssc as cssc_page, fire as fire_page
 from ccreid.baselines.aim import AIM, ClothesBranch, Fusion, attend, signed_sqrt, stripes, symmetric_kl
 from ccreid.baselines.cal import CAL
 from ccreid.baselines.cssc import CSSC, SMR, CSSCModel, TwoBranches
@@ -17,7 +17,7 @@ from ccreid.hsgl.hsal import HSAL
 from ccreid.models.backbones import create_backbone
 from ccreid.models.reid_model import ReIDModel
 from ccreid.training.checkpoints import Checkpoint
-from ccreid.training.embedding import embed
+from ccreid.training.embedding import embed, embed_training
 from ccreid.training.export import export_reid, load_reid, parity
 from ccreid.training.learner import Method, reid_learner
 from ccreid.training.schedules import EpochSchedule, warmup_multistep
@@ -508,6 +508,9 @@ def test_features_of_training_images_follow_the_loader(dataset):
     f,y = a.fi_re2.embed()
     assert len(f)==len(fa)+2 and y[-2:].tolist()==ya[:2].tolist()
     torch.testing.assert_close(f[-2:], fa[:2], rtol=1e-3, atol=1e-4)
+    for rows in ([3,0], torch.tensor([3,0]), np.array([0,0,1]), np.arange(len(f))%2==1):
+        torch.testing.assert_close(embed_training(a, rows), f[rows], rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match='no rows'): embed_training(a, [])
 
 def test_other_methods_see_the_clusters(dataset):
     seen = []
@@ -692,6 +695,9 @@ def test_a_description_names_only_models_of_this_package():
 class Recipe:
     data,backbone,pretrained,start_epoch,margin,smoothing,lr,wd = 'prcc','resnet_mini',True,3,.2,.05,1e-3,1e-4
 
+class Generated(Recipe): generated = 'cloth+pose'
+class Named(Recipe): extra = 'cloth'
+
 def test_builders_follow_the_recipe(dataset):
     dls,r = loaders(dataset),Recipe()
     a, = aim_page.aim(r)
@@ -701,6 +707,11 @@ def test_builders_follow_the_recipe(dataset):
     r.data = 'mannequins'
     f, = fire_page.fire(r, eps=.5)
     assert (f.k1,f.k2,f.eps)==(4,2,.5)
+    for make in aim_page.aim, cal_page.cal:                       # generated images take part where the recipe has some
+        assert [make(o)[0].generated for o in (r, Generated(), Named())]==[False, True, True]
+        assert make(Generated(), generated=False, lr=1.)[0].clothes_lr==1. and not make(Generated(), generated=False)[0].generated
+    k, = cal_page.cal(r)
+    assert (type(k),k.start_epoch,k.clothes_lr,k.clothes_wd)==(CAL,3,1e-3,1e-4)
     c, = cssc_page.cssc(r)
     assert (c.start_epoch,c.margin,c.smoothing)==(3,.2,.05)
     net = fire_page.model(r, dls)

@@ -21,7 +21,7 @@ from ccreid.hsgl.hatrip import adjust_distances, hatrip_loss
 from ccreid.hsgl.hsal import HSAL, hatrip_term, plot_adjustment
 from ccreid.training.checkpoints import Checkpoint
 from ccreid.training.learner import Method, reid_learner
-from ccreid.training.terms import ReIDLoss, identity_term, triplet_term
+from ccreid.training.terms import ReIDLoss, TripletTerm, identity_term, triplet_term
 from test_training import PlainIdentity, SmallPairs, Watch, check_accumulation, check_resume, hand_cal, hand_identity, quiet
 
 # --- the equations, pair by pair ---
@@ -338,6 +338,19 @@ def test_features_of_a_replaced_term(shared, given, expected):
     for name,factor in zip(learn.hsal.replaced, expected):
         want = loops(factor*output['features'], samples_of(labels), .5, .3).item()
         assert loss.terms[name][0](output, labels).item()==pytest.approx(want), name
+
+def closure(margin, features): return lambda output, labels: output[features].sum()*margin
+
+@pytest.mark.parametrize('term,margin,features', [
+    (TripletTerm(.7, 'euclidean', 'pooled'), .7, 'pooled'), (triplet_term(.4), .4, 'features'), (Scaled(2, 'content'), .3, 'content'),
+    (hatrip_term(margin=.2, features='salient'), .2, 'salient'), (partial(Scaled(2, 'content'), labels=None), .3, 'content'),
+    (partial(closure, margin=.5, features='a'), .5, 'a'), (partial(Scaled(2, 'content'), margin=.6), .6, 'content'),
+    (closure(.9, 'content'), .3, 'features_4'), (lambda output, labels: 0., .3, 'features_4')])
+def test_terms_are_asked_for_margin_and_features_and_not_looked_into(term, margin, features):
+    new = HSAL(alpha=.1, rule='released').term('triplet_4', term)
+    assert (new.alpha,new.margin,new.features,new.rule)==(.1, margin, features, 'released')
+    new = HSAL(margin=0., features='mine').term('triplet_4', term)              # written down: counts
+    assert (new.margin,new.features)==(0., 'mine')
 
 def test_a_replaced_term_works_as_before_until_the_start(shared):
     loss = ReIDLoss(identity=identity_term(), triplet=(triplet_term(.4, 'euclidean'), .7))

@@ -66,9 +66,10 @@ _ALPHA,_WEIGHT,_MARGIN = 0.05,0.1,0. # Of the released scripts for CAL and AIM
 _REPLACED_MARGIN = 0.3 # Of a replaced term that does not say
 
 def _asked(term, name, default=None):
-    "What a term was made with: an attribute, or a keyword of its `partial`"
-    if not isinstance(term, partial): return getattr(term, name, default)
-    return term.keywords[name] if name in term.keywords else _asked(term.func, name, default)
+    "What a term was made with: an attribute, or a keyword of its `partial`; the default if it does not say"
+    if not isinstance(term, partial): value = getattr(term, name, None)
+    else: value = term.keywords[name] if name in term.keywords else _asked(term.func, name)
+    return default if value is None else value
 
 def _triplets(terms): return [n for n in terms if re.fullmatch(r'triplet(_\w+)?', n)]
 

@@ -68,11 +68,11 @@ def embed_training(
     batch_size:int=128, # Images at a time
 )->Tensor: # [N,D] float32 on the CPU, not normalised, in the order of `rows`
     "Features of training images as a test sees them; raises `ValueError` if `rows` are none"
-    images,loader = learn.dls.train.dataset,learn.dls.train
+    loader,images = learn.dls.train,learn.dls.train.dataset
     labels = {k: images.labels[k] for k in ('identity','clothes','camera')}
     modality = [MODALITIES[m] for m in images.labels['modality']]
     table = pd.DataFrame(dict(path=images.paths, modality=modality, **labels))
-    if rows is not None: table = table.iloc[torch.as_tensor(rows).cpu().numpy()]
+    if rows is not None: table = table.iloc[rows.tolist() if hasattr(rows, 'tolist') else list(rows)]
     if not len(table): raise ValueError("Nothing to embed: there are no rows")
     workers = 0 if images.cache is not None else loader.fake_l.num_workers
     clean = embedding_loader(table, learn.model.preprocessing, batch_size, workers, images.cache)
