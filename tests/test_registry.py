@@ -56,3 +56,144 @@ PINNED = { # Hashes of the recipes of all rows whose figures are kept in benchma
 def test_the_recipes_of_kept_results_have_the_hashes_they_had():
     now = {f'{chain}: {row.name}': row.recipe.hash for chain in ('foundations','hsgl') for row in CHAINS[chain]}
     assert {k: now.get(k) for k in PINNED}==PINNED
+
+@pytest.fixture
+def toy():
+    "A chain of this process alone"
+    made = registry.register(Chain('toy', options=dict(strength=Option(number(), .5, of=('toy','extra')), free=Option(number())),
+        methods=dict(toy=lambda r: []), addons=dict(extra=lambda r: [r.strength]), rows=(Row('a', 'toy', dict(strength=.7)),)))
+    yield made
+    registry.forget('toy')
+
+def entry(monkeypatch, **values):
+    "Entry points as if these packages were installed too"
+    more = [importlib.metadata.EntryPoint(name, value, registry.GROUP) for name,value in values.items()]
+    real = registry.entry_points
+    monkeypatch.setattr(registry, 'entry_points', lambda group: [*real(group=group), *more])
+    registry._entries.cache_clear()
+    monkeypatch.setattr(registry, '_said', set())
+
+@pytest.fixture(autouse=True)
+def fresh():
+    yield
+    registry._entries.cache_clear()
+
+# --- options
+
+def test_an_option_is_a_setting_and_what_is_not_given_is_none(toy):
+    plain = recipe('mannequins', 'toy')
+    assert plain.strength==.5 and plain.free is None and plain.options=={}
+    given = recipe('mannequins', 'toy', strength=.7)
+    assert given.strength==.7 and given.hash!=plain.hash and given.as_dict()['strength']==.7 and 'options' not in given.as_dict()
+    assert recipe('mannequins', 'toy', strength=None)==plain
+    assert recipe('mannequins', 'toy', strength=.5).hash==plain.hash              # the declared default, written down
+    assert recipe('mannequins', 'toy', free=0.).hash!=plain.hash                   # nothing is declared: whatever is given counts
+
+@pytest.mark.parametrize('method,settings,says', [
+    ('toy', dict(strength=-1), 'Setting strength: expected a number'), ('toy', dict(strength='x'), 'Setting strength: expected'),
+    ('cal', dict(strength=.7), 'Setting strength is one of toy and extra, which method cal has not'),
+    ('cal', dict(free=1.), 'is one of toy, which'), ('toy', dict(lr=None), 'Setting lr'), ('toy', dict(strenght=1), 'Unknown setting strenght'),
+    ('toy+toy', {}, 'Unknown method'), ('cal+extra+extra', {}, 'Unknown method'), ('extra', {}, r'each also with \+hsal or \+extra')])
+def test_slips_are_said(toy, method, settings, says):
+    with pytest.raises(ValueError, match=says) as e: recipe('mannequins', method, **settings)
+    assert '\n' not in str(e.value)
+
+def test_a_weight_that_is_given_is_not_the_same_as_none():
+    for method in ('cal+hsal','fire+hsal'):
+        assert recipe('mannequins', method, hsal_weight=.1).hash!=recipe('mannequins', method).hash
+        assert recipe('mannequins', method, hsal_alpha=.05).hash==recipe('mannequins', method).hash
+
+def test_add_ons_go_with_every_method_in_their_order(toy):
+    from ccreid.recipes import callbacks_of
+    assert callbacks_of(recipe('mannequins', 'toy+extra', strength=.9))==[.9]
+    names = [type(o).__name__ for o in callbacks_of(recipe('mannequins', 'cal+hsal'))]
+    assert names==['CAL','HSAL']
+
+def test_a_later_setting_leaves_hashes_alone():
+    "What a recipe of today says beyond that of the first results counts only where it is used"
+    from dataclasses import fields
+    first = 'data method backbone pretrained size identities images epochs lr wd milestones warmup smoothing triplet margin start_epoch cache'.split()
+    later = [f.name for f in fields(Recipe) if f.name not in [*first,'options']]
+    plain = Recipe('prcc', 'cal')
+    for name in later:
+        default = Recipe.__dataclass_fields__[name].default
+        other = {str: 'x', int: 3, float: .5, tuple: (1.,2.,3.)}[type(default)]
+        assert Recipe('prcc', 'cal', **{name: default}).hash==plain.hash!=Recipe('prcc', 'cal', **{name: other}).hash, name
+
+def test_a_recipe_can_be_copied_and_sent():
+    import copy, pickle
+    r = recipe('mannequins', 'cal+hsal', hsal_alpha=.1)
+    assert copy.deepcopy(r)==r==pickle.loads(pickle.dumps(r)) and eval(repr(r))==r and max(map(len, repr(r).splitlines()))<=90
+
+# --- chains
+
+def test_names_are_known_without_an_import(monkeypatch):
+    entry(monkeypatch, far='no_such_package.chain:chain')
+    assert registry.names()[:2]==['foundations','baselines'] and 'hsgl' in registry.names() and registry.names()[-1]=='far'
+
+@pytest.mark.parametrize('value,says', [('no_such_package.chain:chain', 'cannot be imported'), ('ccreid.values:whole', 'not the `Chain` of that name'),
+    ('ccreid.hsgl.chain:chain', 'not the `Chain` of that name'), ('ccreid.values:nothing', 'cannot be imported')])
+def test_a_broken_chain_is_left_out_and_said_once(monkeypatch, value, says):
+    entry(monkeypatch, far=value)
+    with pytest.warns(UserWarning, match=f'The chain far is left out: .*{says}') as w:
+        assert [c.name for c in registry.chains()]==[n for n in registry.names() if n!='far']
+        registry.chains()
+    assert len(w)==1 and 'cal' in All('methods')
+    with pytest.raises(ValueError, match=says): registry.load('far')
+
+def test_a_chain_that_takes_a_taken_name_is_left_out(monkeypatch):
+    import sys, types
+    module = types.ModuleType('toy_clash')
+    module.chain = Chain('clash', methods=dict(cal=len))
+    monkeypatch.setitem(sys.modules, 'toy_clash', module)
+    entry(monkeypatch, clash='toy_clash:chain')
+    with pytest.warns(UserWarning, match="left out: 'cal' among its methods is one of chain baselines already"):
+        assert All('methods').chain_of('cal').name=='baselines'
+
+def test_every_address_of_our_own_chains_leads_somewhere():
+    for chain in registry.chains():
+        for kind in ('methods','settings','addons','models'):
+            for name,address in getattr(chain, kind).items(): assert registry.resolve(address) is not None, (chain.name, kind, name)
+        for images in chain.images.values():
+            for o in (images.miniature, images.job, images.plan, images.account, images.show): assert o is None or callable(registry.resolve(o))
+        for part in chain.parts.values(): assert callable(registry.resolve(part.load)) and (part.stand_in is None or callable(registry.resolve(part.stand_in)))
+
+def test_options_of_a_job_are_its_keywords_with_their_defaults():
+    import inspect
+    for chain in registry.chains():
+        for name,images in chain.images.items():
+            if images.job is None: continue
+            takes = inspect.signature(registry.resolve(images.job)).parameters
+            for k,option in images.options.items(): assert takes[k].kind==takes[k].KEYWORD_ONLY and takes[k].default==option.default, (name, k)
+
+# --- the site and the session
+
+def test_registered_pages_are_those_of_the_sidebar():
+    import yaml
+    from pathlib import Path
+    root = Path(__file__).parent.parent
+    def entries(o):
+        if isinstance(o, str): return [o]
+        if isinstance(o, dict): return entries(o.get('contents', []))
+        return [e for x in o for e in entries(x)]
+    side = entries(yaml.safe_load((root/'_quarto.yml').read_text())['website']['sidebar']['contents'])
+    index = (root/'nbs'/'index.ipynb').read_text()
+    for chain in registry.chains():
+        folder = [p for p in side if p.startswith(f'{chain.name}/')]
+        assert set(folder)<=set(chain.pages)<=set(side), chain.name
+        assert set(chain.pages)=={*chain.pages} and len(chain.pages)==len(set(chain.pages))
+        if chain.name not in ('foundations','baselines'): assert f'{chain.name}/' in index, f'{chain.name} is not on the front page'
+
+def test_the_names_of_a_session_mean_one_thing():
+    import ccreid, importlib, pkgutil
+    import ccreid.all as everything
+    offered = {n: getattr(everything, n) for n in everything.__all__}
+    assert 35<=len(offered)<=55
+    elsewhere = {}
+    for m in pkgutil.walk_packages(ccreid.__path__, 'ccreid.'):
+        if m.name.endswith(('_modidx','__main__')): continue
+        try: module = importlib.import_module(m.name)
+        except ImportError: continue
+        for n in getattr(module, '__all__', ()):
+            if n in offered and getattr(module, n) is not offered[n]: elsewhere.setdefault(n, []).append(m.name)
+    assert elsewhere=={}

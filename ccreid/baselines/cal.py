@@ -128,7 +128,7 @@ def generated_in(
     r, # A recipe
 )->bool: # Are there any?
     "Does a recipe train on generated images?"
-    return bool(getattr(r, 'generated', '') or getattr(r, 'extra', ''))
+    return bool(r.generated)
 
 def cal(
     r, # A recipe: its `start_epoch`, `lr`, `wd` and generated images are used
