@@ -59,8 +59,8 @@ def fault(
     if 'plain' not in accept and is_plain(image):
         who = 'source and result are' if source and is_plain(source) else 'the result is'
         return f"{who} {'of a single colour' if image.getbbox() else 'all black'}"
-    if source and 'unchanged' not in accept and image.size==source.size and not ImageChops.difference(image, source).getbbox(): return 'the edit changed nothing'
-    return ''
+    if not source or 'unchanged' in accept or image.size!=source.size: return ''
+    return '' if ImageChops.difference(image, source).getbbox() else 'the edit changed nothing'
 
 # %% ../../nbs/generation/edits.ipynb #2d91465d
 def _result(o, source, accept):
@@ -71,6 +71,7 @@ def _result(o, source, accept):
     if image.mode!='RGB': image = image.convert('RGB')
     return fault(image, source, accept) or (image, dict(notes))
 
+# %% ../../nbs/generation/edits.ipynb #13ff03fc
 def apply_edit(
     edit,     # A function as above
     images,   # PIL images, RGB

@@ -30,6 +30,7 @@ def images_on_disk(
         if d.is_dir(): sizes.update((f'images/{d.name}/{f.name}', f.stat().st_size) for f in os.scandir(d))
     return sizes
 
+# %% ../../nbs/generation/found.ipynb #508eb62a
 def lines_on_record(
     out,   # Folder of a generated set
     sizes, # From `images_on_disk`
@@ -50,25 +51,31 @@ def _plain_file(path, size):
     with open(path, 'rb') as f: head = f.read(24)
     w,h = struct.unpack('>II', head[16:]) if len(head)==24 else (0,0)
     try: return size<=160+3*w+3*w*h//300 and is_plain(read_image(path))
-    except (DataError, OSError): return False
+    except (DataError,OSError): return False
 
+def _same_source(line, full):
+    "Is the source what it was, as far as it is there?"
+    try: size = os.stat(line['source']).st_size
+    except OSError: return True
+    return size==line['source_bytes'] and (not full or content(line['source'])==line['source_sha256'])
+
+# %% ../../nbs/generation/found.ipynb #d5fce8ed
 def finder(
     out,       # Folder of a generated set
     check:str, # 'size' or 'full'
     sizes,     # From `images_on_disk`
 ):             # Function of a line: bool
     "Is the image of a line there, and what it should be?"
-    plain = {}
-    def same_source(line):
-        try: size = os.stat(line['source']).st_size
-        except OSError: return True
-        return size==line['source_bytes'] and (check=='size' or content(line['source'])==line['source_sha256'])
+    full,plain = check=='full',{}
     def failed(line):
         if 'accepted' in line: return False
         if (key := line['sha256']) not in plain: plain[key] = _plain_file(out/line['file'], line['bytes'])
         return plain[key]
-    return lambda line: (sizes.get(line['file'])==line['bytes'] and (check=='size' or content(out/line['file'])==line['sha256'])
-                         and same_source(line) and not failed(line))
+    def good(line):
+        if sizes.get(line['file'])!=line['bytes']: return False
+        if full and content(out/line['file'])!=line['sha256']: return False
+        return _same_source(line, full) and not failed(line)
+    return good
 
 # %% ../../nbs/generation/found.ipynb #4e5fe8a4
 def moved_lines(
@@ -78,7 +85,8 @@ def moved_lines(
     "Lines about images that lay elsewhere when they were written"
     here,had,away = set(sources),{p for p,_ in known},{}
     for (p,_),line in known.items():
-        if p not in here and 'file' in line: away.setdefault((image_key(p), line['source_sha256']), {}).setdefault(p, []).append(line)
+        if p in here or 'file' not in line: continue
+        away.setdefault((image_key(p), line['source_sha256']), {}).setdefault(p, []).append(line)
     keys = {k for k,_ in away}
     for p in sources:
         if p in had or image_key(p) not in keys or not os.path.isfile(p): continue

@@ -13,6 +13,7 @@ import hashlib,json,os,re,struct,time,zlib
 import numpy as np
 from collections import Counter
 from contextlib import contextmanager
+from fastcore.basics import patch
 from pathlib import Path
 from ..files import Unfit,hold,plain,read_json,reading,shown,to_json,write_whole
 
@@ -55,7 +56,8 @@ def _writing(out):
     except BlockingIOError: raise                      # another process has it
     except OSError as e:
         why = os.strerror(e.errno) if e.errno else e
-        raise OSError(e.errno, f'cannot write to {shown(out)}: {why}; what is finished there is safe, make room and call again') from None
+        raise OSError(e.errno, f'cannot write to {shown(out)}: {why}; what is finished there is safe, '
+                      'make room and call again') from None
 
 # %% ../../nbs/generation/records.ipynb #737871a2
 def encode_png(
@@ -77,26 +79,35 @@ _FILE = re.compile(r'images/[0-9a-f]{2}/[A-Za-z0-9._-]{1,200}\.png')
 _START = b'{"source": "'
 _COLUMNS = {'dataset','path','identity','clothes','camera','modality','split','variant','generated_by','source'}
 
+def _is_size(v): return type(v) is int and 0<=v<2**63
+def _is_text(v): return isinstance(v, str)
+def _is_notes(v): return isinstance(v, dict) and not _COLUMNS & v.keys()
+def _is_time(v): return type(v) in (int,float) and 0<=v<2**40
+
+_all_lines = dict(source=_is_text, variant=_is_size)
+_image_lines = dict(file=_FILE.fullmatch, bytes=_is_size, source_bytes=_is_size,
+                    sha256=_is_text, source_sha256=_is_text)
+_optional = dict(time=_is_time, seed=lambda v: type(v) is int)
+
+# %% ../../nbs/generation/records.ipynb #07b2e179
 def _line(text):
     "A line as a process writes it; raises whatever for another"
     line = json.loads(text)
-    size = lambda k: type(line[k]) is int and 0<=line[k]<2**63
-    time,notes = line.get('time', 0),line.get('notes', {})
-    good = isinstance(line['source'], str) and size('variant') and type(line.get('seed', 0)) is int and type(time) in (int,float) and 0<=time<2**40
-    if 'skip' in line: good = good and isinstance(line['skip'], str)
-    else: good = (good and _FILE.fullmatch(line['file']) and size('bytes') and size('source_bytes') and isinstance(line['sha256'], str)
-                  and isinstance(line['source_sha256'], str) and isinstance(notes, dict) and not _COLUMNS & notes.keys())
-    if not good: raise ValueError('not a line of ours')
+    must = _all_lines | (dict(skip=_is_text) if 'skip' in line else _image_lines)
+    may = _optional if 'skip' in line else _optional | dict(notes=_is_notes)
+    good = all(fits(line[k]) for k,fits in must.items())
+    if not good or not all(fits(line[k]) for k,fits in may.items() if k in line): raise ValueError('not a line of ours')
     return line
 
 def _torn(text, e): # by a kill
-    return text.startswith(_START[:len(text)]) and isinstance(e, json.JSONDecodeError) and ('Unterminated' in e.msg or e.pos>=len(e.doc)-5)
+    ends = isinstance(e, json.JSONDecodeError) and ('Unterminated' in e.msg or e.pos>=len(e.doc)-5)
+    return ends and text.startswith(_START[:len(text)])
 
 # %% ../../nbs/generation/records.ipynb #6d92d816
 def read_manifest(
     out,          # Folder of a generated set
     damaged=None, # A list: (file, number of the line) of each damaged line is added to it
-)->dict:    # (source, variant) -> line: source, variant, seed, file, bytes, sha256, source_bytes, source_sha256; or `skip`, the reason
+)->dict: # (source, variant) -> line: both, seed, file, bytes, sha256, source_bytes, source_sha256; or `skip`, a reason
     "What is on record, of all processes together; lines that a kill has torn are passed over"
     res = {}
     for f in sorted(Path(out).glob('manifest-*.jsonl')):
@@ -118,10 +129,12 @@ def describe_job(
     settings:dict,     # What else decides how its images look
 )->dict:               # Ready for JSON, with a hash
     "What makes two calls the same job"
-    job = dict(format=1, seed=int(seed), datasets=sorted(set(map(str, datasets))), generated_by=str(generated_by), settings=settings)
+    job = dict(format=1, seed=int(seed), datasets=sorted(set(map(str, datasets))),
+               generated_by=str(generated_by), settings=settings)
     job = plain(json.loads(json.dumps(job, default=str, sort_keys=True)))
     return dict(**job, hash=digest(json.dumps(job, sort_keys=True))[:16])
 
+# %% ../../nbs/generation/records.ipynb #0fedb1f0
 def read_job(
     out:Path, # A folder with a `job.json`
     error,    # Kind of error to raise
@@ -130,10 +143,17 @@ def read_job(
     "What a folder says of its job"
     path,what = out/'job.json','a description of generated images'
     job = read_json(path, what, advice, error)
-    good = lambda o: isinstance(o, list) and all(isinstance(d, str) for d in o)
+    names = job.get('datasets')
     with reading(path, what, advice, error):
-        if not good(job.get('datasets')) or not isinstance(job.get('generated_by'), str): raise Unfit(f'is damaged: it does not say what was generated of what; {advice}')
+        good = isinstance(names, list) and all(map(_is_text, names)) and _is_text(job.get('generated_by'))
+        if not good: raise Unfit(f'is damaged: it does not say what was generated of what; {advice}')
     return job
+
+# %% ../../nbs/generation/records.ipynb #3471a765
+def _strange(out):
+    "Is a folder without a description something else than one that a process is about to describe?"
+    if not out.exists(): return False
+    return not out.is_dir() or any(not o.name.startswith(('.making-','manifest-')) for o in out.iterdir())
 
 def check_job(
     out:Path, # A folder
@@ -142,12 +162,14 @@ def check_job(
     "Raise `FileExistsError` where the folder belongs to another job, or to something else"
     path = out/'job.json'
     if not path.exists():
-        if out.exists() and (not out.is_dir() or any(not o.name.startswith(('.making-','manifest-')) for o in out.iterdir()) and not path.exists()):
+        if _strange(out) and not path.exists():
             raise FileExistsError(f'{out} holds something else than a generated set: choose another folder')
         return False
     old = read_job(out, FileExistsError)
-    wrong = [k for k in ('format','seed','generated_by','settings') if old.get(k)!=job[k]] + ['datasets']*(not set(job['datasets'])<=set(old['datasets']))
-    if wrong: raise FileExistsError(f'{out} holds another job: ' + ', '.join(f'{k} {old.get(k)}, not {job[k]}' for k in wrong) + '. Choose another folder')
+    wrong = [k for k in ('format','seed','generated_by','settings') if old.get(k)!=job[k]]
+    if not set(job['datasets'])<=set(old['datasets']): wrong.append('datasets')
+    differs = ', '.join(f'{k} {old.get(k)}, not {job[k]}' for k in wrong)
+    if wrong: raise FileExistsError(f'{out} holds another job: {differs}. Choose another folder')
     return True
 
 # %% ../../nbs/generation/records.ipynb #2f94f672
@@ -159,8 +181,9 @@ def _own(out, name, busy, tries=10):
             if k==tries-1: raise
             time.sleep(.1)
 
+# %% ../../nbs/generation/records.ipynb #a797eb51
 class Recorder:
-    "Puts the images of one process in place and on record; raises `BlockingIOError` while another process has the shard, else as `check_job`"
+    "Puts images in place and on record; `BlockingIOError` while another process has the shard, else as `check_job`"
     def __init__(self,
         out:Path,       # Folder of the set, absolute
         shard:tuple,    # (i, n): which of how many processes
@@ -169,53 +192,70 @@ class Recorder:
         check_job(out, job)
         name,self.out,self.log,self.synced = '{:03d}-of-{:03d}'.format(*shard),out,None,time.monotonic()
         self.tmp = out/f'.making-{name}'
-        with _writing(out): self.lock = _own(out, name, f'another process is at work on shard {shard[0]}/{shard[1]} of {out}: wait for it, or take another shard')
+        busy = f'another process is at work on shard {shard[0]}/{shard[1]} of {out}: wait for it, or take another shard'
+        with _writing(out): self.lock = _own(out, name, busy)
         try:
-            with _writing(out):
-                self.log = open(out/f'manifest-{name}.jsonl', 'ab+', buffering=0)
-                for o in out.glob('.making-*-of-*'): self._clear(o)
-                self._end_line()
-                if not (out/'job.json').exists(): write_whole(out/'job.json', json.dumps(job, indent=1), once=True, tmp=self.tmp)
+            with _writing(out): self._begin(name, job)
             check_job(out, job)
         except BaseException: self.close(); raise
 
-    def _clear(self, tmp):
-        "Remove a temporary file whose writer is gone"
-        if tmp==self.tmp: return tmp.unlink()
-        try: lock = _own(self.out, tmp.name.removeprefix('.making-'), '', 1)
-        except BlockingIOError: return
-        tmp.unlink(missing_ok=True); lock.release()
-
-    def _end_line(self):
-        "Begin a new line below one that a kill has torn, which is said"
-        end = self.log.seek(0, 2)
-        if not end or (self.log.seek(end-1), self.log.read(1))[1]==b'\n': return
-        self.log.seek(max(0, end-2**20))
-        last = self.log.read().split(b'\n')[-1]
-        try: _line(last)
-        except Exception: print(f'{shown(self.log.name)}: the last line breaks off, as it does when a process is killed; its image is made again')
-        self._append(b'\n')
-
-    def _append(self, data):
-        end = self.log.seek(0, 2)
-        try:
-            while data: data = data[self.log.write(data):]
-        except OSError: self.log.truncate(end); raise
-
-    def put(self,
-        line:dict,       # What goes on record
-        data:bytes=None, # Content of the file `line['file']`, if there is one
-        after:float=0.,  # Time of the line that it replaces
-    ):
-        "A file, then its line; raises `OSError` in one line, with nothing half-written, where there is no room"
-        with _writing(self.out):
-            if data is not None: write_whole(self.out/line['file'], data, sync=False, tmp=self.tmp)
-            line = {**line, 'time':round(max(time.time(), after+.001), 3)}
-            try: text = json.dumps(line, allow_nan=False)
-            except (TypeError, ValueError): text = to_json(line) # notes with arrays or infinite numbers
-            self._append(text.encode()+b'\n')
-            if time.monotonic()-self.synced > 5: os.fsync(self.log.fileno()); self.synced = time.monotonic()
-
     def close(self):
+        "Let go of the shard"
         if self.log: self.log.close()
         self.lock.release()
+
+# %% ../../nbs/generation/records.ipynb #3b6f5c8d
+@patch
+def _begin(self:Recorder, name, job):
+    "Open the manifest, tidy up what a kill left, and describe the job"
+    self.log = open(self.out/f'manifest-{name}.jsonl', 'ab+', buffering=0)
+    for o in self.out.glob('.making-*-of-*'): self._clear(o)
+    self._end_line()
+    path = self.out/'job.json'
+    if not path.exists(): write_whole(path, json.dumps(job, indent=1), once=True, tmp=self.tmp)
+
+@patch
+def _clear(self:Recorder, tmp):
+    "Remove a temporary file whose writer is gone"
+    if tmp==self.tmp: return tmp.unlink()
+    try: lock = _own(self.out, tmp.name.removeprefix('.making-'), '', 1)
+    except BlockingIOError: return
+    tmp.unlink(missing_ok=True); lock.release()
+
+# %% ../../nbs/generation/records.ipynb #8fcb5825
+@patch
+def _end_line(self:Recorder):
+    "Begin a new line below one that a kill has torn, which is said"
+    end = self.log.seek(0, 2)
+    if not end or (self.log.seek(end-1), self.log.read(1))[1]==b'\n': return
+    self.log.seek(max(0, end-2**20))
+    last = self.log.read().split(b'\n')[-1]
+    try: _line(last)
+    except Exception: print(f'{shown(self.log.name)}: the last line breaks off, as it does when a process is killed; '
+                            'its image is made again')
+    self._append(b'\n')
+
+@patch
+def _append(self:Recorder, data):
+    end = self.log.seek(0, 2)
+    try:
+        while data: data = data[self.log.write(data):]
+    except OSError: self.log.truncate(end); raise
+
+# %% ../../nbs/generation/records.ipynb #848ecc0b
+@patch
+def put(self:Recorder,
+    line:dict,       # What goes on record
+    data:bytes=None, # Content of the file `line['file']`, if there is one
+    after:float=0.,  # Time of the line that it replaces
+):
+    "A file, then its line; raises `OSError` in one line, with nothing half-written, where there is no room"
+    with _writing(self.out):
+        if data is not None: write_whole(self.out/line['file'], data, sync=False, tmp=self.tmp)
+        line = {**line, 'time':round(max(time.time(), after+.001), 3)}
+        try: text = json.dumps(line, allow_nan=False)
+        except (TypeError, ValueError): text = to_json(line) # notes with arrays or infinite numbers
+        self._append(text.encode()+b'\n')
+        if time.monotonic()-self.synced > 5:
+            os.fsync(self.log.fileno())
+            self.synced = time.monotonic()

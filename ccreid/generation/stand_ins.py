@@ -24,19 +24,26 @@ def paths_of(
     n:int=None, # How many images there are
 )->list:        # Of the files
     "Where the scenes are found; raises `ValueError` where that cannot be known"
-    if rows is None: raise ValueError('a stand-in finds the scene by the path of the file: pass rows=, one dict with `path` for each image')
+    if rows is None:
+        raise ValueError('a stand-in finds the scene by the path of the file: pass rows=, '
+                         'one dict with `path` for each image')
     if n is not None and len(rows)!=n: raise ValueError(f'{n} images and {len(rows)} rows: one row for each image')
     return [r['path'] for r in rows]
 
+def _sized(labels, size):
+    "A label map in the size of a picture"
+    if labels.shape==size[::-1]: return labels
+    return np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
+
+# %% ../../nbs/generation/stand_ins.ipynb #99d30465
 class MannequinParser:
     "Stand-in for a `HumanParser`: the true parsing of the scene"
     settings = dict(parser='mannequins')
     def __call__(self, images, rows=None):
-        maps = [truth(p).parsing for p in paths_of(rows, len(images))]
-        return [m if m.shape==im.size[::-1] else np.asarray(Image.fromarray(m).resize(im.size, Image.Resampling.NEAREST)) for m,im in zip(maps, images)]
+        return [_sized(truth(p).parsing, im.size) for im,p in zip(images, paths_of(rows, len(images)))]
 
 class MannequinKeypoints:
-    "Stand-in for a pose estimator: the true key points of the scene, [33,4]: x, y, z, visibility, in fractions of the picture"
+    "Stand-in for a pose estimator: true key points, [33,4] x, y, z, visibility, in fractions of the picture"
     settings = dict(keypoints='mannequins')
     def __call__(self, images, rows=None): return [truth(p).keypoints for p in paths_of(rows, len(images))]
 
@@ -45,12 +52,13 @@ def outfit_of(
     prompt:str|None, # A text, with or without garments in it
     seed:int,        # Chooses where the text does not
 ):                   # `Garment`s
-    "What a text asks for; an outfit drawn from the seed where it asks for nothing; raises `ValueError` for garments that exclude each other"
+    "What a text asks for, drawn where it asks for nothing; raises `ValueError` for garments that exclude each other"
     try: return parse_caption(prompt or '', strict=False)
     except ValueError as e:
         if not str(e).startswith('no garment'): raise
         return list(dress(np.random.default_rng(seed)))
 
+# %% ../../nbs/generation/stand_ins.ipynb #39f6ef42
 class MannequinInpainter:
     "Stand-in for a `ClothesInpainter`: draws the scene in other clothes, inside the mask"
     accept = ('unchanged',) # asked for the clothes that are worn already
@@ -63,14 +71,30 @@ class MannequinInpainter:
         paths,n = paths_of(rows, len(images)),len(images)
         prompts = [prompts]*n if prompts is None or isinstance(prompts, str) else list(prompts)
         masks = [None]*n if masks is None else masks
-        if not n==len(masks)==len(prompts)==len(seeds): raise ValueError(f'{n} images, {len(masks)} masks, {len(prompts)} prompts and {len(seeds)} seeds: one each')
+        if not n==len(masks)==len(prompts)==len(seeds):
+            raise ValueError(f'{n} images, {len(masks)} masks, {len(prompts)} prompts and {len(seeds)} seeds: one each')
         return [self.one(*o) for o in zip(images, masks, prompts, seeds, paths)]
 
     def one(self, image, mask, prompt, seed, path):
+        "One picture; None for an empty mask"
         garments,kw = outfit_of(prompt, seed),dict(imperfections=self.imperfections)
         if mask is None: return redress(path, garments, seed, mask=False, **kw).image
         image,mask = _rgb(image),as_mask(mask, image)
         return composite(image, redress(path, garments, seed, mask=mask, **kw).image, mask) if mask.any() else None
+
+# %% ../../nbs/generation/stand_ins.ipynb #e9b85007
+def _centred(image, worn_at, size):
+    "What is worn, as large as nine tenths of a white picture, and its mask"
+    ys,xs = np.nonzero(worn_at)
+    box = xs.min(),ys.min(),xs.max()+1,ys.max()+1
+    w,h,(H,W) = box[2]-box[0],box[3]-box[1],size
+    k = min(.9*W/w, .9*H/h)
+    size = round(w*k),round(h*k)
+    cut,at = Image.fromarray(worn_at).crop(box).resize(size),((W-size[0])//2,(H-size[1])//2)
+    picture,mask = Image.new('RGB', (W,H), 'white'),Image.new('1', (W,H))
+    picture.paste(image.crop(box).resize(size, Image.Resampling.LANCZOS), at, cut)
+    mask.paste(cut, at)
+    return picture,np.asarray(mask)
 
 # %% ../../nbs/generation/stand_ins.ipynb #3167c5d5
 @lru_cache(8)
@@ -87,23 +111,17 @@ class MannequinTryOff:
         return [self.one(p) for p in paths_of(rows, len(images))]
 
     def one(self, path):
+        "The garment of one scene"
         world,scene,_ = find_scene(path)
         worn = {g.slot:g for g in world.outfit(scene['identity'], scene['clothes'])}
         garment = next(worn[s] for s in ('outer','upper','dress') if s in worn)
-        m = _large(json.dumps(world.config)).render(scene['identity'], scene['clothes'], scene['camera'], view='front', garments=[garment])
-        worn_at = m.parsing==garment.cut.label
-        ys,xs = np.nonzero(worn_at)
-        box = xs.min(),ys.min(),xs.max()+1,ys.max()+1
-        H,W = self.size
-        k = min(.9*W/(box[2]-box[0]), .9*H/(box[3]-box[1]))
-        size = round((box[2]-box[0])*k),round((box[3]-box[1])*k)
-        cut,at = Image.fromarray(worn_at).crop(box).resize(size),((W-size[0])//2,(H-size[1])//2)
-        image,mask = Image.new('RGB', (W,H), 'white'),Image.new('1', (W,H))
-        image.paste(m.image.crop(box).resize(size, Image.Resampling.LANCZOS), at, cut); mask.paste(cut, at)
-        return image,np.asarray(mask),str(garment)
+        seen = scene['identity'],scene['clothes'],scene['camera']
+        m = _large(json.dumps(world.config)).render(*seen, view='front', garments=[garment])
+        return *_centred(m.image, m.parsing==garment.cut.label, self.size),str(garment)
 
+# %% ../../nbs/generation/stand_ins.ipynb #f118ee3e
 class MannequinTryOn:
-    "Stand-in for try-on: the person of the scene in the garment that the text names; background, face and hair stay bit for bit"
+    "Stand-in for try-on: the person of the scene in the garment that the text names; the rest stays bit for bit"
     accept = ('unchanged',) # asked for the garment that is worn already
     def __init__(self,
         imperfections=PERFECT, # How it falls short, see `Imperfections`
@@ -112,5 +130,7 @@ class MannequinTryOn:
     def __call__(self, images, garments, texts, seeds, rows=None):
         "Images of people, of garments (not looked at: the text says which), texts and seeds, one each"
         paths = paths_of(rows, len(images))
-        if not len(images)==len(garments)==len(texts)==len(seeds): raise ValueError(f'{len(images)} images, {len(garments)} garments, {len(texts)} texts and {len(seeds)} seeds: one each')
+        if not len(images)==len(garments)==len(texts)==len(seeds):
+            counts = f'{len(images)} images, {len(garments)} garments, {len(texts)} texts and {len(seeds)} seeds'
+            raise ValueError(f'{counts}: one each')
         return [redress(p, t, s, imperfections=self.imperfections).image for p,t,s in zip(paths, texts, seeds)]

@@ -14,16 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 import numpy as np
+from fastcore.basics import patch
 from PIL import Image
 from ..data.images import decode,read_image,refusal,to_rgb
-from ..data.samples import DataError
 from ..files import Unfit,read_json,reading,shown,to_json,write_whole
 from ..generation.edits import Interface, SkipImage
 from ..generation.records import encode_png
+from ..tables import DataError
 
 # %% ../../nbs/hsgl/garments.ipynb #c1ce3e8e
 INDEX = 'garments.json'
 _NAME = re.compile(r'[a-z0-9][a-z0-9-]{0,63}')
+_FIELDS = 'name','text','source','image','mask' # of an entry
 
 @dataclass(frozen=True)
 class GarmentImage:
@@ -38,72 +40,120 @@ class GarmentImage:
 def _sha(data): return hashlib.sha256(data).hexdigest()
 
 def _good(e): # an entry as it is written
-    return isinstance(e, dict) and all(isinstance(e.get(k), str) for k in ('name','text','source','image','mask')) and bool(_NAME.fullmatch(e['name']))
+    return isinstance(e, dict) and all(isinstance(e.get(k), str) for k in _FIELDS) and bool(_NAME.fullmatch(e['name']))
 
+# %% ../../nbs/hsgl/garments.ipynb #7e5bbd1b
+def _entries(path):
+    "What the index of a library lists"
+    kind = 'a library of garments','restore it, or make the library again',DataError
+    entries = read_json(path, *kind).get('garments')
+    with reading(path, *kind):
+        if not isinstance(entries, list): raise Unfit(f'is damaged: it has no list of garments; {kind[1]}')
+        if bad := [e for e in entries if not _good(e)]:
+            raise Unfit(f'has an entry that this library did not write: {shown(bad[0])[:60]}')
+        if len({e['name'] for e in entries})<len(entries):
+            raise Unfit(f'is damaged: two garments have one name; {kind[1]}')
+    return entries
+
+# %% ../../nbs/hsgl/garments.ipynb #8b66533a
 class GarmentLibrary:
     "Garments in a folder, in the order in which they came; `DataError` where the folder is not as it should be"
-    def __init__(self, root): # Folder; it need not exist yet
-        self.root,self.entries = Path(root).expanduser().absolute(),[]
-        path = self.root/INDEX
-        if not path.exists(): return
-        kind = 'a library of garments','restore it, or make the library again',DataError
-        entries = read_json(path, *kind).get('garments')
-        with reading(path, *kind):
-            if not isinstance(entries, list): raise Unfit(f'is damaged: it has no list of garments; {kind[1]}')
-            for e in entries:
-                if not _good(e): raise Unfit(f'has an entry that this library did not write: {shown(e)[:60]}')
-            if len({e['name'] for e in entries})<len(entries): raise Unfit(f'is damaged: two garments have one name; {kind[1]}')
-        self.entries = entries
+    def __init__(self,
+        root, # Folder; it need not exist yet
+    ):
+        self.root = Path(root).expanduser().absolute()
+        self.entries = _entries(self.root/INDEX) if (self.root/INDEX).exists() else []
 
-    @property
-    def names(self): return [e['name'] for e in self.entries]
-    @property
-    def sources(self): return [e['source'] for e in self.entries]
-    @property
-    def digest(self): return _sha(json.dumps(self.entries, sort_keys=True).encode())[:16]
     def __len__(self): return len(self.entries)
     def __iter__(self): return (self[i] for i in range(len(self)))
-    def __repr__(self): return f"GarmentLibrary({len(self)} garments in {self.root.name}: {', '.join(self.names[:6])}{', …' if len(self)>6 else ''})"
+    def __repr__(self):
+        some = ', '.join(self.names[:6]) + ', …'*(len(self)>6)
+        return f'GarmentLibrary({len(self)} garments in {self.root.name}: {some})'
 
-    def _read(self, e, kind):
-        path = self.root/f'{kind}s'/f"{e['name']}.png"
-        if not path.is_file(): raise DataError(f'{path} is missing, though {INDEX} lists it: make the library again')
-        if _sha(data := path.read_bytes())!=e[kind]: raise DataError(f'{path} is not what was saved: make the library again')
-        try: return decode(data)[0]
-        except Exception as e: raise refusal(path, e, 'make the library again') from None
+# %% ../../nbs/hsgl/garments.ipynb #e5ccb240
+@patch(as_prop=True)
+def names(self:GarmentLibrary):
+    "Of the garments"
+    return [e['name'] for e in self.entries]
 
-    def __getitem__(self, i): # Place or name
-        if isinstance(i, str):
-            if i not in self.names: raise KeyError(f'no garment {i!r} in {self.root}; there are {", ".join(self.names)}')
-            i = self.names.index(i)
-        e = self.entries[i]
-        return GarmentImage(e['name'], self._read(e, 'image'), np.asarray(self._read(e, 'mask').convert('L'))>127, e['text'], e['source'])
+@patch(as_prop=True)
+def sources(self:GarmentLibrary):
+    "Paths of the pictures they were taken from"
+    return [e['source'] for e in self.entries]
 
-    def add(self,
-        image,     # PIL image of the garment alone
-        mask,      # [H,W] bool, where it is
-        text:str,  # What it is
-        source='', # Path of the picture it was taken from
-        name=None, # Small letters, digits and hyphens; default: number and text
-    )->GarmentImage:
-        "Save a garment; `DataError` for an empty mask or one of another size, no text, or a name that is unsafe or taken"
-        mask,text = np.asarray(mask, bool),' '.join(str(text).split())
-        name = name or f"{len(self):03d}-{re.sub(r'[^a-z0-9]+', '-', text.lower()).strip('-')}"[:64].strip('-')
-        if not _NAME.fullmatch(name): raise DataError(f'a garment is called by small letters, digits and hyphens, not {name!r}')
-        if name in self.names: raise DataError(f'there is a garment {name!r} in {self.root} already')
-        if mask.shape!=(image.height,image.width): raise DataError(f'the mask is {mask.shape}, the image {(image.height,image.width)} (height, width)')
-        if not mask.any(): raise DataError('there is no garment in the mask')
-        if not text: raise DataError('a garment needs a few words that say what it is')
-        entry,image = dict(name=name, text=text, source=str(source)),to_rgb(image)
-        files = dict(image=encode_png(image), mask=encode_png(Image.fromarray(mask).convert('RGB')))
-        tmp = self.root/f'.making-{os.getpid()}'
-        self.root.mkdir(parents=True, exist_ok=True)
-        for kind,data in files.items():
-            write_whole(self.root/f'{kind}s'/f'{name}.png', data, tmp=tmp)
-            entry[kind] = _sha(data)
-        write_whole(self.root/INDEX, to_json(dict(format=1, garments=self.entries+[entry]), indent=1).encode(), tmp=tmp)
-        self.entries = self.entries+[entry]
-        return GarmentImage(name, image, mask, text, str(source))
+@patch(as_prop=True)
+def digest(self:GarmentLibrary):
+    "Sixteen digits that are others for every other library"
+    return _sha(json.dumps(self.entries, sort_keys=True).encode())[:16]
+
+# %% ../../nbs/hsgl/garments.ipynb #3e6ed6bc
+@patch
+def _read(self:GarmentLibrary, e, kind):
+    path = self.root/f'{kind}s'/f"{e['name']}.png"
+    if not path.is_file(): raise DataError(f'{path} is missing, though {INDEX} lists it: make the library again')
+    if _sha(data := path.read_bytes())!=e[kind]:
+        raise DataError(f'{path} is not what was saved: make the library again')
+    try: return decode(data)[0]
+    except Exception as e: raise refusal(path, e, 'make the library again') from None
+
+@patch
+def __getitem__(self:GarmentLibrary,
+    i, # Place or name
+)->GarmentImage:
+    "A garment; `KeyError` for a name that is not there, `DataError` for a picture that is missing or another one"
+    if isinstance(i, str):
+        if i not in self.names: raise KeyError(f'no garment {i!r} in {self.root}; there are {", ".join(self.names)}')
+        i = self.names.index(i)
+    e = self.entries[i]
+    mask = np.asarray(self._read(e, 'mask').convert('L'))>127
+    return GarmentImage(e['name'], self._read(e, 'image'), mask, e['text'], e['source'])
+
+# %% ../../nbs/hsgl/garments.ipynb #102b2916
+def _called(name, text, n):
+    "The name that is given, or one of number and text"
+    return name or f"{n:03d}-{re.sub(r'[^a-z0-9]+', '-', text.lower()).strip('-')}"[:64].strip('-')
+
+@patch
+def _refuse(self:GarmentLibrary, name, image, mask, text):
+    "`DataError` for a garment that cannot be kept"
+    if not _NAME.fullmatch(name):
+        raise DataError(f'a garment is called by small letters, digits and hyphens, not {name!r}')
+    if name in self.names: raise DataError(f'there is a garment {name!r} in {self.root} already')
+    if mask.shape!=(size := (image.height,image.width)):
+        raise DataError(f'the mask is {mask.shape}, the image {size} (height, width)')
+    if not mask.any(): raise DataError('there is no garment in the mask')
+    if not text: raise DataError('a garment needs a few words that say what it is')
+
+# %% ../../nbs/hsgl/garments.ipynb #562e493a
+@patch
+def _save(self:GarmentLibrary, entry, files):
+    "Pictures first, then the index that lists them"
+    tmp = self.root/f'.making-{os.getpid()}'
+    self.root.mkdir(parents=True, exist_ok=True)
+    for kind,data in files.items():
+        write_whole(self.root/f'{kind}s'/f"{entry['name']}.png", data, tmp=tmp)
+        entry[kind] = _sha(data)
+    entries = self.entries+[entry]
+    write_whole(self.root/INDEX, to_json(dict(format=1, garments=entries), indent=1).encode(), tmp=tmp)
+    self.entries = entries
+
+# %% ../../nbs/hsgl/garments.ipynb #8bbd0491
+@patch
+def add(self:GarmentLibrary,
+    image,     # PIL image of the garment alone
+    mask,      # [H,W] bool, where it is
+    text:str,  # What it is
+    source='', # Path of the picture it was taken from
+    name=None, # Small letters, digits and hyphens; default: number and text
+)->GarmentImage:
+    "Save a garment; `DataError` for an empty mask or one of another size, no text, or a name that is unsafe or taken"
+    mask,text = np.asarray(mask, bool),' '.join(str(text).split())
+    name = _called(name, text, len(self))
+    self._refuse(name, image, mask, text)
+    image = to_rgb(image)
+    files = dict(image=encode_png(image), mask=encode_png(Image.fromarray(mask).convert('RGB')))
+    self._save(dict(name=name, text=text, source=str(source)), files)
+    return GarmentImage(name, image, mask, text, str(source))
 
 # %% ../../nbs/hsgl/garments.ipynb #24a88e49
 class TryOff(Interface, Protocol):
@@ -114,36 +164,44 @@ class TryOff(Interface, Protocol):
         rows=None,  # List of sample-table rows as dicts, for those who need them
     )->list: ...    # Each (PIL RGB image, [H,W] bool mask, text), or None, or a `SkipImage` with the reason
 
+def _taken(got):
+    "(image, mask, text), or why there is no garment"
+    if isinstance(got, SkipImage): return str(got)
+    return got if got is not None and np.any(got[1]) else ''
+
+# %% ../../nbs/hsgl/garments.ipynb #44a0ec53
 def collect_garments(
-    table,             # Rows whose pictures give garments, the best first, such as `Selection.garments`
-    tryoff:TryOff,
+    table,        # Rows whose pictures give garments, the best first, such as `Selection.garments`
+    tryoff:TryOff, # The network
     library:GarmentLibrary, # Where they go; sources that it has are not taken twice
     seed:int|None=None, # One for all; None: the network's own
 )->GarmentLibrary:
-    "Take the garments off and keep them; pictures without one are counted and said; `DataError` for a picture that cannot be read"
-    skipped = []
+    "Take garments off and keep them; pictures without one are counted and said; `DataError` where one cannot be read"
+    skipped,seeds = [],None if seed is None else [seed]
     for row in table.to_dict('records'):
         if row['path'] in library.sources: continue
-        got = tryoff([read_image(row['path'])], seeds=None if seed is None else [seed], rows=[row])[0]
-        if got is None or isinstance(got, SkipImage) or not np.any(got[1]): skipped.append((row['path'], str(got) if isinstance(got, SkipImage) else ''))
+        got = _taken(tryoff([read_image(row['path'])], seeds=seeds, rows=[row])[0])
+        if isinstance(got, str): skipped.append((row['path'], got))
         else: library.add(*got, source=row['path'])
     if skipped:
-        why = Counter(w for _,w in skipped if w)
-        print(f'{len(skipped)} of {len(table)} pictures gave no garment, the first: {skipped[0][0]}' + ''.join(f'; {n} {w}' for w,n in why.items()))
+        reasons = Counter(why for _,why in skipped if why).items()
+        print(f'{len(skipped)} of {len(table)} pictures gave no garment, the first: {skipped[0][0]}' +
+              ''.join(f'; {n} {why}' for why,n in reasons))
     return library
 
 # %% ../../nbs/hsgl/garments.ipynb #292d84f8
 def show_garments(
-    library:GarmentLibrary,
+    library:GarmentLibrary, # With garments in it
     height:float=2.2, # Of a row, in inches
 ): # matplotlib figure
-    "Each garment with its name; above it, where it is there, the picture it was taken from; the mask as an outline"
+    "Each garment with its name and outline; above it, where it is there, the picture it was taken from"
     import matplotlib.pyplot as plt
-    fig,axs = plt.subplots(2, len(library), figsize=(len(library)*height*.8, 2*height), squeeze=False, layout='constrained')
+    size = len(library)*height*.8, 2*height
+    fig,axs = plt.subplots(2, len(library), figsize=size, squeeze=False, layout='constrained')
     for (above,below),g in zip(axs.T, library):
         if os.path.isfile(g.source): above.imshow(read_image(g.source))
         below.imshow(g.image)
         below.contour(g.mask, [.5], colors='#3b6fd4', linewidths=1)
         below.set_title(textwrap.fill(g.text, 22), fontsize=8)
-        above.axis('off'); below.axis('off')
+        for ax in (above, below): ax.axis('off')
     return fig

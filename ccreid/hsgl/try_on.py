@@ -32,16 +32,18 @@ class DressUp:
     "Try-on as an edit: variant k is garment k of the library"
     generated_by = 'SHSG'
     def __init__(self,
-        tryon:TryOn,
+        tryon:TryOn, # The network
         library, # A `GarmentLibrary`
     ):
         self.tryon,self.garments,self.accept = tryon,list(library),getattr(tryon, 'accept', ())
-        self.settings = dict(tryon=getattr(tryon, 'settings', None) or getattr(tryon, '__qualname__', type(tryon).__name__), garments=library.digest)
+        called = getattr(tryon, 'settings', None) or getattr(tryon, '__qualname__', type(tryon).__name__)
+        self.settings = dict(tryon=called, garments=library.digest)
 
     def __call__(self, images, rows, variants, seeds):
         worn = [self.garments[v] for v in variants]
         made = self.tryon(images, [g.image for g in worn], [g.text for g in worn], seeds, rows=rows)
-        return [(o, dict(garment=g.name, text=g.text)) if hasattr(o, 'convert') else o for o,g in zip(made, worn, strict=True)]
+        notes = [dict(garment=g.name, text=g.text) for g in worn]
+        return [(o,n) if hasattr(o, 'convert') else o for o,n in zip(made, notes, strict=True)]
 
 # %% ../../nbs/hsgl/try_on.ipynb #f6ad85b2
 _measured = 'width','height','sharpness','quality','reason' # by the selection
@@ -72,7 +74,8 @@ def show_hard_samples(
     import matplotlib.pyplot as plt
     garments = samples.sort_values('variant', kind='stable').drop_duplicates('garment').garment.tolist()
     firsts = samples.drop_duplicates('identity').source.head(people)
-    fig,axs = plt.subplots(len(firsts), 1+len(garments), figsize=((1+len(garments))*height*.72, len(firsts)*height), squeeze=False, layout='constrained')
+    size = (1+len(garments))*height*.72, len(firsts)*height
+    fig,axs = plt.subplots(len(firsts), 1+len(garments), figsize=size, squeeze=False, layout='constrained')
     for ax in axs.flat: ax.axis('off')
     for axes,s in zip(axs, firsts):
         axes[0].imshow(read_image(s))
