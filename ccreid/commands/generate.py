@@ -70,7 +70,7 @@ def _values(options):
         text = getattr(options, name)
         if text is None: continue
         try: values[name] = takers[options.kind].rule.read(text) if options.kind in takers else text
-        except ValueError as e: raise ValueError(f'--{name}: {e}') from None
+        except ValueError as e: raise ValueError(f"--{name.replace('_', '-')}: {e}") from None
     return values
 
 # %% ../../nbs/commands/generate.ipynb #7cf48a26
@@ -108,7 +108,7 @@ def _options(parser):
 # %% ../../nbs/commands/generate.ipynb #b6f5d53e
 def _run(options):
     "Generate what is missing"
-    from ccreid.hsgl.generating import generate, models_for
+    from ccreid.generation.jobs import generate, models_for
     if options.kind not in (kinds := _kinds()):
         raise ValueError(f"Unknown kind of images {options.kind!r}: choose from {', '.join(kinds)}")
     values,parts = _values(options),pairs(options.model)

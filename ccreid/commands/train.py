@@ -95,8 +95,7 @@ def _check_trainable(options, dataset):
 def _with_generated(options, dataset, r):
     "The data set with the images of a folder, and a recipe that knows"
     from dataclasses import replace
-    from ccreid.hsgl.generating import read_generated
-    from ccreid.hsgl.try_on import add_samples
+    from ccreid.generation.jobs import add_samples, read_generated
     samples = read_generated(options.generated, dataset)
     about,by = samples.attrs['expansion'],'+'.join(sorted(set(samples.generated_by)))
     print(f"{len(samples)} generated images ({by}) from {options.generated}; left out: {about['elsewhere']} made of "
