@@ -13,7 +13,7 @@ import argparse, re, warnings
 from collections.abc import Callable
 from pathlib import Path
 from .files import shown
-from .registry import Command, chains, resolve
+from .registry import All, Command, chains, resolve
 from .values import Rule
 
 # %% ../nbs/options.ipynb #4d0dda1a
@@ -120,17 +120,19 @@ def _add_options(parser, command, layouts=False):
     if layouts and command.reads_data: resolve('ccreid.commands.shared:add_layouts')(parser)
     parser.add_argument('--debug', default=argparse.SUPPRESS, action='store_true', help=_debug)
 
+# %% ../nbs/options.ipynb #720f3cd9
+def _works(name, command):
+    "Can the help of a chain's command be printed? A warning where it cannot"
+    try:
+        _add_options(trial := Parser(name), command)
+        return bool(trial.format_help())
+    except Exception as e: leave_out(f"The command {name} of chain {All('commands').chain_of(name).name}", e)
+
 # %% ../nbs/options.ipynb #fdcf5855
 def commands()->dict: # `Command` by name
     "All commands: the library's own, and those of chains that can be used"
     found = {name: resolve(command) for name,command in COMMANDS.items()}
-    for name,command in of_chains('commands', Command, found).items():
-        try:
-            _add_options(trial := Parser(name), command)
-            trial.format_help()
-        except Exception as e: leave_out(f'The command {name}', e)
-        else: found[name] = command
-    return found
+    return found | {k: c for k,c in of_chains('commands', Command, found).items() if _works(k, c)}
 
 # %% ../nbs/options.ipynb #f34d0054
 _EXAMPLES = '''examples:

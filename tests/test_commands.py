@@ -148,10 +148,10 @@ def nothing(parser): pass
     (dict(commands={'train': Command('x', nothing, hello)}), 'The command train of chain {} is left out: ccreid has one of that name'),
     (dict(commands={'other': 3}), 'The command other of chain {} is left out: no `Command`'),
     (dict(commands={'other': 'no_such_paper:x'}), 'The command other of chain {} is left out: '),
-    (dict(commands={'other': Command('x', 'no_such_paper:x', hello)}), 'The command other is left out: '),
-    (dict(commands={'other': Command('x', lambda p: p.add_argument('--debug'), hello)}), 'The command other is left out: argument --debug: conflicting'),
-    (dict(commands={'other': Command('x', lambda p: p.add_argument('--x', help='100 %'), hello)}), 'The command other is left out: '),
-    (dict(commands={'other': Command('x', lambda p: 1/0, hello)}), 'The command other is left out: division by zero'),
+    (dict(commands={'other': Command('x', 'no_such_paper:x', hello)}), 'The command other of chain {} is left out: '),
+    (dict(commands={'other': Command('x', lambda p: p.add_argument('--debug'), hello)}), 'The command other of chain {} is left out: argument --debug: conflicting'),
+    (dict(commands={'other': Command('x', lambda p: p.add_argument('--x', help='100 %'), hello)}), 'The command other of chain {} is left out: '),
+    (dict(commands={'other': Command('x', lambda p: 1/0, hello)}), 'The command other of chain {} is left out: division by zero'),
     (dict(options={'other': 3}), 'The option other of chain {} is left out: no `Option`'),
     (dict(images={'other': 'no_such_paper:x'}), 'The kind of images other of chain {} is left out: '),
     (dict(images={'other': Images('x', job=len, options=dict(seed=Option(whole())))}), 'The option seed of other is left out: there is one of that name'),
@@ -214,7 +214,7 @@ def test_reproduce_passes_a_data_set_on(ccreid, asked, root, monkeypatch, tmp_pa
     assert code==0 and 'core\na table' in out, err
     (chain,file,folder),given = asked.pop()
     assert (chain, Path(file), Path(folder))==('foundations', runs/'prcc-foundations.json', data)   # nothing goes into the data set's folder
-    assert given['data'].root and len(given['data'].train) and given['data'].name=='PRCC' and given['generated']==dict(a='f', b='g')
+    assert given['data'].root and len(given['data'].train) and given['data'].name=='prcc' and given['generated']==dict(a='f', b='g')
     assert (given['seeds'], given['rows'], given['device'])==((0,1), 'core', 'cpu')
     assert ccreid('reproduce','foundations','--data','prcc','--root',root,'--out','mine.json')[0]==0 and Path(asked.pop()[0][1])==Path('mine.json')
 
