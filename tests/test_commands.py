@@ -79,7 +79,8 @@ LINES = dict(train_help='train --help', generate_help='generate --help', reprodu
     train=f'train --data prcc --root {{root}} --method toy --set strength=0.7 {SMALL}',
     images=f'train --data prcc --root {{root}} --method toy --generated runs/prcc-toy-images {SMALL}',
     refused=f'train --data prcc --root {{root}} --method identity --set strength=0.7 {SMALL}',
-    range=f'train --data prcc --root {{root}} --method toy --set strength=-1 {SMALL}', rows='reproduce toy --minutes 0', none='reproduce toy --rows map')
+    range=f'train --data prcc --root {{root}} --method toy --set strength=-1 {SMALL}', rows='reproduce toy --minutes 0', none='reproduce toy --rows map',
+    own='reproduce toy --rows all --data prcc --root {root} --seeds 1 --device cpu --generated toy-images=runs/prcc-toy-images')
 
 @pytest.fixture(scope='module')
 def session(site, root, tmp_path_factory):
@@ -126,8 +127,12 @@ def test_its_images_are_made_and_trained_on(session):
     assert json.loads((run/'metrics.json').read_text())['recipe']['generated']=='toy-images'
 
 def test_its_rows_and_its_command(session):
-    _,said = session
+    folder,said = session
     assert said['rows'][0]==0 and 'core' in said['rows'][1] and '4 runs' not in said['rows'][1] and '10 runs not started' in said['rows'][1]
+    code,out,err = said['own']
+    assert code==0 and '3/3 pulled + images, seed 0: ' in out and '\nimages\n' in out, err
+    first,more = [json.loads((folder/'runs'/f'prcc-toy{part}.json').read_text())['records'] for part in ('','-images')]
+    assert [(r['row'], r['seed'], r['data'], r['recipe'].get('strength')) for r in first+more]==[('plain',0,'prcc',None), ('pulled',0,'prcc',.7), ('pulled + images',0,'prcc',.7)]
     assert said['none'][0]==2 and "Chain toy has no rows 'map': choose from all, extended, core, images" in said['none'][2]
     assert said['look'][0]==0 and '6 of 6 people have 2 outfits' in said['look'][1]
 
@@ -214,7 +219,7 @@ def test_reproduce_passes_a_data_set_on(ccreid, asked, root, monkeypatch, tmp_pa
     assert code==0 and 'core\na table' in out, err
     (chain,file,folder),given = asked.pop()
     assert (chain, Path(file), Path(folder))==('foundations', runs/'prcc-foundations.json', data)   # nothing goes into the data set's folder
-    assert given['data'].root and len(given['data'].train) and given['data'].name=='prcc' and given['generated']==dict(a='f', b='g')
+    assert given['data'].root and len(given['data'].train) and given['data'].name=='prcc' and (given['data_name'], given['generated'])==('prcc', dict(a='f', b='g'))
     assert (given['seeds'], given['rows'], given['device'])==((0,1), 'core', 'cpu')
     assert ccreid('reproduce','foundations','--data','prcc','--root',root,'--out','mine.json')[0]==0 and Path(asked.pop()[0][1])==Path('mine.json')
 

@@ -40,11 +40,11 @@ def _protocols(options, dataset):
 
 def _features(options, dataset, protocols):
     "Rows and their features, from a file or by a model"
-    from ccreid.experiments import read_features, test_features
+    from ccreid.experiments import compared_features, read_features
     from ccreid.training.export import load_reid
     if options.features: return read_features(options.features, dataset, protocols)
     model = load_reid(options.weights, options.device)
-    return test_features(model, dataset, protocols, progress=not options.json)
+    return compared_features(model, dataset, protocols, progress=not options.json)
 
 # %% ../../nbs/commands/evaluate.ipynb #a9d157ca
 def _run(options):

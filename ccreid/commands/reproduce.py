@@ -94,9 +94,9 @@ def _run(options):
     from ccreid.experiments import reproduce, results_table
     _check(options)
     root,dataset,file = _where(options)
-    photographs = {} if dataset is None else dict(data=dataset, generated=pairs(options.generated))
+    own = {} if dataset is None else dict(data=dataset, data_name=options.data, generated=pairs(options.generated))
     results = reproduce(options.chain, file, root, seeds=SEEDS[:options.seeds], minutes=options.minutes,
-                        device=options.device, rows=options.rows, **photographs)
+                        device=options.device, rows=options.rows, **own)
     for part in dict.fromkeys(row.part for row in rows_of(options.chain, options.rows)):
         print(f'\n{part}\n{results_table(results, part).T.to_string()}')
 

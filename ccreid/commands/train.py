@@ -164,7 +164,7 @@ def _hold(out):
 
 def _run(options):
     "Train"
-    from ccreid.experiments import test_table
+    from ccreid.experiments import compared_table
     from ccreid.files import clear_making, shown
     from ccreid.training.export import load_reid
     r,differing = _recipe(options)
@@ -176,7 +176,7 @@ def _run(options):
         print(f'Folder of the run: {shown(out)}' +
               ', which goes on from its checkpoint'*(out/'checkpoint.pth').exists())
         people = [] if held is None else held.samples.path
-        _check_pictures([*dataset.train.path, *people, *test_table(dataset).path], options.quiet)
+        _check_pictures([*dataset.train.path, *people, *compared_table(dataset).path], options.quiet)
         learn = _train(options, r, dataset, held, start, out)
     _print_end(options, r, learn, out)
 
