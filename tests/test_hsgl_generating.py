@@ -259,9 +259,9 @@ def load_clothes(run):
     return torch.load(run/'checkpoint.pth', weights_only=True)['model']['aux.clothes_classifier.weight'].shape[0]
 
 def test_start_from_a_pretraining(ccreid, root, whole, pretrained, tmp_path, monkeypatch):
-    import ccreid.experiments as experiments
+    import ccreid.runs as runs
     begun, look = [], lambda t: {k: v.clone() for k,v in t.model.state_dict().items()}
-    monkeypatch.setattr(experiments, 'hand_over', lambda s, t: begun.append((look(t), hand_over(s, t), look(t))))
+    monkeypatch.setattr(runs, 'hand_over', lambda s, t: begun.append((look(t), hand_over(s, t), look(t))))
     words = '--method','cal','--set','start_epoch=0','--generated',whole/'shsg'
     code, out, err = train(ccreid, root, *words, '--start',pretrained/'identity.safetensors', '--out',tmp_path/'r')
     assert code==0, err
