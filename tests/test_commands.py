@@ -1,17 +1,16 @@
 "A sixth paper as an installed package: in training, settings, generation, results and help of the command line; what is broken in one"
-import json, os, shutil, subprocess, sys, time
+import json, os, shutil, subprocess, sys
 from pathlib import Path
 
 import pytest
 
 from ccreid import cli, experiments, options
 from ccreid.commands import generate as generating
-from ccreid.commands.shared import fill
 from ccreid.data.mannequins import MannequinWorld
 from ccreid.generation.jobs import PARTS
-from ccreid.options import COMMANDS, Parser, parser
-from ccreid.registry import All, Chain, Command, Images, Option, Part, Row, forget, register
-from ccreid.values import number, whole
+from ccreid.options import Parser, parser
+from ccreid.registry import All, Chain, Command, Images, Option, Part, forget, register
+from ccreid.values import whole
 
 REPO = Path(cli.__file__).parent.parent
 PAPER = Path(__file__).parent/'toy_paper'

@@ -8,7 +8,6 @@ Docs: https://ccreid.github.io/ccreid/commands/reproduce.html.md"""
 __all__ = ['SITE', 'command']
 
 # %% ../../nbs/commands/reproduce.ipynb #f7f7db30
-import argparse
 from math import inf
 from pathlib import Path
 from .shared import add_device, add_out, add_pairs
