@@ -1,4 +1,4 @@
-"""`ccreid` in a terminal: demo, train, evaluate, generate, reproduce, check, settings.
+"""`ccreid` in a terminal: one door for all commands, with an exit code and one line for what goes wrong
 
 Docs: https://ccreid.github.io/ccreid/cli.html.md"""
 
@@ -8,168 +8,15 @@ Docs: https://ccreid.github.io/ccreid/cli.html.md"""
 __all__ = ['main']
 
 # %% ../nbs/cli.ipynb #063db7a8
-import contextlib, hashlib, json, os, re, select, signal, sys, threading, traceback, warnings
-from pathlib import Path
+import contextlib, os, select, signal, sys, threading, traceback, warnings
+from .commands.shared import fill
 from .failures import explain, one_line, write_trace
-from .files import to_json
 from .options import parser
-
-# %% ../nbs/cli.ipynb #747aa629
-def _dataset(a):
-    from ccreid.data.layouts import load_dataset
-    from ccreid.data.mannequins import BENCHMARKS, benchmark
-    from ccreid import settings
-    if a.data in BENCHMARKS: return benchmark(a.data, a.root or settings.get('data'))
-    return load_dataset(a.data, a.root or settings.get('data'), **_given(a))
-
-def _given(a): return {k.removeprefix('layout_'): v for k,v in vars(a).items() if k.startswith('layout_')}
-
-def _demo(a):
-    from ccreid.demo import demo
-    demo(a.out or a.runs/'demo', a.quick, a.seed, a.device)
-
-# %% ../nbs/cli.ipynb #05add0da
-def _percent(v): return f'{100*v:.1f}' if v==v else 'n/a'
-
-def _print_results(results):
-    for name,m in results.items():
-        figures = {'rank-1': m.rank(1), 'rank-5': m.rank(5), 'mAP': m.mAP, 'mINP': m.mINP}
-        figures = '  '.join(f'{k} {_percent(v)}' for k,v in figures.items())
-        print(f'{name}: {figures}  ({m.queries} queries, {m.skipped} without a valid positive left out)')
-
-# %% ../nbs/cli.ipynb #53435bea
-def _pairs(words): return dict(w.split('=', 1) for w in words)
-
-def _folder(a, *more, **differs):
-    "Where a command writes unless told: a short name, in which six digits stand for what differs from the plain command"
-    if a.out: return Path(a.out)
-    given = [f'{k}_{v}' for k,v in _given(a).items()]
-    if not re.fullmatch(r'[A-Za-z0-9_.+-]{0,60}', '-'.join(given)): given,differs = [],dict(differs, options=given)
-    digits = hashlib.sha256(json.dumps(differs, sort_keys=True).encode()).hexdigest()[:6]
-    return Path(a.runs, '-'.join([a.data, *given, *more, *([digits] if differs else [])]))
-
-def _with_generated(a, dataset, r):
-    "The data set with the images of a folder, and a recipe that knows"
-    from dataclasses import replace
-    from ccreid.hsgl.generating import read_generated
-    from ccreid.hsgl.try_on import add_samples
-    samples = read_generated(a.generated, dataset)
-    about,by = samples.attrs['expansion'],'+'.join(sorted(set(samples.generated_by)))
-    print(f"{len(samples)} generated images ({by}) from {a.generated}; left out: {about['elsewhere']} made of images that are not trained on, {about['damaged']} gone or damaged")
-    return add_samples(dataset, samples), r if r.generated else replace(r, generated=by.lower())
-
-def _pictures_whole(a, paths):
-    "Look at all pictures before the first epoch, so that none ends the run hours later"
-    from ccreid.data.inspecting import quick_look
-    from ccreid.files import shown
-    wrong = quick_look(paths, progress=None if a.quiet else True)
-    for p,why in list(wrong.items())[:3]: print(f'{shown(p)}: {why}', file=sys.stderr)
-    if wrong: raise ValueError(f'{len(wrong)} of {len(paths)} pictures cannot be read, {shown(next(iter(wrong)))} among them: '
-                               'replace or remove them before training; `ccreid check` lists all')
-
-def _trainable(a, dataset):
-    from inspect import signature
-    from ccreid.data.layouts import LAYOUTS
-    if len(dataset.train): return
-    split = a.data in LAYOUTS and 'split' in signature(LAYOUTS[a.data]).parameters
-    raise ValueError(f'{dataset.name}: none of its {len(dataset.samples)} images is for training' +
-                     ('\n--split train makes training images of all about which name and table say nothing' if split else ''))
-
-def _train(a):
-    from ccreid.data.samples import hold_out
-    from ccreid.experiments import run, test_table
-    from ccreid.files import clear_making, hold, shown, to_json, write_whole
-    from ccreid.recipes import recipe, values_of
-    from ccreid.training.export import export_reid, load_reid
-    from ccreid.training.retrieval import RetrievalEval
-    changes = values_of(_pairs(a.set)) | ({} if a.epochs is None else dict(epochs=a.epochs))
-    r = recipe(a.data, a.method, **changes)
-    differs = {k: str(getattr(a, k)) for k in ('generated','start','hold_out','precision') if getattr(a, k)}
-    if r!=recipe(a.data, a.method): differs['recipe'] = r.hash
-    start = load_reid(a.start) if a.start else None
-    dataset, people, cbs = _dataset(a), [], []
-    print(dataset)
-    _trainable(a, dataset)
-    if a.hold_out:
-        dataset, held = hold_out(dataset, a.hold_out, a.seed)
-        people, cbs = held.samples.path, [RetrievalEval(held, every=a.every)]
-    if a.generated: dataset, r = _with_generated(a, dataset, r)
-    print(r)
-    kinds = re.sub(r'[^a-z0-9.+-]+', '_', r.generated)[:40]
-    out = _folder(a, a.method, *([kinds] if a.generated else []), *(['started'] if start else []), str(a.seed), **differs)
-    with hold(out/'.lock', f'another training is at work in {shown(out)}: wait for it, or choose another folder with --out'):
-        clear_making(out)
-        print(f'Folder of the run: {shown(out)}' + ', which goes on from its checkpoint'*(out/'checkpoint.pth').exists())
-        _pictures_whole(a, [*dataset.train.path, *people, *test_table(dataset).path])
-        learn, record = run(r, dataset, a.seed, a.device, a.precision, out/'checkpoint.pth', quiet=a.quiet, num_workers=a.workers, cbs=cbs,
-                            start=start, trained=lambda learn: export_reid(learn, out/f'{a.method}.safetensors'))
-        if a.generated: record['generated'] = dict(folder=str(a.generated), images=int((dataset.train.generated_by!='').sum()))
-        if start: record['start'] = dict(file=str(a.start), sha256=hashlib.sha256(Path(a.start).read_bytes()).hexdigest())
-        write_whole(out/'metrics.json', to_json(record, indent=1))
-    if learn.first_epoch==r.epochs: print('All epochs were done before: nothing was trained again')
-    if not learn.results: print('No test people in this data set: trained and exported, nothing evaluated')
-    _print_results(learn.results)
-    print(f'Last epoch, seed {a.seed}; weights and figures in {shown(out)}')
-
-# %% ../nbs/cli.ipynb #7ac082a3
-def _generate(a):
-    from ccreid.hsgl.generating import KINDS, generate, models_for
-    if a.kind not in KINDS: raise ValueError(f"Unknown kind of images {a.kind!r}: choose from {', '.join(KINDS)}")
-    parts = _pairs(a.model)
-    dataset, out = _dataset(a), _folder(a, a.kind)
-    print(dataset)
-    models = models_for(dataset, device=a.device, precision=a.precision, batch=a.batch, **parts)
-    samples = generate(a.kind, dataset, out, models, shard=a.shard, retry=a.retry, **{k: getattr(a, k) for k in ('variants','people','garments','limit','batch','seed')})
-    n = samples.attrs['expansion']
-    print(f"{a.kind}: {n['made']} images made, {n['found']} were there, {sum(n['skipped'].values())} skipped, {n['left']} left to make\n{len(samples)} images in {out}")
-
-# %% ../nbs/cli.ipynb #4a0058d5
-def _evaluate(a):
-    from ccreid.evaluation.metrics import evaluate
-    from ccreid.experiments import multi_shot, read_features, test_features
-    from ccreid.training.export import load_reid
-    with contextlib.redirect_stdout(sys.stderr if a.json else sys.stdout): dataset = _dataset(a)
-    protocols = dataset.protocols if a.protocol=='all' else multi_shot(dataset) if not a.protocol else {a.protocol: dataset.protocols.get(a.protocol)}
-    if None in protocols.values(): raise ValueError(f"{a.data} has no protocol {a.protocol!r}: choose from {', '.join(dataset.protocols)}")
-    if a.features: table, features = read_features(a.features, dataset, protocols.values())
-    else: table, features = test_features(load_reid(a.weights, a.device), dataset, protocols.values(), progress=not a.json)
-    results = {k: evaluate(features, table, p) for k,p in protocols.items()}
-    if a.json: print(to_json({k: m.as_dict() for k,m in results.items()}))
-    else: _print_results(results)
-
-def _reproduce(a):
-    from ccreid.chains import rows_of
-    from ccreid.experiments import reproduce, results_table
-    from ccreid import settings
-    results = reproduce(a.chain, a.out or a.runs/f'{a.chain}.json', a.root or settings.get('data'), minutes=a.minutes, device=a.device, rows=a.rows)
-    for part in dict.fromkeys(row.part for row in rows_of(a.chain, a.rows)): print(f'\n{part}\n{results_table(results, part).T.to_string()}')
-
-def _check(a):
-    from ccreid.data.checks import check
-    report = check(a.name, a.root, decode=not a.no_decode, workers=a.workers, counts_from=a.counts_from, **_given(a))
-    print(to_json(report.as_dict()) if a.json else report)
-    return 0 if report.ok else 1
-
-def _settings(a):
-    from ccreid import settings
-    for name,(value,source) in settings.resolve().items(): print(f'{name} = {value}    ({source})')
-
-# %% ../nbs/cli.ipynb #fa82d68a
-def _fill(a):
-    "Seed, device and folder of runs from the settings, where the command uses them"
-    if a.command in ('check','settings'): return
-    from ccreid import settings
-    a.runs = Path(settings.get('runs'))
-    if getattr(a, 'seed', 0) is None: a.seed = settings.get('seed')
-    a.device = settings.get('device') if a.device is None else settings.pick_device(a.device, '--device')
+from .registry import resolve
 
 # %% ../nbs/cli.ipynb #13dae6ae
-def _as_process():
-    "Streams that can print everything, signals that end a command in order, no word about what fastai owes to torch"
-    warnings.filterwarnings('ignore', r'.*torch\.jit\.script', FutureWarning)
-    for s in (sys.stdout, sys.stderr):
-        if hasattr(s, 'reconfigure'): s.reconfigure(errors='backslashreplace')
-    if threading.current_thread() is not threading.main_thread(): return
+def _end_in_order():
+    "A signal ends a command as Ctrl-C does; a second one kills"
     mine,usual = os.getpid(),(signal.SIG_DFL, signal.default_int_handler)
     numbers = [getattr(signal, k) for k in ('SIGINT','SIGTERM','SIGHUP') if hasattr(signal, k)]
     caught = [n for n in numbers if signal.getsignal(n) in usual]
@@ -179,8 +26,16 @@ def _as_process():
         raise KeyboardInterrupt
     for n in caught: signal.signal(n, end)
 
+def _as_process():
+    "Streams that can print everything, signals in order, no word about what fastai owes to torch"
+    warnings.filterwarnings('ignore', r'.*torch\.jit\.script', FutureWarning)
+    for s in (sys.stdout, sys.stderr):
+        if hasattr(s, 'reconfigure'): s.reconfigure(errors='backslashreplace')
+    if threading.current_thread() is threading.main_thread(): _end_in_order()
+
 # %% ../nbs/cli.ipynb #0d2c57b3
 def _say(text):
+    "A line on standard error, if anybody hears it"
     with contextlib.suppress(OSError, ValueError, AttributeError): print(f'ccreid: {text}', file=sys.stderr, flush=True)
 
 def _pushed_out():
@@ -191,6 +46,7 @@ def _pushed_out():
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return e
 
+# %% ../nbs/cli.ipynb #42cedc7c
 def _reader_gone():
     "Has the other end of standard output been closed? Not to be mixed up with a pipe to a process of ours"
     with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -200,15 +56,27 @@ def _reader_gone():
     return False
 
 def _runs():
+    "Folder of all runs, for a trace; None where the settings cannot be read"
     with contextlib.suppress(Exception):
         from ccreid import settings
         return settings.get('runs')
 
-# %% ../nbs/cli.ipynb #579caccf
-_commands = dict(demo=_demo, train=_train, evaluate=_evaluate, generate=_generate, reproduce=_reproduce,
-                 check=_check, settings=_settings)
+# %% ../nbs/cli.ipynb #70dec254
+@contextlib.contextmanager
+def _in_lines():
+    "Warnings about what is left out are lines; others stay as they are"
+    with warnings.catch_warnings():
+        warnings.filterwarnings('always', r'The .* is left out: ')
+        usual = warnings.showwarning
+        def show(message, category, *args, **kwargs):
+            if ' is left out: ' in str(message): _say(one_line(str(message)))
+            else: usual(message, category, *args, **kwargs)
+        warnings.showwarning = show
+        yield
 
+# %% ../nbs/cli.ipynb #579caccf
 def _failed(e, words):
+    "Say what went wrong; 2"
     if '--debug' in words: traceback.print_exception(e)
     line,expected = explain(e)
     if not expected:
@@ -218,6 +86,14 @@ def _failed(e, words):
     _say(line)
     return 2
 
+def _call(words):
+    "Parse, fill in, run"
+    with _in_lines(): p = parser(words)
+    options = p.parse_args(words)
+    fill(options)
+    return resolve(p.commands[options.command].run)(options) or 0
+
+# %% ../nbs/cli.ipynb #ddd87ffb
 def main(
     argv=None, # Words of the command line; those of the process if `None`
 )->int: # 0, 1, 2 or 141
@@ -225,9 +101,7 @@ def main(
     words = [str(w) for w in (sys.argv[1:] if argv is None else argv)]
     try:
         if argv is None: _as_process()
-        a = parser(words).parse_args(words)
-        _fill(a)
-        code = _commands[a.command](a) or 0
+        code = _call(words)
     except KeyboardInterrupt: code = 1; _say('interrupted')
     except SystemExit as e: code = e.code
     except BrokenPipeError as e: code = 141 if _reader_gone() else _failed(e, words)

@@ -113,13 +113,12 @@ def test_help_needs_no_torch():
 
 def test_reproduce_goes_on_where_it_stopped(tmp_path, monkeypatch):
     ran = []
-    class Fake: pass
-    def run(r, dataset, seed, *args, **kwargs):
+    def run_row(r, sets, seed, *args, **kwargs):
         if len(ran)==4: raise KeyboardInterrupt
         ran.append((r.method, seed))
         p = dict(R1=.5, R5=1., mAP=.4, mINP=.3, queries=2, skipped=0, hits='10', ap=[.6,.2], identities=[1,2])
-        return Fake(), dict(recipe_hash=r.hash, seed=seed, seconds=1., protocols={'clothes-changing': p})
-    monkeypatch.setattr(experiments, 'run', run)
+        return dict(recipe_hash=r.hash, seed=seed, seconds=1., protocols={'clothes-changing': p})
+    monkeypatch.setattr(experiments, 'run_row', run_row)
     monkeypatch.setattr(experiments, 'benchmark', lambda *a, **k: None)
     file = tmp_path/'f.json'
     with pytest.raises(KeyboardInterrupt): experiments.reproduce('foundations', file, tmp_path, seeds=(0,1), log=lambda *_: None)
@@ -137,6 +136,6 @@ def test_reproduce_goes_on_where_it_stopped(tmp_path, monkeypatch):
 @pytest.mark.parametrize('chain', list(experiments.CHAINS))
 def test_committed_results_are_of_this_world_and_these_recipes(chain):
     file = Path(__file__).parent.parent/'benchmarks'/'results'/f'{chain}.json'
-    results = experiments.Results(file, chain, experiments.world_hash('mannequins'))
+    results = experiments.ChainResults(file, chain)
     for row in experiments.CHAINS[chain]: assert [r['seed'] for r in results.of(row)]==list(row.seeds), f'{row.name} is stale: run `ccreid reproduce {chain} --rows {row.part}`'
     assert len(results.records)==sum(len(row.seeds) for row in experiments.CHAINS[chain]) # and nothing else lies there

@@ -248,7 +248,7 @@ def pretrained(root, whole, tmp_path_factory):
 def test_train_with_generated_images(ccreid, root, dataset, whole, pretrained, tmp_path):
     record = json.loads((pretrained/'metrics.json').read_text())
     more = dict(backbone='resnet_mini', size=(64,32), pretrained=False, identities=4, images=2, epochs=1)
-    assert record['recipe']['extra']=='chpsg' and record['recipe_hash']==recipe('prcc', 'identity', extra='chpsg', **more).hash!=recipe('prcc', 'identity', **more).hash
+    assert record['recipe']['generated']=='chpsg' and record['recipe_hash']==recipe('prcc', 'identity', generated='chpsg', **more).hash!=recipe('prcc', 'identity', **more).hash
     assert record['generated']==dict(folder=str(whole/'chpsg'), images=2*len(dataset.train)) and record['protocols']
     assert record['images_seen']==3*len(dataset.train)                         # all of them, in one epoch
     code, out, err = train(ccreid, root, '--method','cal', '--set','start_epoch=0', '--set','identities=3', '--generated',whole/'shsg', '--hold-out','1', '--out',tmp_path/'r')
@@ -261,9 +261,9 @@ def load_clothes(run):
     return torch.load(run/'checkpoint.pth', weights_only=True)['model']['aux.clothes_classifier.weight'].shape[0]
 
 def test_start_from_a_pretraining(ccreid, root, whole, pretrained, tmp_path, monkeypatch):
-    import ccreid.experiments as experiments
+    import ccreid.runs as runs
     begun, look = [], lambda t: {k: v.clone() for k,v in t.model.state_dict().items()}
-    monkeypatch.setattr(experiments, 'hand_over', lambda s, t: begun.append((look(t), hand_over(s, t), look(t))))
+    monkeypatch.setattr(runs, 'hand_over', lambda s, t: begun.append((look(t), hand_over(s, t), look(t))))
     words = '--method','cal','--set','start_epoch=0','--generated',whole/'shsg'
     code, out, err = train(ccreid, root, *words, '--start',pretrained/'identity.safetensors', '--out',tmp_path/'r')
     assert code==0, err
@@ -272,7 +272,7 @@ def test_start_from_a_pretraining(ccreid, root, whole, pretrained, tmp_path, mon
     assert set(names)==set(weights) and not all(torch.equal(before[k], v) for k,v in weights.items()) # an exported model has no classifier
     for k,v in after.items(): assert torch.equal(v, weights.get(k, before[k])), k
     record = json.loads((tmp_path/'r'/'metrics.json').read_text())
-    assert record['start']['file'].endswith('identity.safetensors') and len(record['start']['sha256'])==64 and record['recipe']['extra']=='shsg'
+    assert record['start']['file'].endswith('identity.safetensors') and len(record['start']['sha256'])==64 and record['recipe']['generated']=='shsg'
     assert train(ccreid, root, *words, '--start',pretrained/'identity.safetensors', '--out',tmp_path/'r')[0]==0 # finished: nothing to do
     shutil.copytree(whole/'shsg', tmp_path/'g')
     for more in ([], ['--start',tmp_path/'r'/'cal.safetensors']):
@@ -303,7 +303,7 @@ def test_training_folders_that_will_not_do(ccreid, root, whole, tmp_path):
     MannequinWorld(identities=(4,0,3), outfits=2, cameras=3, images=2, size=(64,32), seed=5).write(other, layout='prcc', load=False)
     assert 'made of other images' in one_line(train(ccreid, other, '--generated',whole/'chpsg'))
     assert 'no folder' in one_line(train(ccreid, root, '--generated',tmp_path/'none'))
-    assert '--generated' in one_line(train(ccreid, root, '--set','extra=shsg'))
+    assert '--generated' in one_line(train(ccreid, root, '--set','generated=shsg'))
 
 def test_hand_over_wants_the_same_network():
     a, b = ReIDModel('resnet_mini', classes=3), ReIDModel('resnet_mini', classes=5)

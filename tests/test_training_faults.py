@@ -24,6 +24,7 @@ from safetensors.torch import save, save_file
 
 import ccreid.compat
 from ccreid import cli, experiments, files
+from ccreid.commands.shared import folder_of_run
 from ccreid.data.batches import Preprocessing, reid_dataloaders
 from ccreid.data.mannequins import MannequinWorld
 from ccreid.files import hold
@@ -241,13 +242,13 @@ def test_another_optimiser_or_precision_is_another_run(dataset, file):
 def words(**given): return Namespace(**(dict(out=None, runs=Path('runs'), data='prcc') | given))
 
 def test_folders_tell_runs_apart_and_are_short():
-    assert cli._folder(words(), 'cal', '0')==Path('runs/prcc-cal-0') and cli._folder(words(layout_trial=2), 'cal', '0')==Path('runs/prcc-trial_2-cal-0')
-    assert cli._folder(words(out='x'), 'cal', '0', precision='bf16')==Path('x')
+    assert folder_of_run(words(), 'cal', '0')==Path('runs/prcc-cal-0') and folder_of_run(words(layout_trial=2), 'cal', '0')==Path('runs/prcc-trial_2-cal-0')
+    assert folder_of_run(words(out='x'), 'cal', '0', precision='bf16')==Path('x')
     options = [{}, dict(layout_csv='a/b.csv'), dict(layout_csv='a_b.csv'), dict(layout_csv='é'*300), dict(layout_csv='x'*300), dict(layout_pattern='{identity}.jpg')]
     more = [{}, dict(recipe='1'), dict(recipe='2'), dict(precision='bf16'), dict(hold_out='2'), dict(hold_out='3'), dict(generated='g'), dict(start='g')]
-    names = [cli._folder(words(**o), 'cal', '0', **m).name for o in options for m in more]
+    names = [folder_of_run(words(**o), 'cal', '0', **m).name for o in options for m in more]
     assert len(set(names))==len(names) and max(len(n.encode()) for n in names)<100
-    assert all(re.fullmatch(r'[\w.+-]+', n, re.A) for n in names) and names==[cli._folder(words(**o), 'cal', '0', **m).name for o in options for m in more]
+    assert all(re.fullmatch(r'[\w.+-]+', n, re.A) for n in names) and names==[folder_of_run(words(**o), 'cal', '0', **m).name for o in options for m in more]
 
 SMALL = ['--set','backbone=resnet_mini','--set','size=[32,16]','--set','pretrained=false','--set','identities=2','--set','images=2']
 
@@ -322,7 +323,7 @@ def test_no_training_and_no_test_people(ccreid, photos, tmp_path):
 
 def test_weights_are_there_before_anything_is_evaluated(ccreid, root, tmp_path, monkeypatch):
     def fails(*a, **k): raise ValueError('the evaluation failed')
-    monkeypatch.setattr(experiments, 'evaluate', fails)
+    monkeypatch.setattr('ccreid.runs.evaluate', fails)
     assert 'the evaluation failed' in line(train(ccreid, root, '--out',tmp_path/'r'))
     assert load_reid(tmp_path/'r'/'identity.safetensors') and not (tmp_path/'r'/'metrics.json').exists()
 

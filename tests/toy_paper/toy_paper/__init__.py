@@ -1,0 +1,1 @@
+"A paper for ccreid: a method, a kind of images, two rows, a command"
