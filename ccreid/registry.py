@@ -160,7 +160,7 @@ def register(
     "Register a chain for this process; `ValueError` where it takes a name that another chain has"
     if not isinstance(chain, Chain): raise ValueError(f'a `Chain` is registered, not {chain!r}'[:200])
     if chain.name in _entries(): raise ValueError(f'There is a chain {chain.name!r} already: choose another name')
-    others = [load(n) for n in names() if n!=chain.name]
+    others = [c for c in chains() if c.name!=chain.name]
     if taken := _taken(chain, others): raise ValueError(f'chain {chain.name}: {taken}')
     _here[chain.name] = chain
     return chain

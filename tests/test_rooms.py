@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ('data','evaluation','models','training','generation') # rooms that are folders; modules beside them are shared too
 CHAINS = {p.parent.name for p in (ROOT/'nbs').glob('*/chain.ipynb')}
 PAPERS = sorted({'hsgl','dlcr','sync_person_cloud','cmcc','dcac'} | CHAINS - {'baselines','foundations'})
-STILL = {'recipes','chains','experiments','demo','cli','options'} # shared modules that name a paper
+STILL = set() # shared modules that name a paper: none
 
 
 def modules():

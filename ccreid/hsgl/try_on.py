@@ -13,7 +13,7 @@ from typing import Protocol
 from ..data.transforms import read_image
 from ..generation.edits import Interface
 from ..generation.expansion import expand
-from ..generation.jobs import add_samples,label_garments
+from ..generation.jobs import label_garments
 from ..tables import DataError
 
 # %% ../../nbs/hsgl/try_on.ipynb #9f4b4429
