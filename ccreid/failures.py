@@ -95,8 +95,11 @@ def kind_of(
     e:BaseException, # Any exception
 ): # (what it is, what helps), or None
     "Is the machine full or broken?"
-    plainly = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError, BlockingIOError) # whatever their paths hold
-    texts = [f"{type(o).__name__}: {o} [{errno.errorcode.get(getattr(o, 'errno', None), '')}]" for o in _chain(e) if not isinstance(o, plainly)]
+    # whatever their paths hold
+    plainly = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError,
+               BlockingIOError)
+    texts = [f"{type(o).__name__}: {o} [{errno.errorcode.get(getattr(o, 'errno', None), '')}]" for o in _chain(e)
+             if not isinstance(o, plainly)]
     return next(((what, helps) for what,pattern,helps in KINDS if any(re.search(pattern, t) for t in texts)), None)
 
 # %% ../nbs/failures.ipynb #dad1d050

@@ -71,13 +71,16 @@ def write_whole(
             except FileExistsError: return
             except OSError: pass                       # a disk without hard links
         os.replace(tmp, path)
-    except OSError as e: raise OSError(e.errno, f'cannot write {shown(path)}: {e.strerror or e}; what was there before is as it was') from None
+    except OSError as e:
+        raise OSError(e.errno,
+                      f'cannot write {shown(path)}: {e.strerror or e}; what was there before is as it was') from None
     finally:
         if os.path.lexists(tmp): os.unlink(tmp)
 
 # %% ../nbs/files.ipynb #01419cf3
 _OURS = re.compile(r'\.making-(?:.*-(\d+)-[0-9a-f]{6}|(\d+))')
-_BEFORE = re.compile(r'\.(?:checkpoint\.pth|metrics\.json|report\.html|[\w+-]+\.safetensors)\.(\d+)') # those of ccreid before
+# those of ccreid before
+_BEFORE = re.compile(r'\.(?:checkpoint\.pth|metrics\.json|report\.html|[\w+-]+\.safetensors)\.(\d+)')
 _LIBRARY = re.compile(r'\.tmp\w{6}')                                                                # and of safetensors
 
 def _gone(pid):
@@ -102,7 +105,8 @@ def clear_making(
     name:str='', # Only those of the file of this name, if it is that file's lock which is held
 )->list:    # Names of what was removed
     "Remove the temporary files of writers that were killed: those of living processes stay, and what ccreid did not make"
-    names = [e.name for e in os.scandir(folder) if e.name[0]=='.' and e.is_file(follow_symlinks=False)] if os.path.isdir(folder) else []
+    names = [e.name for e in os.scandir(folder) if e.name[0]=='.'
+             and e.is_file(follow_symlinks=False)] if os.path.isdir(folder) else []
     if name: names = [n for n in names if n.startswith((_making(name), f'.{name}.'))]
     names = [n for n in names if _left(folder, n)]
     for n in names: Path(folder, n).unlink(missing_ok=True)
@@ -159,8 +163,10 @@ def found_at(
         with open(path, 'rb') as f: start = f.read(512)
     except OSError as e: return f'cannot be read: {e.strerror or e}'
     if not start: return 'is empty'
-    if start.startswith(b'version https://git-lfs'): return 'is a pointer of Git LFS, not the file itself (fetch it with `git lfs pull`)'
-    if re.match(rb'\s*(<!doctype html|<html)', start, re.I): return 'is a web page (HTML), perhaps the message of a server that refused the download'
+    if start.startswith(b'version https://git-lfs'):
+        return 'is a pointer of Git LFS, not the file itself (fetch it with `git lfs pull`)'
+    if re.match(rb'\s*(<!doctype html|<html)', start, re.I):
+        return 'is a web page (HTML), perhaps the message of a server that refused the download'
     return 'is damaged'
 
 # %% ../nbs/files.ipynb #04125bfa
@@ -201,5 +207,7 @@ def read_json(
         if (size := os.stat(path).st_size) > most: raise Unfit(f'has {size:,} bytes, too many for {what}')
         if not stat.S_ISREG(os.stat(path).st_mode): raise Unfit(found_at(path))
         value = json.loads(Path(path).read_bytes())
-        if not isinstance(value, kind): raise Unfit(f'is no {re.sub("^(a|an|the) ", "", what)}: it holds {type(value).__name__}, not {kind.__name__}')
+        if not isinstance(value, kind):
+            raise Unfit(f'is no {re.sub("^(a|an|the) ", "", what)}: it holds {type(value).__name__}, not '
+                        f'{kind.__name__}')
         return value

@@ -24,7 +24,8 @@ def picture(
     buf = io.BytesIO()
     fig.savefig(buf, format='png', dpi=dpi, bbox_inches='tight', facecolor='white')
     plt.close(fig)
-    return f'<img alt="{html.escape(alt, quote=True)}" src="data:image/png;base64,{base64.b64encode(buf.getvalue()).decode()}">'
+    return (f'<img alt="{html.escape(alt, quote=True)}" '
+            f'src="data:image/png;base64,{base64.b64encode(buf.getvalue()).decode()}">')
 
 # %% ../nbs/reports.ipynb #be0b96ba
 _style = '''
@@ -44,14 +45,16 @@ class Report:
         store_attr()
         self.parts = []
 
-    def section(self, title:str, text:str=''): self.parts.append(f'<h2>{html.escape(title)}</h2>' + (f'<p>{html.escape(text)}</p>' if text else ''))
+    def section(self, title:str, text:str=''):
+        self.parts.append(f'<h2>{html.escape(title)}</h2>' + (f'<p>{html.escape(text)}</p>' if text else ''))
     def table(self, frame): self.parts.append(f'<div class="table">{frame.to_html(border=0, index=False)}</div>')
     def figure(self, fig, alt:str): self.parts.append(f'<p>{picture(fig, alt)}</p>')
     def note(self, text:str): self.parts.append(f'<p class="note">{html.escape(text)}</p>')
 
     def html(self)->str:
         t = html.escape(self.title)
-        return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        return ('<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+                'content="width=device-width">'
             f'<title>{t}</title><style>{_style}</style></head><body><h1>{t}</h1><p>{html.escape(self.intro)}</p>{"".join(self.parts)}</body></html>')
 
     def write(self, path)->Path: # The file

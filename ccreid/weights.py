@@ -42,7 +42,8 @@ def _reachable(timeout):
     if constants.HF_HUB_OFFLINE: raise ConnectionError('HF_HUB_OFFLINE is set')
     try: urlopen(Request(constants.ENDPOINT, method='HEAD'), timeout=timeout).close()
     except HTTPError: pass
-    except OSError as e: raise ConnectionError(f'{constants.ENDPOINT} does not answer: {getattr(e, "reason", e)}') from None
+    except OSError as e:
+        raise ConnectionError(f'{constants.ENDPOINT} does not answer: {getattr(e, "reason", e)}') from None
 
 def _hub(repo, file, timeout, only=None):
     "Path in the hub's cache, downloaded if need be; any trouble is raised as it comes"
@@ -70,7 +71,8 @@ def locate(
     path,name = Path(name).expanduser(),str(name)
     as_path = path.suffix in SUFFIXES or path.is_absolute() or name.startswith('.')
     if (as_path or os.sep in name) and os.path.exists(path): return path
-    if as_path and (why := found_at(path))=='does not exist': raise WeightsNotFound(f'no weights at {shown(path.absolute())}')
+    if as_path and (why := found_at(path))=='does not exist':
+        raise WeightsNotFound(f'no weights at {shown(path.absolute())}')
     if as_path: raise WeightsNotFound(f'{shown(path.absolute())} {why}')
     if found := _local(name, file): return found
     known = settings.resolve().get(f'weights_{name.lower()}')
@@ -81,8 +83,10 @@ def locate(
         except ImportError: reason = f'huggingface_hub is not installed, so {repo} cannot be downloaded'
         except Exception as e: reason = f'the hub did not give {repo} ({_first_line(e)})'
     mine = settings.get('weights')
-    target = mine/name if file is None else mine/f'{name}.safetensors' if file.endswith('.safetensors') else mine/name/file
-    raise WeightsNotFound(f'weights {name!r} not found: they are not in {mine}, and {reason}. Put them at {target}') from None
+    target = (mine/name if file is None else mine/f'{name}.safetensors' if file.endswith('.safetensors')
+              else mine/name/file)
+    raise WeightsNotFound(f'weights {name!r} not found: they are not in {mine}, and {reason}. Put them at '
+                          f'{target}') from None
 
 # %% ../nbs/weights.ipynb #09176014
 def need(
@@ -108,6 +112,7 @@ def load_weights(
     state = read_torch(path, *what)
     for key in ('state_dict', 'model'): state = state.get(key, state) if isinstance(state, dict) else state
     with reading(path, *what):
-        if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(o, torch.Tensor) for k,o in state.items()):
+        if not isinstance(state,
+                dict) or not all(isinstance(k, str) and isinstance(o, torch.Tensor) for k,o in state.items()):
             raise Unfit('holds no table of weights (name → tensor)')
     return state

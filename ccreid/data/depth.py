@@ -49,7 +49,8 @@ def to_rgb(
     return _shrunk(np.asarray(im))[0] if im.mode.startswith('I') else _eight(im)
 
 # %% ../../nbs/data/depth.ipynb #a55a47f6
-_SWAPPED = {f'{m};16{a}': f'{m};16{b}' for m in ('RGB','RGBX','RGBA') for a,b in ('LB','BL','NB' if np.little_endian else 'NL')}
+_SWAPPED = {f'{m};16{a}': f'{m};16{b}' for m in ('RGB','RGBX','RGBA')
+            for a,b in ('LB','BL','NB' if np.little_endian else 'NL')}
 
 def _raw(im): # Raw mode of the first tile
     args = im.tile[0][3] if im.tile else ''

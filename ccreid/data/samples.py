@@ -34,7 +34,8 @@ def _twice(keys): # pandas before 3 takes different names that are no text for t
 
 _rules = {
     'dataset is a name':           lambda t: np.array([not isinstance(d, str) for d in t.dataset.tolist()], bool),
-    'path is absolute':            lambda t: np.array([p[:1] not in ('/','\\') and p[1:2]!=':' for p in map(str, t.path.tolist())], bool),
+    'path is absolute':            lambda t: np.array([p[:1] not in ('/','\\') and p[1:2]!=':'
+                                                       for p in map(str, t.path.tolist())], bool),
     'path is listed once in its split': lambda t: _twice(zip(t.path, t.split)),
     'identity is at least -2':     lambda t: (t.identity < -2).to_numpy(),
     'identity -1 (junk) is dropped before': lambda t: (t.identity == -1).to_numpy(),
@@ -42,7 +43,8 @@ _rules = {
     'camera is at least -1':       lambda t: (t.camera < -1).to_numpy(),
     'modality is visible or infrared': lambda t: ~t.modality.isin(MODALITIES).to_numpy(),
     f"split is one of {', '.join(SPLITS)}": lambda t: ~t.split.isin(SPLITS).to_numpy(),
-    'role is query, gallery or empty': lambda t: ~t.role.isin(['','query','gallery']).to_numpy() if 'role' in t else np.zeros(len(t), bool),
+    'role is query, gallery or empty': lambda t: ~t.role.isin(['','query','gallery']).to_numpy() if 'role' in t
+    else np.zeros(len(t), bool),
 }
 
 def validate(
@@ -54,7 +56,9 @@ def validate(
     missing = [c for c in COLUMNS if c not in table.columns]
     if missing: raise DataError(f"{where}the sample table lacks the column(s) {', '.join(missing)}")
     for c in LABELS:
-        if table[c].dtype != np.int64: raise DataError(f'{where}column {c} must be int64, it is {table[c].dtype}: pass the table through make_table')
+        if table[c].dtype != np.int64:
+            raise DataError(f'{where}column {c} must be int64, it is {table[c].dtype}: pass the table through '
+                            'make_table')
     for rule,broken in _rules.items():
         bad = broken(table)
         if bad.any():
@@ -75,7 +79,8 @@ def _whole(v):
 def _labels(table, name, source):
     "A label column as int64, missing ones as -1; raises `DataError` naming the first row that holds something else"
     column,where = table[name],f"{source or 'sample table'}: column {name} must hold whole numbers"
-    if isinstance(column, pd.DataFrame): raise DataError(f'{where}, and there are {column.shape[1]} columns of that name')
+    if isinstance(column, pd.DataFrame):
+        raise DataError(f'{where}, and there are {column.shape[1]} columns of that name')
     if column.dtype == np.int64: return column
     gone,cells = column.isna().tolist(),column.tolist()
     whole = [-1 if g else _whole(v) for g,v in zip(gone, cells)]
@@ -138,13 +143,16 @@ class ReIDDataset:
         notes:list=(),         # What was skipped or looks odd, one sentence each
         no_cameras:tuple=(),   # Values of the column `dataset` whose cameras are made up, one for each image
     ):
-        self.name,self.root,self.notes,self._protocols,self.no_cameras = name,Path(root),[shown(n) for n in notes],protocols,tuple(no_cameras)
-        self.skipped,self.skipped_files,self.lists = {},{},[] # What a reader passed over by reason, how many files that is, and the lists it read
+        self.name,self.root,self.notes,self._protocols,self.no_cameras = name,Path(root),[shown(n)
+            for n in notes],protocols,tuple(no_cameras)
+        # What a reader passed over by reason, how many files that is, and the lists it read
+        self.skipped,self.skipped_files,self.lists = {},{},[]
         self.samples = validate(samples.reset_index(drop=True), name)
         for c in 'identity','clothes':
             have = np.unique(self.train[c][self.train[c] >= 0])
             if len(have) and have[-1] != len(have)-1:
-                raise DataError(f'{name}: training {c} labels must be 0..{len(have)-1} without gaps, they reach {have[-1]}\n'
+                raise DataError(f'{name}: training {c} labels must be 0..{len(have)-1} without gaps, they reach '
+                                f'{have[-1]}\n'
                                 'pass the table through ccreid.data.samples.relabel first')
 
     def part(self, *splits): return self.samples[self.samples.split.isin(splits)]
@@ -177,7 +185,8 @@ def summary(
     def cameras(t):
         real = t[~t.dataset.isin(self.no_cameras)]
         return known(real, 'camera') if len(real) else '-'
-    count = dict(images=len, identities=lambda t: known(t, 'identity'), clothes=lambda t: known(t, 'clothes'), cameras=cameras)
+    count = dict(images=len, identities=lambda t: known(t, 'identity'), clothes=lambda t: known(t, 'clothes'),
+                 cameras=cameras)
     if 'tracklet' in self.samples: count['tracklets'] = lambda t: known(t, 'tracklet')
     if (self.samples.modality=='infrared').any(): count['infrared'] = lambda t: int((t.modality=='infrared').sum())
     parts = {s: t for s in ('train','val','query','gallery') if len(t := getattr(self, s))}
@@ -213,7 +222,8 @@ def hold_out(
     people = np.unique(dataset.train.identity[dataset.train.identity >= 0])
     n = round(identities*len(people)) if isinstance(identities, float) else int(identities)
     if not 0 < n < len(people):
-        raise DataError(f'{dataset.name}: cannot hold out {n} of {len(people)} training people: choose 1 to {len(people)-1}')
+        raise DataError(f'{dataset.name}: cannot hold out {n} of {len(people)} training people: choose 1 to '
+                        f'{len(people)-1}')
     held = np.random.default_rng(seed).permutation(people)[:n]
     s = dataset.samples
     out = (s.split == 'train') & s.identity.isin(held)

@@ -27,9 +27,12 @@ def seeded_draw(
 )->pd.DataFrame:       # The drawn rows in their order, index kept; distractors all stay
     "Images of each person by each camera, as `random.seed(seed)` and `random.choice` draw them from sorted names; more than one by `random.sample`"
     label_tensors(rows, ('identity', 'camera'))
-    if 'path' not in rows.columns: raise ValueError(f"the table has no column 'path' (it has {', '.join(map(str, rows.columns))}): draws go by file name")
+    if 'path' not in rows.columns:
+        raise ValueError(f"the table has no column 'path' (it has {', '.join(map(str, rows.columns))}): draws go by "
+                         "file name")
     rng, people = random.Random(seed), rows['identity'].to_numpy() >= 0
-    groups = pd.DataFrame(dict(person=rows['identity'].map('{:04d}'.format).to_numpy(), camera=rows['camera'].to_numpy(), at=np.arange(len(rows)),
+    groups = pd.DataFrame(dict(person=rows['identity'].map('{:04d}'.format).to_numpy(),
+                               camera=rows['camera'].to_numpy(), at=np.arange(len(rows)),
                                name=rows['path'].astype(str).str.replace('\\', '/').to_numpy()))[people]
     taken = np.flatnonzero(~people).tolist()
     for _, at in groups.sort_values(['person', 'camera', 'name']).groupby(['person', 'camera'], sort=False)['at']:
@@ -41,7 +44,9 @@ def seeded_draw(
 @lru_cache(maxsize=2)
 def _orders(path, changed):
     "[camera-1][identity-1] -> int array [trials, images]"
-    try: return [[np.atleast_2d(orders) for orders in camera.ravel()] for camera in loadmat(path)['rand_perm_cam'].ravel()]
+    try:
+        return [[np.atleast_2d(orders) for orders in camera.ravel()]
+                for camera in loadmat(path)['rand_perm_cam'].ravel()]
     except Exception as e: # a damaged file may fail in any way
         raise DataError(f"{path} is no rand_perm_cam.mat, or is damaged ({type(e).__name__}: {e})") from None
 
@@ -53,19 +58,25 @@ def official_draw(
 )->pd.DataFrame:       # The drawn rows in their order, index kept
     "The images that SYSU-MM01's authors drew; raises `DataError` where the file is missing or does not fit the table"
     if not (path := Path(path).expanduser()).is_file():
-        raise DataError(f"there is no file {path}: it comes with the evaluation code of SYSU-MM01 (data_split/rand_perm_cam.mat)\nwithout `permutations` the draws are seeded")
+        raise DataError(f"there is no file {path}: it comes with the evaluation code of SYSU-MM01 "
+                        "(data_split/rand_perm_cam.mat)\nwithout `permutations` the draws are seeded")
     orders, names = _orders(str(path), path.stat().st_mtime_ns), rows['path'].astype(str).str.replace('\\', '/')
     parts = names.str.extract(r'cam(\d+)/(\d+)/(\d+)\.[^/.]+$')
     if (other := parts.isna().any(axis=1).to_numpy()).any():
-        raise DataError(f"official draws need the file names of SYSU-MM01, such as cam1/0006/0001.jpg\n{other.sum()} of {len(rows)} are called otherwise, first {names[other].iloc[0]}")
-    parts, taken = parts.astype(int).set_axis(['camera', 'person', 'number'], axis=1).assign(at=np.arange(len(rows))), []
+        raise DataError(f"official draws need the file names of SYSU-MM01, such as cam1/0006/0001.jpg\n{other.sum()} "
+                        f"of {len(rows)} are called otherwise, first {names[other].iloc[0]}")
+    parts, taken = parts.astype(int).set_axis(['camera', 'person', 'number'],
+                                              axis=1).assign(at=np.arange(len(rows))), []
     for (camera, person), files in parts.groupby(['camera', 'person']):
         known = 1 <= camera <= len(orders) and 1 <= person <= len(orders[camera-1]) and orders[camera-1][person-1]
-        if known is False or known.shape[1] == 0: raise DataError(f"{path} holds no order for cam{camera}/{person:04}, which the table has: it belongs to other images")
+        if known is False or known.shape[1] == 0:
+            raise DataError(f"{path} holds no order for cam{camera}/{person:04}, which the table has: it belongs to "
+                            "other images")
         if trial >= len(known): raise DataError(f"{path} holds {len(known)} draws, draw {trial+1} was asked for")
         place, drawn = dict(zip(files['number'], files['at'])), known[trial, :each].astype(int).tolist()
         if lost := [n for n in drawn if n not in place]:
-            raise DataError(f"{path} draws cam{camera}/{person:04}/{lost[0]:04}.jpg, which the table does not have\nthe images are incomplete, or the file belongs to others")
+            raise DataError(f"{path} draws cam{camera}/{person:04}/{lost[0]:04}.jpg, which the table does not "
+                            "have\nthe images are incomplete, or the file belongs to others")
         taken += [place[n] for n in drawn]
     return rows.iloc[sorted(taken)]
 
@@ -84,7 +95,8 @@ class DrawnPerCamera(Protocol):
     def draw(self, query, gallery, k):
         "Draw `k`, by the file of permutations or by seed"
         rows = query if self.transposed else gallery
-        rows = official_draw(rows, self.permutations, k, self.each) if self.permutations else seeded_draw(rows, self.seed + k, self.each)
+        rows = official_draw(rows, self.permutations, k, self.each) if self.permutations else seeded_draw(rows,
+            self.seed + k, self.each)
         return (rows, gallery) if self.transposed else (query, rows)
 
 # %% ../../nbs/evaluation/cross_modality.ipynb #0cfc5142

@@ -53,9 +53,11 @@ class RetrievalMetrics:
         return res | (dict(spread=dict(self.spread)) if self.draws > 1 else {})
 
     def __repr__(self):
-        of = lambda k, v: (f'{k} {100*v:.1f}' if v == v else f'{k} n/a') + (f'±{100*self.spread[k]:.1f}' if k in self.spread else '')
+        of = lambda k, v: (f'{k} {100*v:.1f}' if v == v else f'{k} n/a') + (f'±{100*self.spread[k]:.1f}'
+            if k in self.spread else '')
         figures = [of(f'rank-{k}', self.rank(k)) for k in self.ranks] + [of('mAP', self.mAP), of('mINP', self.mINP)]
-        return (f"{self.protocol}: " * bool(self.protocol) + ' · '.join(figures) + f' % ({self.queries} queries, {self.skipped} skipped' +
+        return (f"{self.protocol}: " * bool(self.protocol) + ' · '.join(figures) + f' % ({self.queries} queries, '
+                                                                                   f'{self.skipped} skipped' +
                 f', {self.draws} draws' * (self.draws > 1) + ')')
 
 # %% ../../nbs/evaluation/metrics.ipynb #64a1b9e7
@@ -70,9 +72,11 @@ def summarise(
     "From values of each query to means; warns when no query has a valid positive"
     keep = ~ap.isnan()
     ap, inp, first, n = ap[keep], inp[keep], first[keep], int(keep.sum())
-    if n == 0: warnings.warn(f"none of the {len(keep)} queries has a valid positive in the gallery: all skipped", stacklevel=3)
+    if n == 0:
+        warnings.warn(f"none of the {len(keep)} queries has a valid positive in the gallery: all skipped", stacklevel=3)
     cmc = torch.bincount(first.long() - 1, minlength=gallery)[:gallery].cumsum(0).double() / n
-    return RetrievalMetrics(cmc.float(), ap.mean().item(), inp.mean().item(), n, len(keep) - n, ap.float(), inp.float(), first.float(),
+    return RetrievalMetrics(cmc.float(), ap.mean().item(), inp.mean().item(), n, len(keep) - n, ap.float(), inp.float(),
+                            first.float(),
                             np.asarray(rows)[keep.numpy()], **kwargs)
 
 # %% ../../nbs/evaluation/metrics.ipynb #0f11fda1
@@ -84,7 +88,8 @@ def _chunked(distance_rows, query, gallery, protocol, device, chunk_bytes, toler
     q, g = label_tensors(query, columns, device), label_tensors(gallery, columns, device)
     order = g['identity'].argsort(stable=True)
     ordered = g['identity'][order]
-    step = max(1, chunk_bytes // ((16 if torch.device(device).type == 'cpu' and not people else 32) * max(1, len(gallery))))
+    step = max(1,
+        chunk_bytes // ((16 if torch.device(device).type == 'cpu' and not people else 32) * max(1, len(gallery))))
     values = []
     for i in range(0, len(query), step):
         part, distances = {k: v[i:i+step] for k, v in q.items()}, distance_rows(i, i+step)
@@ -99,7 +104,8 @@ def _chunked(distance_rows, query, gallery, protocol, device, chunk_bytes, toler
         inp = n / rank.gather(1, (n-1).clamp(min=0)[:, None])[:, 0].double()
         first = identity_ranks(distances, own, mine & ~junk, order, ordered, tolerance).cpu() if people else rank[:, 0]
         values.append(torch.stack([ap, inp.masked_fill(n == 0, torch.nan), first.double()]))
-    return summarise(*torch.cat(values, 1), query.index, len(gallery), ranks=tuple(ranks), protocol=getattr(protocol, 'name', ''))
+    return summarise(*torch.cat(values, 1), query.index, len(gallery), ranks=tuple(ranks),
+                     protocol=getattr(protocol, 'name', ''))
 
 # %% ../../nbs/evaluation/metrics.ipynb #cef643db
 def metrics_from_distances(
@@ -114,8 +120,10 @@ def metrics_from_distances(
     "Metrics of ready distances; raises `ValueError` on wrong shapes, nan, infinite or complex entries"
     distances, protocol = real_numbers(distances, 'distances'), protocol_of(protocol)
     if tuple(distances.shape) != (len(query), len(gallery)):
-        raise ValueError(f"distances has shape {tuple(distances.shape)}, but query has {len(query)} rows and gallery {len(gallery)}")
-    if min(distances.shape) == 0: raise ValueError(f"nothing to compare: {len(query)} queries, {len(gallery)} gallery images")
+        raise ValueError(f"distances has shape {tuple(distances.shape)}, but query has {len(query)} rows and gallery "
+                         f"{len(gallery)}")
+    if min(distances.shape) == 0:
+        raise ValueError(f"nothing to compare: {len(query)} queries, {len(gallery)} gallery images")
     def rows(i, j):
         part = distances[i:j].float() if distances.dtype.itemsize < 4 else distances[i:j]
         if not part.sum().isfinite() and not (fine := part.isfinite()).all():
@@ -128,14 +136,19 @@ def metrics_from_distances(
 def _checked(features, table, what):
     "Features as float32 or float64 [N,D] and one over their norms; raises `ValueError` naming what is wrong"
     features = real_numbers(features, f'{what}_features')
-    if features.ndim != 2: raise ValueError(f"{what}_features must be a matrix [N,D], not of shape {tuple(features.shape)}")
-    if len(features) != len(table): raise ValueError(f"{what}_features has {len(features)} rows, but the {what} table has {len(table)}")
-    if 0 in features.shape: raise ValueError(f"nothing to compare: the {what} is empty" if len(features) == 0 else f'{what}_features have no values: shape {tuple(features.shape)}')
+    if features.ndim != 2:
+        raise ValueError(f"{what}_features must be a matrix [N,D], not of shape {tuple(features.shape)}")
+    if len(features) != len(table):
+        raise ValueError(f"{what}_features has {len(features)} rows, but the {what} table has {len(table)}")
+    if 0 in features.shape:
+        raise ValueError(f"nothing to compare: the {what} is empty" if len(features) == 0
+                         else f'{what}_features have no values: shape {tuple(features.shape)}')
     if features.dtype not in (torch.float32, torch.float64): features = features.float()
     norm = torch.linalg.vector_norm(features, dim=1)
     if not (fine := norm.isfinite()).all():
         bad = (~fine).nonzero()[:, 0]
-        raise ValueError(f"{what}_features: {len(bad)} of {len(norm)} rows hold nan, infinite or overflowing values, first row {bad[0].item()}")
+        raise ValueError(f"{what}_features: {len(bad)} of {len(norm)} rows hold nan, infinite or overflowing values, "
+                         f"first row {bad[0].item()}")
     return features, torch.where(norm > 0, 1 / norm, 0)
 
 # %% ../../nbs/evaluation/metrics.ipynb #167c7884
@@ -152,8 +165,10 @@ def retrieval_metrics(
 )->RetrievalMetrics:
     "Metrics under cosine distance, on the gallery features' device; raises `ValueError` on mismatched lengths, nan, complex or empty input"
     protocol = protocol_of(protocol)
-    (f, f_scale), (g, g_scale) = _checked(query_features, query, 'query'), _checked(gallery_features, gallery, 'gallery')
-    if f.shape[1] != g.shape[1]: raise ValueError(f"query features have {f.shape[1]} dimensions, gallery features {g.shape[1]}")
+    (f, f_scale), (g, g_scale) = _checked(query_features, query, 'query'), _checked(gallery_features, gallery,
+        'gallery')
+    if f.shape[1] != g.shape[1]:
+        raise ValueError(f"query features have {f.shape[1]} dimensions, gallery features {g.shape[1]}")
     if f.dtype != g.dtype: f, g, f_scale, g_scale = f.double(), g.double(), f_scale.double(), g_scale.double()
     f, f_scale = f.to(g.device), f_scale.to(g.device)
     if tolerance is None: tolerance = cosine_tolerance(g.dtype, g.shape[1])
@@ -173,7 +188,8 @@ def mean_metrics(
     "Mean over draws; `.spread` holds the standard deviation (n-1); a query's values are means over the draws that kept it"
     first = results[0]
     if len(results) == 1: return first
-    values = pd.concat([pd.DataFrame(dict(ap=r.ap, inp=r.inp, first=r.first_rank, hits=r.hits), index=r.query_rows) for r in results])
+    values = pd.concat([pd.DataFrame(dict(ap=r.ap, inp=r.inp, first=r.first_rank, hits=r.hits), index=r.query_rows)
+                        for r in results])
     values = values.groupby(level=0, sort=False).mean()
     size = max(len(r.cmc) for r in results)
     cmc = torch.stack([torch.cat([r.cmc, r.cmc[-1:].expand(size - len(r.cmc))]) for r in results])
@@ -181,7 +197,8 @@ def mean_metrics(
     column = lambda k: np.array([f[k] for f in figures])
     ap, inp, rank, hits = (torch.tensor(values[c].to_numpy(), dtype=torch.float32) for c in values)
     return RetrievalMetrics(cmc.mean(0), float(column('mAP').mean()), float(column('mINP').mean()), len(values),
-        (asked or first.queries + first.skipped) - len(values), ap, inp, rank, values.index.to_numpy(), first.ranks, first.protocol, len(results),
+        (asked or first.queries + first.skipped) - len(values), ap, inp, rank, values.index.to_numpy(), first.ranks,
+                            first.protocol, len(results),
         {k: float(column(k).std(ddof=1)) for k in figures[0]}, hits)
 
 # %% ../../nbs/evaluation/metrics.ipynb #1acc2444

@@ -46,7 +46,8 @@ def min_sums(
         parts.append((np.bincount(r, minlength=end - rows), c.astype(np.int32), sums[keep].astype(np.float32)))
         rows = end
     indptr = np.r_[0, np.concatenate([p[0] for p in parts]).cumsum()]
-    return sparse.csr_array((np.concatenate([p[2] for p in parts]), np.concatenate([p[1] for p in parts]), indptr), shape=(n, m))
+    return sparse.csr_array((np.concatenate([p[2] for p in parts]), np.concatenate([p[1] for p in parts]), indptr),
+                            shape=(n, m))
 
 # %% ../../nbs/evaluation/neighbours.ipynb #a038df9e
 class JaccardDistance:
@@ -56,7 +57,9 @@ class JaccardDistance:
     ): self.upper = upper
 
     def __len__(self): return self.upper.shape[0]
-    def __repr__(self): return f'JaccardDistance of {len(self)} images; {self.upper.nnz} of {len(self)*(len(self)+1)//2} pairs share a neighbour'
+    def __repr__(self):
+        return (f'JaccardDistance of {len(self)} images; {self.upper.nnz} of {len(self)*(len(self)+1)//2} pairs share '
+                'a neighbour')
 
     @staticmethod
     def _both(upper):
@@ -106,8 +109,10 @@ def cluster(
     from sklearn.cluster import DBSCAN
     if not isinstance(distances, JaccardDistance): distances = jaccard_distance(distances, **kwargs)
     graph = distances.neighbours(eps)
-    graph = sparse.csr_matrix((graph.data, graph.indices.astype(np.int32), graph.indptr.astype(np.int32)), shape=graph.shape)
-    return torch.from_numpy(DBSCAN(eps=eps, min_samples=min_samples, metric='precomputed').fit(graph).labels_.astype(np.int64))
+    graph = sparse.csr_matrix((graph.data, graph.indices.astype(np.int32), graph.indptr.astype(np.int32)),
+                              shape=graph.shape)
+    return torch.from_numpy(DBSCAN(eps=eps, min_samples=min_samples,
+                                   metric='precomputed').fit(graph).labels_.astype(np.int64))
 
 # %% ../../nbs/evaluation/neighbours.ipynb #0c061edc
 @torch.no_grad()
@@ -124,7 +129,8 @@ def rerank(
     both = torch.cat([q.to(g.device), g])
     step = max(1, chunk_bytes // (4*len(both)))
     largest = torch.cat([(2 - 2*(part @ both.T)).amax(1) for part in both.split(step)]).clamp(min=1e-12)
-    V = encode(both, k1 + 1, k2, int(np.around(k1/2)) + 1, (1/largest).cpu().numpy(), nearest(both, max(k1 + 1, k2), chunk_bytes))
+    V = encode(both, k1 + 1, k2, int(np.around(k1/2)) + 1, (1/largest).cpu().numpy(),
+               nearest(both, max(k1 + 1, k2), chunk_bytes))
     res = (lambda_value * (2 - 2*(both[:len(q)] @ g.T)) / largest[:len(q), None]).cpu() + (1 - lambda_value)
     sums = min_sums(V[:len(q)], V[len(q):])
     i = np.repeat(np.arange(len(q)), np.diff(sums.indptr))

@@ -17,7 +17,7 @@ from .ranked_lists import Choice, choose_queries, open_image, ranked_list, ranke
 from .comparing import real_numbers
 
 # %% ../../nbs/evaluation/pictures.ipynb #e383284f
-PALETTE = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#000000', '#999999')   # Okabe and Ito, 2008
+PALETTE = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#000000', '#999999') # Okabe and Ito, 2008
 DASHES = ('-', '--', '-.', ':')
 
 def _axes(width, height, columns=1):
@@ -38,16 +38,18 @@ def plot_cmc(
     fig, (ax,) = _axes(4.2, 2.8)
     for i, (name, m) in enumerate(results.items()):
         n = min(upto, len(m.cmc))
-        ax.plot(range(1, n+1), 100*m.cmc[:n], DASHES[i // len(PALETTE) % 4 if len(results) > 4 else i % 4], color=PALETTE[i % len(PALETTE)], lw=1.8, marker='o',
+        ax.plot(range(1, n+1), 100*m.cmc[:n], DASHES[i // len(PALETTE) % 4 if len(results) > 4 else i % 4],
+                color=PALETTE[i % len(PALETTE)], lw=1.8, marker='o',
                 ms=2.5, label=f'{name} (rank-1 {100*m.rank(1):.1f}, mAP {100*m.mAP:.1f})')
     ax.set_xlabel('rank k', fontsize=8); ax.set_ylabel('queries found by rank k (%)', fontsize=8)
     ax.set_ylim(0, 102); ax.set_xlim(.5, upto + .5); ax.set_xticks([1, *range(5, upto+1, 5)])
-    ax.legend(fontsize=6.5, frameon=False, loc='best' if len(results) < 3 else 'upper left', bbox_to_anchor=None if len(results) < 3 else (0, -.2))
+    ax.legend(fontsize=6.5, frameon=False, loc='best' if len(results) < 3 else 'upper left',
+              bbox_to_anchor=None if len(results) < 3 else (0, -.2))
     return fig
 
 # %% ../../nbs/evaluation/pictures.ipynb #88ad1589
 def plot_training(
-    history,                                   # List of dicts, one an epoch (or a DataFrame); `epoch` is the x axis where given
+    history, # List of dicts, one an epoch (or a DataFrame); `epoch` is the x axis where given
     skip=('epoch', 'seconds', 'time', 'lr'),   # Columns that are no curve
 ):                                             # matplotlib Figure
     "Losses on the left, retrieval figures in per cent on the right"
@@ -63,7 +65,8 @@ def plot_training(
     for ax, names in zip(axes, panels):
         for i, c in enumerate(names):
             ok = curves[c].notna()
-            ax.plot(x[ok], curves[c][ok]*(100 if c in figures else 1), DASHES[i % 4], color=PALETTE[i % len(PALETTE)], lw=1.5, marker='o', ms=2.5, label=c)
+            ax.plot(x[ok], curves[c][ok]*(100 if c in figures else 1), DASHES[i % 4], color=PALETTE[i % len(PALETTE)],
+                    lw=1.5, marker='o', ms=2.5, label=c)
         ax.set_xlabel('epoch', fontsize=8); ax.set_ylabel('%' if names is figures else 'loss', fontsize=8)
         ax.legend(fontsize=6.5, frameon=False)
     return fig
@@ -85,15 +88,18 @@ def plot_tsne(
     if keep.sum() < 5: raise ValueError(f'{keep.sum()} images are too few for a cloud')
     f = F.normalize(real_numbers(features)[torch.from_numpy(keep)].float().cpu()).numpy()
     xy = TSNE(perplexity=min(30, (len(f)-1)/3), init='pca', random_state=seed).fit_transform(f)
-    identity, clothes = identity[keep], table['clothes'].to_numpy()[keep] if 'clothes' in table else np.zeros(keep.sum(), int)
+    identity, clothes = (identity[keep],
+                         table['clothes'].to_numpy()[keep] if 'clothes' in table else np.zeros(keep.sum(), int))
     fig, (ax,) = _axes(4.4, 3.2)
     for i, p in enumerate(who):
         for j, c in enumerate(np.unique(clothes[identity == p])):
             at = (identity == p) & (clothes == c)
-            ax.scatter(*xy[at].T, s=22, marker='x' if c < 0 else 'os^Dv*P'[j % 7], color=PALETTE[i % 8], alpha=.85, linewidths=.8 if c < 0 else .4,
+            ax.scatter(*xy[at].T, s=22, marker='x' if c < 0 else 'os^Dv*P'[j % 7], color=PALETTE[i % 8], alpha=.85,
+                       linewidths=.8 if c < 0 else .4,
                        **({} if c < 0 else dict(edgecolors='white')), label=f'person {p}' if j == 0 else None)
     ax.set(xticks=[], yticks=[]); ax.grid(False); ax.spines[:].set_visible(False)
-    ax.legend(fontsize=6.5, frameon=False, loc='center left', bbox_to_anchor=(1, .5), title='colour: person\nmarker: clothes', title_fontsize=6.5)
+    ax.legend(fontsize=6.5, frameon=False, loc='center left', bbox_to_anchor=(1, .5),
+              title='colour: person\nmarker: clothes', title_fontsize=6.5)
     return fig
 
 # %% ../../nbs/evaluation/pictures.ipynb #7a7794a1
@@ -125,7 +131,9 @@ def activation_map(
     if mean is None and known is not None: mean, std = known.mean, known.std
     shown = images.detach().float().cpu()
     if mean is not None: shown = shown*torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None]
-    else: shown = (shown - shown.amin((1, 2, 3), keepdim=True)) / (shown.amax((1, 2, 3), keepdim=True) - shown.amin((1, 2, 3), keepdim=True)).clamp(min=1e-12)
+    else:
+        shown = (shown - shown.amin((1, 2, 3), keepdim=True)) / (shown.amax((1, 2, 3),
+            keepdim=True) - shown.amin((1, 2, 3), keepdim=True)).clamp(min=1e-12)
     for i, (x, h) in enumerate(zip(shown.clamp(0, 1).permute(0, 2, 3, 1).numpy(), heat.numpy())):
         for ax in axes[2*i:2*i+2]:
             ax.imshow(x if ax is axes[2*i] else np.repeat(x.mean(2, keepdims=True), 3, 2))

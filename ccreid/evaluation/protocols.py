@@ -27,9 +27,11 @@ def label_tensors(
 )->dict:                # Column name -> LongTensor[N]
     "The label columns of a table as tensors; raises `ValueError` naming a column that is missing or holds no integers"
     missing = [c for c in columns if c not in table.columns]
-    if missing: raise ValueError(f"the table has no column {missing[0]!r} (it has {', '.join(map(str, table.columns))})")
+    if missing:
+        raise ValueError(f"the table has no column {missing[0]!r} (it has {', '.join(map(str, table.columns))})")
     wrong = [c for c in columns if not pd.api.types.is_integer_dtype(table[c]) or table[c].isna().any()]
-    if wrong: raise ValueError(f"column {wrong[0]!r} is {table[wrong[0]].dtype}: labels are integers, with -1 for unknown")
+    if wrong:
+        raise ValueError(f"column {wrong[0]!r} is {table[wrong[0]].dtype}: labels are integers, with -1 for unknown")
     return {c: torch.as_tensor(table[c].to_numpy(np.int64, copy=True), device=device) for c in columns}
 
 # %% ../../nbs/evaluation/protocols.ipynb #25769a19
@@ -69,7 +71,8 @@ class Protocol:
         if 'rule' in vars(cls): cls.same_identity_only = vars(cls).get('same_identity_only', False)
 
     def __post_init__(self):
-        if self.setting not in SETTINGS: raise ValueError(f"unknown setting {self.setting!r}; choose one of {', '.join(SETTINGS)}")
+        if self.setting not in SETTINGS:
+            raise ValueError(f"unknown setting {self.setting!r}; choose one of {', '.join(SETTINGS)}")
         if self.shots not in ('multi', 'single'): raise ValueError(f"shots is 'multi' or 'single', not {self.shots!r}")
         if self.draws < 1: raise ValueError(f"draws must be at least 1, not {self.draws}")
         if self.unit not in ('image', 'tracklet'): raise ValueError(f"unit is 'image' or 'tracklet', not {self.unit!r}")
@@ -77,7 +80,8 @@ class Protocol:
     @property
     def columns(self)->tuple: # Label columns that `rule` reads
         "The label columns that the junk rule needs"
-        return ('identity',) + ((self.seen_by,) if self.seen_by else ()) + (() if self.setting == 'standard' else ('clothes',))
+        return ('identity',
+                ) + ((self.seen_by,) if self.seen_by else ()) + (() if self.setting == 'standard' else ('clothes',))
 
     @property
     def drawn(self)->bool: # False where `select` gives one pair
@@ -123,10 +127,12 @@ def pick_rows(
     keep = np.ones(len(table), bool) if 'split' not in table.columns else table['split'].isin(splits).to_numpy()
     for column, values in (where or {}).items():
         if column not in table.columns: raise ValueError(f"{what}: the table has no column {column!r}")
-        keep = keep & table[column].isin(list(values) if isinstance(values, (tuple, list, set, range)) else [values]).to_numpy()
+        keep = keep & table[column].isin(list(values) if isinstance(values, (tuple, list, set, range))
+                                         else [values]).to_numpy()
     if not keep.any():
         has = table['split'].value_counts().to_dict() if 'split' in table.columns else 'no split column'
-        raise ValueError(f"{what}: no image among {len(table)} has split in {splits}" + (f" and {where}" if where else '') +
+        raise ValueError(f"{what}: no image among {len(table)} has split in {splits}"
+                         + (f" and {where}" if where else '') +
                          f" (splits here: {has}); validation people: protocol.on('val')")
     return table[keep]
 
@@ -138,7 +144,8 @@ def draw_single_shot(
 )->pd.DataFrame:          # One row for each identity (distractors all stay), in the order of `gallery`
     "One image of each person, drawn independently of row order"
     identity, take = gallery['identity'].to_numpy(), gallery['identity'].to_numpy() < 0
-    names = gallery['path'].astype(str).str.replace('\\', '/').to_numpy() if 'path' in gallery.columns else gallery.index.to_numpy()
+    names = gallery['path'].astype(str).str.replace('\\',
+        '/').to_numpy() if 'path' in gallery.columns else gallery.index.to_numpy()
     by_name = np.argsort(names, kind='stable')
     by_identity = by_name[np.argsort(identity[by_name], kind='stable')]
     people, start, count = np.unique(identity[by_identity], return_index=True, return_counts=True)
@@ -153,7 +160,8 @@ def first_frames(
 )->pd.DataFrame:       # One row a tracklet, index and order kept
     "The first frame of each tracklet by (frame, path); raises `ValueError` where a row has no tracklet, or a tracklet shows two people"
     bad = ~(label_tensors(rows, ('tracklet',))['tracklet'] >= 0) if 'tracklet' in rows.columns else None
-    if bad is None: raise ValueError(f"{what}: the table has no column 'tracklet', and unit='tracklet' compares tracklets")
+    if bad is None:
+        raise ValueError(f"{what}: the table has no column 'tracklet', and unit='tracklet' compares tracklets")
     if bad.any(): raise ValueError(f"{what}: {int(bad.sum())} of {len(rows)} rows have no tracklet (it is below 0)")
     if (mixed := rows.groupby('tracklet')['identity'].nunique() > 1).any():
         raise ValueError(f"{what}: tracklet {mixed.idxmax()} shows more than one identity")
@@ -187,7 +195,8 @@ def select(self:Protocol,
     "The sub-tables that are compared, index kept, one row a tracklet where these are compared; raises `ValueError` when a role is empty"
     query, gallery = self.roles(table)
     if self.unit == 'tracklet':
-        query, gallery = first_frames(query, f"protocol {self.name!r}, query"), first_frames(gallery, f"protocol {self.name!r}, gallery")
+        query, gallery = first_frames(query, f"protocol {self.name!r}, query"), first_frames(gallery,
+            f"protocol {self.name!r}, gallery")
     return [self.draw(query, gallery, k) for k in range(self.draws)] if self.drawn else [(query, gallery)]
 
 @patch

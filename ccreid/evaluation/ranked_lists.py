@@ -40,10 +40,13 @@ def choose_queries(
     if n == 0: raise ValueError('no query has a valid positive: there is nothing to choose from')
     order, count = np.argsort(metrics.ap.numpy(), kind='stable'), min(count, n)
     at = {'worst': lambda: order[:count], 'best': lambda: np.argsort(-metrics.ap.numpy(), kind='stable')[:count],
-          'median': lambda: order[(n-count)//2:][:count], 'spread': lambda: order[np.linspace(0, n-1, count).round().astype(int)],
+          'median': lambda: order[(n-count)//2:][:count],
+          'spread': lambda: order[np.linspace(0, n-1, count).round().astype(int)],
           'random': lambda: np.random.default_rng(seed).choice(n, count, replace=False)}[rule]()
-    how = dict(worst='with the lowest average precision', best='with the highest average precision', median='around the median of average precision',
-               spread='evenly spaced from the worst to the best average precision', random=f'drawn at random (seed {seed})')[rule]
+    how = dict(worst='with the lowest average precision', best='with the highest average precision',
+               median='around the median of average precision',
+               spread='evenly spaced from the worst to the best average precision',
+               random=f'drawn at random (seed {seed})')[rule]
     ap = metrics.ap[torch.from_numpy(at)]
     return Choice([metrics.query_rows[i].item() for i in at],
                   f"{count} of {n} queries, {how} ({ap.min():.2f} to {ap.max():.2f}); mean of all {metrics.mAP:.2f}")
@@ -56,14 +59,17 @@ def ranked_rows(
     gallery:pd.DataFrame,    # G rows
     protocol:Protocol,       # Junk rule
     count:int=10,            # Images of each list
-)->list:                     # One DataFrame a query: row (label in `gallery`), distance, kind (right, wrong, junk), rank (0 for junk)
+)->list: # One DataFrame a query: row (label in `gallery`), distance, kind (right, wrong, junk), rank (0 for junk)
     "The nearest gallery images of each query; `ValueError` for features that are not real and finite"
     with torch.no_grad():
         q, g = (F.normalize(real_numbers(f).float()) for f in (query_features, gallery_features))
-        if not (q.isfinite().all() and g.isfinite().all()): raise ValueError('features hold nan or infinite values: there is no nearest image')
+        if not (q.isfinite().all() and g.isfinite().all()):
+            raise ValueError('features hold nan or infinite values: there is no nearest image')
         d = (1 - q @ g.T).cpu().numpy()
-    junk, lists, tolerance = protocol.junk(query, gallery).cpu().numpy(), [], cosine_tolerance(torch.float32, q.shape[1])
-    who = gallery['identity'].where(gallery['identity'] >= 0, -2 - np.arange(len(gallery))).to_numpy() # each passer-by is a person of its own
+    junk, lists, tolerance = protocol.junk(query, gallery).cpu().numpy(), [], cosine_tolerance(torch.float32,
+        q.shape[1])
+    # each passer-by is a person of its own
+    who = gallery['identity'].where(gallery['identity'] >= 0, -2 - np.arange(len(gallery))).to_numpy()
     for i, identity in enumerate(query['identity']):
         right = (gallery['identity'].to_numpy() == identity) & (identity >= 0) & ~junk[i]
         o = np.lexsort((right, d[i] + tolerance*right))[:count]
@@ -74,7 +80,8 @@ def ranked_rows(
     return lists
 
 # %% ../../nbs/evaluation/ranked_lists.ipynb #d7fde188
-COLOURS = dict(right='#009e73', wrong='#cc3311', junk='#8a8a8a', query='#222222') # Green and red that also differ in lightness
+# Green and red that also differ in lightness
+COLOURS = dict(right='#009e73', wrong='#cc3311', junk='#8a8a8a', query='#222222')
 MARKS = dict(right='✓', wrong='✗', junk='junk', query='query')
 
 def open_image(row): # A row of a sample table
@@ -90,7 +97,8 @@ def _frame(ax, image, kind, above, below):
     for side in ax.spines.values(): side.set(color=COLOURS[kind], linewidth=3 if kind in ('right', 'wrong') else 1.5)
     if kind == 'junk':
         h, w = image.shape[:2]
-        ax.add_patch(Rectangle((-.5, -.5), w, h, facecolor=(1, 1, 1, .45), edgecolor=COLOURS['junk'], hatch='///', linewidth=0))
+        ax.add_patch(Rectangle((-.5, -.5), w, h, facecolor=(1, 1, 1, .45), edgecolor=COLOURS['junk'], hatch='///',
+                               linewidth=0))
     ax.set_title(above, fontsize=7, color=COLOURS[kind], pad=3, fontweight='bold')
     ax.set_xlabel(below, fontsize=5.5, labelpad=2, color='.35')
 
@@ -114,11 +122,13 @@ def ranked_list(
     if (at < 0).any(): raise ValueError(f"row {rows[int((at < 0).argmax())]} is not in the query table")
     query_features, gallery_features = real_numbers(query_features), real_numbers(gallery_features)
     if len(query_features) != len(query) or len(gallery_features) != len(gallery):
-        raise ValueError(f"{len(query_features)} and {len(gallery_features)} features for {len(query)} queries and {len(gallery)} gallery images")
+        raise ValueError(f"{len(query_features)} and {len(gallery_features)} features for {len(query)} queries and "
+                         f"{len(gallery)} gallery images")
     shown = query.iloc[at]
     lists = ranked_rows(query_features[torch.as_tensor(at)], gallery_features, shown, gallery, protocol, count)
     columns = 1 + max(len(l) for l in lists)
-    fig, axes = plt.subplots(len(rows), columns, figsize=(.72*columns + .3, 1.72*len(rows) + .45), layout='constrained', squeeze=False, dpi=72)
+    fig, axes = plt.subplots(len(rows), columns, figsize=(.72*columns + .3, 1.72*len(rows) + .45), layout='constrained',
+                             squeeze=False, dpi=72)
     for line, (_, q), found in zip(axes, shown.iterrows(), lists):
         for ax in line[1:]: ax.axis('off')
         _frame(line[0], image_of(q), 'query', 'query', f"person {q['identity']}")

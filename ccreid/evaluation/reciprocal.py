@@ -22,9 +22,11 @@ def unit_rows(
 )->Tensor:            # [N,D] float32, each row of length 1 (a zero row stays zero)
     "L2-normalised features; raises `ValueError` on nan, infinite or complex values"
     features = real_numbers(features, what).float()
-    if features.ndim != 2 or len(features) == 0: raise ValueError(f"{what} must be a matrix [N,D] with at least one row, not {tuple(features.shape)}")
+    if features.ndim != 2 or len(features) == 0:
+        raise ValueError(f"{what} must be a matrix [N,D] with at least one row, not {tuple(features.shape)}")
     if not (fine := features.sum(1).isfinite()).all():
-        raise ValueError(f"{what}: {int((~fine).sum())} of {len(fine)} rows hold nan or infinite values, first row {(~fine).nonzero()[0].item()}")
+        raise ValueError(f"{what}: {int((~fine).sum())} of {len(fine)} rows hold nan or infinite values, first row "
+                         f"{(~fine).nonzero()[0].item()}")
     return F.normalize(features)
 
 # %% ../../nbs/evaluation/reciprocal.ipynb #3a5cc984
@@ -48,7 +50,8 @@ def nearest(
                 found[rows].append((top.values, top.indices + at))
     best = [(torch.cat([v for v, _ in c], 1), torch.cat([x for _, x in c], 1)) for c in found]
     tops = [v.topk(min(k, len(f)), dim=1) for v, _ in best]
-    values, index = torch.cat([t.values for t in tops]), torch.cat([x.gather(1, t.indices) for t, (_, x) in zip(tops, best)])
+    values, index = torch.cat([t.values for t in tops]), torch.cat([x.gather(1, t.indices)
+                                                                    for t, (_, x) in zip(tops, best)])
     return values.clamp_(max=1), index
 
 # %% ../../nbs/evaluation/reciprocal.ipynb #a1c7686b
@@ -59,7 +62,8 @@ def k_reciprocal(
     "The mutual neighbours of every image"
     index = np.asarray(torch.as_tensor(index).cpu())[:, :k]
     n, k = index.shape
-    lists = sparse.csr_array((np.ones(n*k, np.float32), index.ravel().astype(np.int32), np.arange(0, n*k + 1, k, dtype=np.int32)), shape=(n, n))
+    lists = sparse.csr_array((np.ones(n*k, np.float32), index.ravel().astype(np.int32),
+                              np.arange(0, n*k + 1, k, dtype=np.int32)), shape=(n, n))
     mutual = lists.multiply(lists.T).tocsr()
     mutual.sort_indices()
     return mutual
@@ -125,5 +129,6 @@ def encode(
     if k2 <= 1: return V
     first = index[:, :k2].cpu().numpy().astype(np.int32)
     n, k = first.shape
-    mean = sparse.csr_array((np.full(n*k, 1/k, np.float32), first.ravel(), np.arange(0, n*k + 1, k, dtype=np.int32)), shape=(n, n))
+    mean = sparse.csr_array((np.full(n*k, 1/k, np.float32), first.ravel(), np.arange(0, n*k + 1, k, dtype=np.int32)),
+                            shape=(n, n))
     return (mean @ V).tocsr()

@@ -60,7 +60,9 @@ def sound(
     if matrix.is_complex(): raise DataError(f'{what}: features must be real numbers, not {matrix.dtype}')
     if not matrix.is_floating_point(): return matrix
     bad = (~matrix.isfinite()).flatten(1).any(1).nonzero()[:, 0].tolist()
-    if bad: raise DataError(f'{what}: the features of {len(bad)} of {len(matrix)} images hold nan or infinity, first {shown(list(paths)[bad[0]])}')
+    if bad:
+        raise DataError(f'{what}: the features of {len(bad)} of {len(matrix)} images hold nan or infinity, first '
+                        f'{shown(list(paths)[bad[0]])}')
     return matrix
 
 # %% ../../nbs/evaluation/scoring.ipynb #ac8572f7
@@ -74,13 +76,15 @@ def features_of(
     at = find_names(dataset, names, paths)
     if lost := [p for i, p in zip(at, paths) if i is None]:
         example = f', not such as {shown(str(names[0])[:200])}' if names else '; there are none'
-        raise DataError(f"{dataset.name}: {len(lost)} of the {len(paths)} images that are compared have no feature, first {shown(lost[0])}\n"
+        raise DataError(f"{dataset.name}: {len(lost)} of the {len(paths)} images that are compared have no feature, "
+                        f"first {shown(lost[0])}\n"
                         f"keys are absolute paths or relative to {shown(dataset.root)}{example}")
     def vector(i, path):
         value = features[names[i]]
         try: return torch.as_tensor(value)
         except (TypeError, ValueError, RuntimeError):
-            raise DataError(f'{dataset.name}: the feature of {shown(path)} is no vector of numbers, but {type(value).__name__}') from None
+            raise DataError(f'{dataset.name}: the feature of {shown(path)} is no vector of numbers, but '
+                            f'{type(value).__name__}') from None
     vectors = [vector(i, p) for i, p in zip(at, paths)]
     shapes = {tuple(v.shape): p for v, p in zip(reversed(vectors), reversed(paths))}
     if len(shapes) > 1 or len(next(iter(shapes))) != 1:
@@ -100,9 +104,12 @@ def score(
         if protocol not in dataset.protocols:
             raise DataError(f"{dataset.name} has no protocol {protocol!r}\nit has {', '.join(dataset.protocols)}")
         protocol = dataset.protocols[protocol]
-    elif not isinstance(protocol, Protocol): raise DataError(f"protocol is a name or a Protocol, not {type(protocol).__name__}")
+    elif not isinstance(protocol, Protocol):
+        raise DataError(f"protocol is a name or a Protocol, not {type(protocol).__name__}")
     if not (callable(features) or isinstance(features, dict)):
-        raise DataError(f"features is a dict from path to vector or a function of a table, not {type(features).__name__}\nfor a matrix with a row for each of the table's there is ccreid.evaluation.metrics.evaluate")
+        raise DataError("features is a dict from path to vector or a function of a table, not "
+                        f"{type(features).__name__}\nfor a matrix with a row for each of the table's there is "
+                        "ccreid.evaluation.metrics.evaluate")
     rows = rows_compared(dataset.samples, protocol)
     table = dataset.samples.loc[rows]
     if isinstance(features, dict): matrix = features_of(dataset, features, table)
@@ -110,21 +117,26 @@ def score(
         given = features(table)
         try: matrix = torch.as_tensor(given)
         except (TypeError, ValueError, RuntimeError):
-            raise DataError(f"{dataset.name}: the function returned no matrix of numbers, but {type(given).__name__}") from None
+            raise DataError(f"{dataset.name}: the function returned no matrix of numbers, but "
+                            f"{type(given).__name__}") from None
         if matrix.ndim != 2 or len(matrix) != len(table):
-            raise DataError(f"{dataset.name}: the function was given {len(table)} rows and returned shape {tuple(matrix.shape)}, not [{len(table)},D]")
+            raise DataError(f"{dataset.name}: the function was given {len(table)} rows and returned shape "
+                            f"{tuple(matrix.shape)}, not [{len(table)},D]")
         sound(matrix, table['path'], dataset.name)
     return evaluate(matrix, dataset.samples, protocol, rows=rows, **kwargs)
 
 # %% ../../nbs/evaluation/scoring.ipynb #ff467489
 def _array(z, name, disk):
     "An array of an open `.npz` file; raises `Unfit` before anything is allocated that the file cannot hold"
-    if f'{name}.npy' not in z.namelist(): raise Unfit(f"holds no array `{name}`: it has {', '.join(z.namelist()[:5])[:200] or 'nothing'}")
+    if f'{name}.npy' not in z.namelist():
+        raise Unfit(f"holds no array `{name}`: it has {', '.join(z.namelist()[:5])[:200] or 'nothing'}")
     info = z.getinfo(f'{name}.npy')
     with z.open(info) as f:
         version = np.lib.format.read_magic(f)
-        if version not in ((1,0), (2,0)): raise Unfit(f'holds `{name}` in format {version[0]}.{version[1]}: write it with numpy.savez')
-        shape, _, dtype = (np.lib.format.read_array_header_1_0 if version==(1,0) else np.lib.format.read_array_header_2_0)(f)
+        if version not in ((1,0), (2,0)):
+            raise Unfit(f'holds `{name}` in format {version[0]}.{version[1]}: write it with numpy.savez')
+        shape, _, dtype = (np.lib.format.read_array_header_1_0 if version==(1,0)
+                           else np.lib.format.read_array_header_2_0)(f)
         right = 'numpy.array(names, dtype=str)' if name=='paths' else 'numbers'
         if dtype.hasobject: raise Unfit(f'holds Python objects in `{name}`, which are never loaded: write {right}')
         size = math.prod(shape)*dtype.itemsize
@@ -148,4 +160,5 @@ def read_npz(
             if features.dtype.kind not in 'fiu': raise Unfit(f'holds {kind} in `features`, not real numbers')
             names = [os.fsdecode(n) if isinstance(n, bytes) else n for n in paths.tolist()]
             plain = features.dtype.kind!='u' and features.dtype.itemsize<=8
-            return names, torch.from_numpy(np.ascontiguousarray(features, features.dtype.newbyteorder('=') if plain else np.float64))
+            return names, torch.from_numpy(np.ascontiguousarray(features,
+                features.dtype.newbyteorder('=') if plain else np.float64))

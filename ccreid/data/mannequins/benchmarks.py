@@ -24,9 +24,12 @@ from ...files import to_json
 # %% ../../../nbs/data/mannequins/benchmarks.ipynb #d18db193
 BENCHMARKS = {
     'mannequins': dict(layout='prcc', world=dict(identities=(160,24,150), outfits=2, cameras=3, images=4, seed=2026)),
-    'mannequins-ltcc': dict(layout='ltcc', world=dict(identities=(160,0,150), outfits=3, cameras=4, images=(1,1,2), seed=2027)),
-    'mannequins-ir': dict(layout='mannequins', world=dict(identities=(112,24,150), outfits=2, cameras=4, infrared=(2,3), images=(3,2,2), seed=2028)),
-    'mannequins-dg': dict(layout='mannequins', domains=DOMAINS, world=dict(identities=(64,16,150), outfits=2, cameras=2, images=(4,2,2), seed=2029))}
+    'mannequins-ltcc': dict(layout='ltcc',
+                            world=dict(identities=(160,0,150), outfits=3, cameras=4, images=(1,1,2), seed=2027)),
+    'mannequins-ir': dict(layout='mannequins',
+    world=dict(identities=(112,24,150), outfits=2, cameras=4, infrared=(2,3), images=(3,2,2), seed=2028)),
+    'mannequins-dg': dict(layout='mannequins', domains=DOMAINS,
+                          world=dict(identities=(64,16,150), outfits=2, cameras=2, images=(4,2,2), seed=2029))}
 
 def benchmark_worlds(name:str, # One of `BENCHMARKS`
     )->dict: # subfolder ('' or a domain) → world
@@ -43,7 +46,8 @@ def world_hash(name:str # One of `BENCHMARKS`
         h.update(json.dumps(w.config, sort_keys=True).encode())
         for k in range(4):
             m = w.render(k*7%w.people, k%w.outfits, k%w.cameras, frame=k)
-            h.update(m.image.tobytes()); h.update(m.parsing.tobytes()); h.update(np.round(m.keypoints, 3).tobytes()); h.update(m.caption.encode())
+            h.update(m.image.tobytes()); h.update(m.parsing.tobytes()); h.update(np.round(m.keypoints, 3).tobytes())
+            h.update(m.caption.encode())
     return h.hexdigest()[:16]
 
 # %% ../../../nbs/data/mannequins/benchmarks.ipynb #1bc689d3
@@ -56,8 +60,10 @@ def benchmark(name:str, # mannequins, mannequins-ir or mannequins-dg
     "Draw a fixed benchmark, or find it already drawn, and read it through the ordinary loader; one that another process draws is waited for"
     folder = name
     if layout is not None:
-        if name!='mannequins' and layout!=BENCHMARKS.get(name,{}).get('layout'): raise ValueError(f"{name} has one layout: leave out layout={layout!r}")
-        if name=='mannequins' and layout not in ('prcc','ltcc'): raise ValueError(f"layout {layout!r} is unknown here: mannequins comes as prcc or ltcc")
+        if name!='mannequins' and layout!=BENCHMARKS.get(name,{}).get('layout'):
+            raise ValueError(f"{name} has one layout: leave out layout={layout!r}")
+        if name=='mannequins' and layout not in ('prcc','ltcc'):
+            raise ValueError(f"layout {layout!r} is unknown here: mannequins comes as prcc or ltcc")
         if layout=='ltcc' and name=='mannequins': name = folder = 'mannequins-ltcc'
     worlds,spec = benchmark_worlds(name),BENCHMARKS[name]
     root = Path(root).expanduser()/folder

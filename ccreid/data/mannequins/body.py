@@ -16,9 +16,11 @@ import numpy as np
 
 # %% ../../../nbs/data/mannequins/body.ipynb #978d1bc4
 HAIR = ('bald','buzz','short','parted','bob','long','ponytail','bun','afro')
-HAIR_COLOURS = {'black':(30,26,27), 'brown':(74,48,34), 'auburn':(120,60,36), 'blond':(205,168,102), 'grey':(150,148,146), 'red':(160,74,40)}
+HAIR_COLOURS = {'black':(30,26,27), 'brown':(74,48,34), 'auburn':(120,60,36), 'blond':(205,168,102),
+                'grey':(150,148,146), 'red':(160,74,40)}
 SKIN = ((247,216,192),(235,193,160),(217,168,130),(186,132,94),(146,98,66),(100,66,46))
-STRENGTH = dict(height=.12, girth=.55, shoulder=.34, hip=.40, leg=.14, arm=.14, head=.24, face=.22, lean=8., swing=.8, step=.5, splay=.9)
+STRENGTH = dict(height=.12, girth=.55, shoulder=.34, hip=.40, leg=.14, arm=.14, head=.24, face=.22, lean=8., swing=.8,
+                step=.5, splay=.9)
 HEAD = 1.18 # Mean of the head's size
 
 @dataclass(frozen=True)
@@ -54,15 +56,21 @@ def draw_identity(rng, # numpy Generator
     skin = np.array(SKIN[i])*(1-tone+i)+np.array(SKIN[i+1])*(tone-i)
     hair = np.array(list(HAIR_COLOURS.values())[rng.integers(len(HAIR_COLOURS))])*rng.uniform(.85, 1.15)
     style = HAIR[rng.integers(len(HAIR))]
-    return Identity(**kw, skin=tuple(map(float, skin)), hair=style, hair_colour=tuple(map(float, np.clip(hair, 0, 255))), lean=f('lean'),
+    return Identity(**kw, skin=tuple(map(float, skin)), hair=style,
+                    hair_colour=tuple(map(float, np.clip(hair, 0, 255))), lean=f('lean'),
         beard=bool(style in ('bald','buzz','short','parted','bun') and rng.random()<.4), glasses=bool(rng.random()<.22))
 
 # %% ../../../nbs/data/mannequins/body.ipynb #5c19b264
-KEYPOINTS = ('nose left_eye_inner left_eye left_eye_outer right_eye_inner right_eye right_eye_outer left_ear right_ear mouth_left mouth_right '
-    'left_shoulder right_shoulder left_elbow right_elbow left_wrist right_wrist left_pinky right_pinky left_index right_index left_thumb right_thumb '
-    'left_hip right_hip left_knee right_knee left_ankle right_ankle left_heel right_heel left_foot_index right_foot_index').split()
-VIEWS = {'front':0., 'front-left':-40., 'left':-90., 'back-left':-140., 'back':180., 'back-right':140., 'right':90., 'front-right':40.}
-_FACE = np.array([[0,-.12,1.06], [.24,.04,.9],[.42,.05,.86],[.58,.04,.76], [-.24,.04,.9],[-.42,.05,.86],[-.58,.04,.76], [1,-.02,-.05],[-1,-.02,-.05],
+KEYPOINTS = ('nose left_eye_inner left_eye left_eye_outer right_eye_inner right_eye right_eye_outer left_ear right_ear '
+             'mouth_left mouth_right '
+    'left_shoulder right_shoulder left_elbow right_elbow left_wrist right_wrist left_pinky right_pinky left_index '
+    'right_index left_thumb right_thumb '
+    'left_hip right_hip left_knee right_knee left_ankle right_ankle left_heel right_heel left_foot_index '
+    'right_foot_index').split()
+VIEWS = {'front':0., 'front-left':-40., 'left':-90., 'back-left':-140., 'back':180., 'back-right':140., 'right':90.,
+         'front-right':40.}
+_FACE = np.array([[0,-.12,1.06], [.24,.04,.9],[.42,.05,.86],[.58,.04,.76], [-.24,.04,.9],[-.42,.05,.86],[-.58,.04,.76],
+                  [1,-.02,-.05],[-1,-.02,-.05],
     [.22,-.5,.84],[-.22,-.5,.84]], np.float64) # on the head, in half-axes: left, up, forward
 
 @dataclass(frozen=True)
@@ -99,7 +107,8 @@ def skeleton(who:Identity, pose:Pose)->dict[str,np.ndarray]:
         elbow = sh+upper*np.array([sin(out), -cos(b)*cos(out), sin(b)])
         wrist = elbow+fore*np.array([sin(out)*.2, -cos(b+e), sin(b+e)])
         hand = wrist+.05*np.array([0, -cos(b+e), sin(b+e)])
-        J |= {f'{side}_hip':hip, f'{side}_knee':knee, f'{side}_ankle':ankle, f'{side}_foot_index':toe, f'{side}_heel':heel, f'{side}_shoulder':sh,
+        J |= {f'{side}_hip':hip, f'{side}_knee':knee, f'{side}_ankle':ankle, f'{side}_foot_index':toe,
+              f'{side}_heel':heel, f'{side}_shoulder':sh,
             f'{side}_elbow':elbow, f'{side}_wrist':wrist, f'{side}_hand':hand, f'{side}_pinky':hand+[sg*.006,0,-.008],
             f'{side}_index':hand+[-sg*.006,0,.008], f'{side}_thumb':wrist+(hand-wrist)*.5+[-sg*.006,0,.018]}
     J['pelvis'] = np.array([0, hipy, 0]); J['chest'] = np.array([0, shouldery, .325*sin(lean)])
@@ -137,7 +146,9 @@ def keypoints(joints:dict, # From `skeleton`
     depth = p[:,2]-view(joints['pelvis'])[2]
     vis = np.full(33, .98)
     turn = np.radians(view.yaw+nod)
-    face = np.array([[0,1.],[.2,.98],[.38,.92],[.55,.84],[-.2,.98],[-.38,.92],[-.55,.84],[.97,.25],[-.97,.25],[.3,.95],[-.3,.95]]) # outward: left, forward
+    # outward: left, forward
+    face = np.array([[0,1.],[.2,.98],[.38,.92],[.55,.84],[-.2,.98],[-.38,.92],[-.55,.84],[.97,.25],[-.97,.25],[.3,.95],
+                     [-.3,.95]])
     out = -face[:,0]*np.sin(turn)+face[:,1]*np.cos(turn)
     vis[:11] = 1/(1+np.exp(-(out+.02)*9))
     side = np.where([k.startswith('left') for k in KEYPOINTS], 1., -1.)*-np.sin(np.radians(view.yaw))

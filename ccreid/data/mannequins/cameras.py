@@ -42,7 +42,8 @@ def look(camera:int, # From 0
     "The look of a camera; beyond the sixth they repeat with other places and dimmer light"
     base,turn = LOOKS[camera%len(LOOKS)],camera//len(LOOKS)
     if not turn: return base
-    return Look(base.place+turn, tuple(g*(1-.08*(turn%3)) for g in base.gain), base.contrast, base.blur, base.noise, base.pitch, base.scale, base.light, base.views)
+    return Look(base.place+turn, tuple(g*(1-.08*(turn%3)) for g in base.gain), base.contrast, base.blur, base.noise,
+                base.pitch, base.scale, base.light, base.views)
 
 # %% ../../../nbs/data/mannequins/cameras.ipynb #c10010c8
 def background(domain:str, lk:Look, size:tuple[int,int], place:float, # Where to cut the panorama, 0..1

@@ -130,8 +130,10 @@ def cloth(pattern:str, # One of `PATTERNS`
     return at
 
 # %% ../../../nbs/data/mannequins/drawing.ipynb #567f188c
-LABEL_COLOURS = np.array([(24,26,32),(255,120,60),(120,70,40),(150,150,60),(40,40,40),(66,120,200),(190,80,170),(40,160,150),(230,230,230),(80,90,160),
-    (150,100,200),(240,210,70),(220,100,130),(250,205,170),(240,170,110),(225,140,90),(170,200,120),(130,170,90),(200,60,60),(160,40,40)], np.uint8)
+LABEL_COLOURS = np.array([(24,26,32),(255,120,60),(120,70,40),(150,150,60),(40,40,40),(66,120,200),(190,80,170),
+                          (40,160,150),(230,230,230),(80,90,160),
+    (150,100,200),(240,210,70),(220,100,130),(250,205,170),(240,170,110),(225,140,90),(170,200,120),(130,170,90),
+                          (200,60,60),(160,40,40)], np.uint8)
 
 def contact_sheet(pictures, # Images, [H,W,3] arrays (uint8, or floats in [0,1]) or parsing maps [H,W]; all of one size
     columns:int=8, # Pictures in a row
@@ -144,7 +146,9 @@ def contact_sheet(pictures, # Images, [H,W,3] arrays (uint8, or floats in [0,1])
         if p.ndim==2: return LABEL_COLOURS[p]
         return p if p.dtype==np.uint8 else (np.clip(p,0,1)*255+.5).astype(np.uint8)
     cells = [array(p) for p in pictures]
-    if len({c.shape for c in cells})!=1: raise ValueError(f'a contact sheet needs pictures of one size, at least one: got {sorted({c.shape for c in cells})}')
+    if len({c.shape for c in cells})!=1:
+        raise ValueError('a contact sheet needs pictures of one size, at least one: got '
+                         f'{sorted({c.shape for c in cells})}')
     cells += [np.full_like(cells[0], 255)]*(-len(cells)%columns if len(cells)>columns else 0)
     rows = [np.concatenate(cells[i:i+columns], 1) for i in range(0, len(cells), columns)]
     im = Image.fromarray(np.concatenate(rows).repeat(zoom,0).repeat(zoom,1))

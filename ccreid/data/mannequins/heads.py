@@ -53,7 +53,8 @@ class Painter:
 # %% ../../../nbs/data/mannequins/heads.ipynb #4a032cd2
 SKULL = np.array([.061,.079,.068]) # half-axes of the head in body heights
 # thickness, height of the hairline at the ears, its rise to the forehead
-CAPS = dict(buzz=(1.02,.10,.48), short=(1.07,.04,.56), parted=(1.13,.00,.42), bob=(1.10,-.10,.56), long=(1.10,-.05,.70), ponytail=(1.06,.12,.60),
+CAPS = dict(buzz=(1.02,.10,.48), short=(1.07,.04,.56), parted=(1.13,.00,.42), bob=(1.10,-.10,.56), long=(1.10,-.05,.70),
+            ponytail=(1.06,.12,.60),
     bun=(1.05,.14,.62), afro=(1.20,.04,.66))
 
 def head_shape(p:Painter):
@@ -95,13 +96,16 @@ def face(p:Painter):
     if n>-.1: tube(c, spot(0, .12, .98)[0], tip, [.004*px,.010*px], p.skin*np.float32(.84), 13, shade=.2)
     mouth,n = spot(0, -.5, .92)
     if n>.1:
-        k,lip = max(n, .35)*px,p.skin*np.float32(.7) if p.infrared else p.skin*np.float32(.4)+np.array([.37,.13,.13], np.float32)
-        for sg in (-1,1): tube(c, mouth+[sg*.020*k,-.003*px,0], mouth+[0,.003*px,0], [.0028*px,.0048*px], lip, 13, shade=0)
+        k,lip = max(n, .35)*px,p.skin*np.float32(.7) if p.infrared else p.skin*np.float32(.4)+np.array([.37,.13,.13],
+            np.float32)
+        for sg in (-1,1):
+            tube(c, mouth+[sg*.020*k,-.003*px,0], mouth+[0,.003*px,0], [.0028*px,.0048*px], lip, 13, shade=0)
     if who.glasses:
         for sg in (1,-1):
             lens,n = spot(sg*.42, .04, .92)
             if n<.1: continue
-            ball(c, lens, .0215*min(max(n*1.25, .35), 1)*px, .0185*px, ink, 13, shade=0, cut=lambda u,v: unit((np.sqrt(u*u+v*v)-.62)*6)*.85)
+            ball(c, lens, .0215*min(max(n*1.25, .35), 1)*px, .0185*px, ink, 13, shade=0,
+                 cut=lambda u,v: unit((np.sqrt(u*u+v*v)-.62)*6)*.85)
 
 # %% ../../../nbs/data/mannequins/heads.ipynb #f2d83c2f
 def hanging_hair(p:Painter, before:bool):
@@ -112,9 +116,14 @@ def hanging_hair(p:Painter, before:bool):
     nape = -np.array([np.sin(yaw)*R[2]*px,0,0]) # from the middle to the back of the head
     w,down = np.hypot(R[0]*np.cos(yaw), .6*R[2]*np.sin(yaw))*px,np.array([0,ry,0])
     if style=='afro': ball(c, h-.2*down+nape*.22, R[0]*1.62*px, ry*1.36, hair*np.float32(.96), 2, shade=.5)
-    elif style=='bob': tube(c, h+nape*.35-.3*down, h+nape*.45+.74*down, [w*1.05,w*1.2,w*1.16], hair*np.float32(.92), 2, caps=(True,False))
-    elif style=='long': tube(c, h+nape*.35-.3*down, h+nape*.75+2.2*down, [w*1.05,w*1.22,w*1.18,w*.95], hair*np.float32(.92), 2)
-    elif style=='ponytail': tube(c, h+nape*1.15-.25*down, h+nape*1.45+1.7*down, [.016*px,.026*px,.024*px,.010*px], hair*np.float32(.95), 2, shade=.5)
+    elif style=='bob':
+        tube(c, h+nape*.35-.3*down, h+nape*.45+.74*down, [w*1.05,w*1.2,w*1.16], hair*np.float32(.92), 2,
+             caps=(True,False))
+    elif style=='long':
+        tube(c, h+nape*.35-.3*down, h+nape*.75+2.2*down, [w*1.05,w*1.22,w*1.18,w*.95], hair*np.float32(.92), 2)
+    elif style=='ponytail':
+        tube(c, h+nape*1.15-.25*down, h+nape*1.45+1.7*down, [.016*px,.026*px,.024*px,.010*px], hair*np.float32(.95), 2,
+             shade=.5)
     elif style=='bun': ball(c, h+nape*.45-1.04*down if before else h-.75*down, .034*px, .031*px, hair, 2, shade=.5)
 
 def hat(p:Painter):
@@ -129,7 +138,9 @@ def hat(p:Painter):
         shell(p, h-[0,.03*ry,0], rx*1.12, ry*1.12, yaw, one, 1, (.34,.04))
         f,s = np.cos(yaw),np.sin(yaw)*R[2]*p.px
         side = np.array([rx*.7*abs(f),0,0])
-        if f>-.6: tube(p.c, h+[s*.5,-.36*ry,0]-side, h+[s*1.75,-.30*ry+max(f,0)*.06*ry,0]+side, [.011*p.px,.013*p.px,.011*p.px], two*np.float32(.8), 1, shade=.2)
+        if f>-.6:
+            tube(p.c, h+[s*.5,-.36*ry,0]-side, h+[s*1.75,-.30*ry+max(f,0)*.06*ry,0]+side,
+                 [.011*p.px,.013*p.px,.011*p.px], two*np.float32(.8), 1, shade=.2)
 
 def head(p:Painter):
     "Skull, ears, face, hair, hat"
@@ -137,7 +148,8 @@ def head(p:Painter):
     shell(p, h, rx, ry, yaw, p.skin, 13)
     for sg in (1,-1):
         if -sg*np.sin(yaw)+.25*np.cos(yaw)>-.3 and p.who.hair not in ('bob','long','afro'):
-            ball(p.c, h+[(sg*R[0]*np.cos(yaw)-.06*R[2]*np.sin(yaw))*p.px, .05*ry, 0], .014*p.px, .022*p.px, p.skin*np.float32(.93), 13)
+            ball(p.c, h+[(sg*R[0]*np.cos(yaw)-.06*R[2]*np.sin(yaw))*p.px, .05*ry, 0], .014*p.px, .022*p.px,
+                 p.skin*np.float32(.93), 13)
     face(p)
     if p.who.hair in CAPS:
         k,*line = CAPS[p.who.hair]

@@ -103,7 +103,8 @@ def wrap(
 
 # %% ../../../nbs/data/mannequins/layout_pictures.ipynb #9d20926d
 @lru_cache(4)
-def _font(size): return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSansMono.ttf'), size)
+def _font(size):
+    return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSansMono.ttf'), size)
 
 def _letters(width): return int(width/_font(11).getlength('0'))
 

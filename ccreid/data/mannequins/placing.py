@@ -30,7 +30,8 @@ def _existing(root):
     except ValueError: return 'damaged'
     images,parts = m.get('images', {}),m.get('domains', {})
     if not (isinstance(images, dict) and isinstance(parts, dict) and isinstance(m.get('hash'), str)): return 'damaged'
-    whole = all((Path(root)/p).is_file() for p in images) and all(re.fullmatch(r'\w+', d) and _existing(Path(root)/d)==h for d,h in parts.items())
+    whole = all((Path(root)/p).is_file() for p in images) and all(re.fullmatch(r'\w+', d)
+        and _existing(Path(root)/d)==h for d,h in parts.items())
     return m['hash'] if whole else 'incomplete'
 
 def _complete(root): return _existing(root) not in (None,'incomplete','damaged')
@@ -39,8 +40,11 @@ def _found(root, digest, overwrite):
     "Is this world there? `FileExistsError` where something else is"
     if not root.exists() or (root.is_dir() and not any(root.iterdir())): return False
     if root.is_dir() and _existing(root)==digest: return True
-    if not overwrite: raise FileExistsError(f'{root} holds something else than this world: choose another folder or pass overwrite=True')
-    if not (root/MANIFEST).exists(): raise FileExistsError(f'{root} was not written by a mannequin world: it is not overwritten; choose another folder')
+    if not overwrite:
+        raise FileExistsError(f'{root} holds something else than this world: choose another folder or pass '
+                              'overwrite=True')
+    if not (root/MANIFEST).exists():
+        raise FileExistsError(f'{root} was not written by a mannequin world: it is not overwritten; choose another folder')
     return False
 
 # %% ../../../nbs/data/mannequins/placing.ipynb #34c957ed
@@ -49,20 +53,25 @@ def _left(root):
     name,res = re.escape(root.name),[]
     for e in os.scandir(root.parent) if root.parent.is_dir() else ():
         ours = re.fullmatch(rf'\.making-{name}-[0-9a-f]{{8}}(-old)?', e.name)
-        if (ours or re.fullmatch(rf'\.{name}-[a-z0-9_]{{8}}(-old)?', e.name)) and e.is_dir(follow_symlinks=False): res.append((Path(e.path), bool(ours)))
+        if (ours or re.fullmatch(rf'\.{name}-[a-z0-9_]{{8}}(-old)?', e.name)) and e.is_dir(follow_symlinks=False):
+            res.append((Path(e.path), bool(ours)))
     return sorted(res)
 
 def _tidy(root, files):
     "Finish or take back what killed processes have left; the lock is held"
     for p,_ in _left(root):
-        if p.name.endswith('-old') and _existing(p) is not None and (not root.exists() or (root.is_dir() and not any(root.iterdir()))):
+        if p.name.endswith('-old') and _existing(p) is not None and (not root.exists()
+                                                                     or (root.is_dir() and not any(root.iterdir()))):
             new = p.with_name(p.name[:-4])
             with suppress(FileNotFoundError): root.rmdir()
             os.replace(new if _complete(new) else p, root)
-            print(f'{root}: a process was killed while it replaced this world; it holds the {"old" if not p.exists() else "new"} one')
+            print(f'{root}: a process was killed while it replaced this world; it holds the '
+                  f'{"old" if not p.exists() else "new"} one')
     for p,ours in _left(root):
-        old,names = p.name.endswith('-old'),{q.relative_to(p).as_posix() for q in p.rglob('*') if not q.is_dir()} if not ours else ()
-        if (ours and (not old or _complete(root))) or (not ours and not old and names<=set(files())): shutil.rmtree(p, ignore_errors=True)
+        old,names = p.name.endswith('-old'),{q.relative_to(p).as_posix() for q in p.rglob('*')
+                                             if not q.is_dir()} if not ours else ()
+        if (ours and (not old or _complete(root))) or (not ours and not old and names<=set(files())):
+            shutil.rmtree(p, ignore_errors=True)
         else: print(f'{p} may be left from a process that was killed: remove it if nobody needs it')
 
 # %% ../../../nbs/data/mannequins/placing.ipynb #f318229a

@@ -31,29 +31,39 @@ def plan(
 @plan('prcc')
 def plan_prcc(world:MannequinWorld)->dict:
     "PRCC: cameras A and B see the first outfit, C the second; `rgb/{train,val}/<pid>`, `rgb/test/<camera>/<pid>`"
-    if world.outfits!=2: raise ValueError(f'PRCC holds exactly 2 outfits per person (A and B share one, C has the other): got {world.outfits}')
+    if world.outfits!=2:
+        raise ValueError('PRCC holds exactly 2 outfits per person (A and B share one, C has the other): got '
+                         f'{world.outfits}')
     if world.cameras!=3: raise ValueError(f'PRCC holds exactly 3 cameras (A, B and C): got {world.cameras}')
-    if world.infrared: raise ValueError(f"PRCC holds visible images only: cameras {list(world.infrared)} are infrared; use layout='mannequins'")
+    if world.infrared:
+        raise ValueError(f"PRCC holds visible images only: cameras {list(world.infrared)} are infrared; use "
+                         "layout='mannequins'")
     if world.people>999: raise ValueError(f'PRCC numbers people with three digits: got {world.people} people')
     res = {}
     for split,n in zip(SPLITS, world.images):
         for i in world.people_of(split):
             for cam,(letter,clothes) in enumerate((('A',0),('B',0),('C',1))):
                 for f in range(n):
-                    name = f'rgb/test/{letter}/{i+1:03d}/cropped_rgb{f+1:03d}.jpg' if split=='test' else f'rgb/{split}/{i+1:03d}/{letter}_cropped_rgb{f+1:03d}.jpg'
+                    name = (f'rgb/test/{letter}/{i+1:03d}/cropped_rgb{f+1:03d}.jpg' if split=='test'
+                            else f'rgb/{split}/{i+1:03d}/{letter}_cropped_rgb{f+1:03d}.jpg')
                     res[name] = dict(identity=i, clothes=clothes, camera=cam, frame=f)
     return res
 
 # %% ../../../nbs/data/mannequins/plans.ipynb #4f598de3
 def _changers(world, plan):
     "LTCC's lists of the people who change clothes"
-    return {f'info/cloth-change_id_{s}.txt':''.join(f'{i+1}\n' for i in world.people_of(s) if world.outfits>1) for s in ('train','test')}
+    return {f'info/cloth-change_id_{s}.txt':''.join(f'{i+1}\n' for i in world.people_of(s) if world.outfits>1)
+            for s in ('train','test')}
 
 @plan('ltcc', texts=_changers)
 def plan_ltcc(world:MannequinWorld)->dict:
     "LTCC: flat folders; of each test person, outfit and camera the first image is a query, the others are gallery"
-    if world.identities[1]: raise ValueError(f'LTCC has no validation split: make the world with identities=(train, 0, test), got {world.identities[1]} validation people')
-    if world.infrared: raise ValueError(f"LTCC holds visible images only: cameras {list(world.infrared)} are infrared; use layout='mannequins'")
+    if world.identities[1]:
+        raise ValueError('LTCC has no validation split: make the world with identities=(train, 0, test), got '
+                         f'{world.identities[1]} validation people')
+    if world.infrared:
+        raise ValueError(f"LTCC holds visible images only: cameras {list(world.infrared)} are infrared; use "
+                         "layout='mannequins'")
     if world.people>999: raise ValueError(f'LTCC numbers people with three digits: got {world.people} people')
     res = {}
     for split,n in zip(SPLITS, world.images):
@@ -75,7 +85,9 @@ def plan_mannequins(world:MannequinWorld)->dict: # relative path → scene
             for k in range(world.outfits):
                 for cam in range(world.cameras):
                     m = 'i' if cam in world.infrared else 'v'
-                    for f in range(n): res[f'{split}/{i:04d}_{i*world.outfits+k:04d}_c{cam}_{m}_{f:04d}.png'] = dict(identity=i, clothes=k, camera=cam, frame=f)
+                    for f in range(n):
+                        res[f'{split}/{i:04d}_{i*world.outfits+k:04d}_c{cam}_{m}_{f:04d}.png'] = dict(identity=i,
+                            clothes=k, camera=cam, frame=f)
     return res
 
 # %% ../../../nbs/data/mannequins/plans.ipynb #ec751f57
@@ -100,15 +112,22 @@ def check_limits(
     "Raise `ValueError` naming the first limit of a layout that a world breaks"
     train,aside,test = world.identities
     if not (train and test): raise ValueError(f'{title} needs training and test people: got {train} and {test}')
-    if aside and val is False: raise ValueError(f'{title} has no validation split: make the world with identities=(train, 0, test), got {aside} validation people')
-    if val and not aside: raise ValueError(f'{title} has a validation split: make the world with at least 1 validation person')
+    if aside and val is False:
+        raise ValueError(f'{title} has no validation split: make the world with identities=(train, 0, test), got '
+                         f'{aside} validation people')
+    if val and not aside:
+        raise ValueError(f'{title} has a validation split: make the world with at least 1 validation person')
     for what,got,(low,high) in (('cameras',world.cameras,cameras), ('outfits per person',world.outfits,outfits)):
         if not low<=got<=high:
             limit = f'exactly {low}' if low==high else f'at least {low}' if got<low else f'at most {high}'
             raise ValueError(f'{title} holds {limit} {what}: got {got}')
-    if world.infrared and not infrared: raise ValueError(f"{title} holds visible images only: cameras {list(world.infrared)} are infrared; use layout='mannequins'")
+    if world.infrared and not infrared:
+        raise ValueError(f"{title} holds visible images only: cameras {list(world.infrared)} are infrared; use "
+                         "layout='mannequins'")
     fewest = min(world.images[2], world.images[1] if aside else world.images[2])
-    if fewest<shots: raise ValueError(f'{title} needs at least {shots} images per test person, outfit and camera, the first is the query: got {fewest}')
+    if fewest<shots:
+        raise ValueError(f'{title} needs at least {shots} images per test person, outfit and camera, the first is the '
+                         f'query: got {fewest}')
 
 def is_query_camera(world, scene): # Does the camera of this scene take the person's queries?
     "One camera asks for a person, the next camera for the next person"
@@ -155,7 +174,8 @@ def plan_last(world:MannequinWorld)->dict:
     res = {}
     for split,s in all_scenes(world):
         pid = f"{s['identity']+1:06d}"
-        folder = f'train/{pid}' if split=='train' else f'{split}/query' if is_query(world, s) else f'{split}/gallery/{pid}'
+        folder = f'train/{pid}' if split=='train' else f'{split}/query' if is_query(world,
+            s) else f'{split}/gallery/{pid}'
         res[f"{folder}/{pid}_{s['camera']+1:03d}_{s['frame']+1:05d}_{s['clothes']+1:03d}.jpg"] = s
     return res
 

@@ -16,7 +16,8 @@ def _limits(world, title, cameras, infrared, val=False):
     "Check a world for a layout whose cameras `infrared` are the infrared ones"
     check_limits(world, title, val=val, cameras=cameras, outfits=(1,1), infrared=True)
     if set(world.infrared)!=set(infrared):
-        raise ValueError(f'{title} with {world.cameras} cameras has infrared={tuple(infrared)}: got {tuple(world.infrared)}')
+        raise ValueError(f'{title} with {world.cameras} cameras has infrared={tuple(infrared)}: got '
+                         f'{tuple(world.infrared)}')
 
 # %% ../../../nbs/data/mannequins/plans_infrared.ipynb #0c3c7ef8
 def _sysu_lists(world, plan):
@@ -64,13 +65,16 @@ def _llcm_name(world, s):
 
 def _llcm_lists(world, plan):
     "LLCM's lists: training images with labels, and the people of the test"
-    res = {f'idx/train_{what}.txt':''.join(f"{path} {s['identity']}\n" for path,s in plan.items() if path.startswith(what)) for what in ('vis','nir')}
+    res = {f'idx/train_{what}.txt':''.join(f"{path} {s['identity']}\n" for path,s in plan.items()
+                                           if path.startswith(what)) for what in ('vis','nir')}
     return {**res, 'idx/test_id.txt':','.join(str(i+1) for i in world.people_of('test'))+'\n'}
 
 @plan('llcm', texts=_llcm_lists)
 def plan_llcm(world:MannequinWorld)->dict:
     "LLCM: `{vis,nir}/<pid>/` for training, `test_{vis,nir}/cam<camera>/<pid>/` for the test, and lists; the upper half of the cameras is infrared"
-    if world.cameras%2: raise ValueError(f'LLCM holds an even number of cameras, each visible one has its infrared one: got {world.cameras}')
+    if world.cameras%2:
+        raise ValueError('LLCM holds an even number of cameras, each visible one has its infrared one: got '
+                         f'{world.cameras}')
     _limits(world, 'LLCM', (2,18), range(world.cameras//2, world.cameras))
     res = {}
     for split,s in all_scenes(world):

@@ -34,7 +34,8 @@ def plan_market1501(world:MannequinWorld)->dict: # relative path → scene
 def plan_dukemtmc(world:MannequinWorld)->dict:
     "DukeMTMC-reID: `{bounding_box_train,query,bounding_box_test}/<pid>_c<camera>_f<frame>.jpg`"
     _limits(world, 'DukeMTMC-reID', (2,8))
-    return {f"{_folder(split, s)}/{s['identity']+1:04d}_c{s['camera']+1}_f{s['frame']+1:07d}.jpg":s for split,s in all_scenes(world)}
+    return {f"{_folder(split, s)}/{s['identity']+1:04d}_c{s['camera']+1}_f{s['frame']+1:07d}.jpg":s
+            for split,s in all_scenes(world)}
 
 # %% ../../../nbs/data/mannequins/plans_standard.ipynb #79b3a291
 def _msmt17_lists(world, plan):
@@ -43,7 +44,8 @@ def _msmt17_lists(world, plan):
     last = {s['identity']:path for path,s in plan.items()}
     for path,s in plan.items():
         folder,below = path.split('/', 1)
-        name = ('query' if s['frame']==0 else 'gallery') if folder=='test' else 'val' if path==last[s['identity']] else 'train'
+        name = ('query' if s['frame']==0
+                else 'gallery') if folder=='test' else 'val' if path==last[s['identity']] else 'train'
         res[f'list_{name}.txt'] += f"{below} {int(below.split('/')[0])}\n"
     return res
 
@@ -62,6 +64,8 @@ def plan_msmt17(world:MannequinWorld)->dict:
 def plan_cuhk03_np(world:MannequinWorld)->dict:
     "CUHK03-NP: `{labeled,detected}/{bounding_box_train,query,bounding_box_test}/<pid>_c<camera>_<image>.png`; one training image was not detected"
     _limits(world, 'CUHK03-NP', (2,2))
-    files = {f"{_folder(split, s)}/{s['identity']+1:04d}_c{s['camera']+1}_{s['frame']+1}.png":s for split,s in all_scenes(world)}
+    files = {f"{_folder(split, s)}/{s['identity']+1:04d}_c{s['camera']+1}_{s['frame']+1}.png":s
+             for split,s in all_scenes(world)}
     missed = [f for f in files if f.startswith('bounding_box_train')][-1]
-    return {f'{boxes}/{f}':s for boxes in ('labeled','detected') for f,s in files.items() if (boxes,f)!=('detected',missed)}
+    return {f'{boxes}/{f}':s for boxes in ('labeled','detected') for f,s in files.items()
+            if (boxes,f)!=('detected',missed)}

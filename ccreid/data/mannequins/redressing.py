@@ -69,13 +69,17 @@ def redress_scene(world:MannequinWorld,
     old = world.render(**scene)
     rng = world.stream('redress', seed, *(scene.get(k, 0) for k in ('identity','clothes','camera','frame')))
     worn,who = wear(garments, old.garments, strict),None
-    odd = {g.slot:tuple(rng.random((2,3)).astype(np.float32)) for g in worn if g not in old.garments and rng.random()<imperfections.off_wardrobe}
+    odd = {g.slot:tuple(rng.random((2,3)).astype(np.float32)) for g in worn if g not in old.garments
+           and rng.random()<imperfections.off_wardrobe}
     if mask is False and imperfections.identity_drift:
-        who = drift(world.identity(scene['identity']), draw_identity(rng, world.strength), min(1., imperfections.identity_drift*2*rng.random()))
+        who = drift(world.identity(scene['identity']), draw_identity(rng, world.strength),
+                    min(1., imperfections.identity_drift*2*rng.random()))
     new = world.render(**scene, garments=worn, who=who, dyes=odd)
     before = np.asarray(old.image if path is None else read_image(path))
     after,size = np.asarray(new.image),before.shape[:2]
-    if before.shape!=after.shape: raise ValueError(f'{path} is {size[1]}×{size[0]} pixels, its world draws {after.shape[1]}×{after.shape[0]}: it was resized after writing')
+    if before.shape!=after.shape:
+        raise ValueError(f'{path} is {size[1]}×{size[0]} pixels, its world draws {after.shape[1]}×{after.shape[0]}: it '
+                         'was resized after writing')
     known = np.isin(old.parsing, (2,13)) # hair and face
     if mask is False: change = np.ones(size, bool)
     elif mask is True: change = ~known & ~((old.parsing==0)&np.isin(new.parsing, (0,2,13)))

@@ -15,22 +15,35 @@ from PIL import Image, ImageDraw, ImageFilter
 
 # %% ../../../nbs/data/mannequins/scenes.ipynb #f1720d3d
 PLACES = {
-    'plaza': [dict(wall='stone', floor='slabs', props=('planter','lamp','tree'), wc=(196,182,160), fc=(176,168,156), horizon=.60),
-              dict(wall='shop', floor='slabs', props=('bench','planter'), wc=(150,160,166), fc=(160,156,150), horizon=.55),
-              dict(wall='hedge', floor='asphalt', props=('tree','bollard','lamp'), wc=(92,122,78), fc=(122,124,130), horizon=.64),
+    'plaza': [dict(wall='stone', floor='slabs', props=('planter','lamp','tree'), wc=(196,182,160), fc=(176,168,156),
+                   horizon=.60),
+              dict(wall='shop', floor='slabs', props=('bench','planter'), wc=(150,160,166), fc=(160,156,150),
+                   horizon=.55),
+              dict(wall='hedge', floor='asphalt', props=('tree','bollard','lamp'), wc=(92,122,78), fc=(122,124,130),
+                   horizon=.64),
               dict(wall='columns', floor='slabs', props=('planter',), wc=(206,198,186), fc=(190,178,158), horizon=.58)],
     'campus': [dict(wall='brick', floor='grass', props=('tree','bench'), wc=(158,92,70), fc=(118,148,82), horizon=.60),
-               dict(wall='glass', floor='slabs', props=('planter','bollard'), wc=(126,158,172), fc=(184,186,186), horizon=.56),
-               dict(wall='hedge', floor='gravel', props=('tree','tree','lamp'), wc=(74,110,72), fc=(196,180,146), horizon=.62),
-               dict(wall='brick', floor='asphalt', props=('bike','bollard'), wc=(176,128,98), fc=(112,114,120), horizon=.57)],
-    'station': [dict(wall='tiles', floor='platform', props=('sign','bench'), wc=(214,218,214), fc=(138,140,146), horizon=.60),
+               dict(wall='glass', floor='slabs', props=('planter','bollard'), wc=(126,158,172), fc=(184,186,186),
+                    horizon=.56),
+               dict(wall='hedge', floor='gravel', props=('tree','tree','lamp'), wc=(74,110,72), fc=(196,180,146),
+                    horizon=.62),
+               dict(wall='brick', floor='asphalt', props=('bike','bollard'), wc=(176,128,98), fc=(112,114,120),
+                    horizon=.57)],
+    'station': [dict(wall='tiles', floor='platform', props=('sign','bench'), wc=(214,218,214), fc=(138,140,146),
+                     horizon=.60),
                 dict(wall='train', floor='platform', props=('pillar',), wc=(72,112,150), fc=(150,148,144), horizon=.64),
-                dict(wall='tiles', floor='tiled', props=('pillar','sign'), wc=(150,178,176), fc=(172,166,158), horizon=.55),
-                dict(wall='glass', floor='tiled', props=('sign','bollard'), wc=(110,124,140), fc=(126,124,126), horizon=.58)],
-    'market': [dict(wall='stalls', floor='cobbles', props=('crates','crates'), wc=(196,84,66), fc=(142,130,118), horizon=.60),
-               dict(wall='stone', floor='cobbles', props=('crates','lamp'), wc=(222,188,134), fc=(150,138,120), horizon=.57),
-               dict(wall='stalls', floor='asphalt', props=('crates','planter'), wc=(70,128,118), fc=(128,124,122), horizon=.63),
-               dict(wall='shop', floor='cobbles', props=('planter','crates'), wc=(170,134,104), fc=(132,122,116), horizon=.55)]}
+                dict(wall='tiles', floor='tiled', props=('pillar','sign'), wc=(150,178,176), fc=(172,166,158),
+                     horizon=.55),
+                dict(wall='glass', floor='tiled', props=('sign','bollard'), wc=(110,124,140), fc=(126,124,126),
+                     horizon=.58)],
+    'market': [dict(wall='stalls', floor='cobbles', props=('crates','crates'), wc=(196,84,66), fc=(142,130,118),
+                    horizon=.60),
+               dict(wall='stone', floor='cobbles', props=('crates','lamp'), wc=(222,188,134), fc=(150,138,120),
+                    horizon=.57),
+               dict(wall='stalls', floor='asphalt', props=('crates','planter'), wc=(70,128,118), fc=(128,124,122),
+                    horizon=.63),
+               dict(wall='shop', floor='cobbles', props=('planter','crates'), wc=(170,134,104), fc=(132,122,116),
+                    horizon=.55)]}
 DOMAINS = tuple(PLACES)
 
 def _tone(c, k): return tuple(int(np.clip(v*k, 0, 255)) for v in c)
@@ -47,12 +60,16 @@ def _wall(d, kind, c, W, h, r):
                 d.rectangle((x, i*1.45*u, x+2.15*u, (i+1)*1.45*u-.06*u), fill=_tone(c, r.uniform(.95,1.04)))
         if kind=='columns':
             for x in np.arange(1.5*u, W, 6*u):
-                for k in range(12): d.rectangle((x+k*.13*u, 0, x+(k+1)*.13*u, h), fill=_tone(c, .78+.34*np.sin((k+1.5)/13*np.pi)))
-                d.rectangle((x-.3*u, h-.7*u, x+1.9*u, h), fill=_tone(c, .9)); d.rectangle((x+2.4*u,1.2*u,x+5.2*u,h), fill=_tone(c,.62))
+                for k in range(12):
+                    d.rectangle((x+k*.13*u, 0, x+(k+1)*.13*u, h), fill=_tone(c, .78+.34*np.sin((k+1.5)/13*np.pi)))
+                d.rectangle((x-.3*u, h-.7*u, x+1.9*u, h), fill=_tone(c, .9))
+                d.rectangle((x+2.4*u,1.2*u,x+5.2*u,h), fill=_tone(c,.62))
         else:
             for x in np.arange(2*u, W, 5.6*u):
-                d.rectangle((x-.15*u,1.4*u,x+2.25*u,5.6*u), fill=_tone(c,1.1)); d.rectangle((x,1.6*u,x+2.1*u,5.4*u), fill=(88,104,118))
-                d.polygon([(x,5.4*u),(x+2.1*u,1.6*u),(x+2.1*u,3*u),(x+.8*u,5.4*u)], fill=(112,130,144)); d.rectangle((x+1*u,1.6*u,x+1.1*u,5.4*u), fill=_tone(c,1.1))
+                d.rectangle((x-.15*u,1.4*u,x+2.25*u,5.6*u), fill=_tone(c,1.1))
+                d.rectangle((x,1.6*u,x+2.1*u,5.4*u), fill=(88,104,118))
+                d.polygon([(x,5.4*u),(x+2.1*u,1.6*u),(x+2.1*u,3*u),(x+.8*u,5.4*u)], fill=(112,130,144))
+                d.rectangle((x+1*u,1.6*u,x+1.1*u,5.4*u), fill=_tone(c,1.1))
     elif kind=='brick':
         n = 26
         for i in range(n):
@@ -60,8 +77,10 @@ def _wall(d, kind, c, W, h, r):
                 x = (j+.5*(i%2))*.85*u
                 d.rectangle((x, i*h/n, x+.80*u, (i+1)*h/n-.05*u), fill=_tone(c, r.uniform(.86,1.08)))
         for x in np.arange(3*u, W, 7.5*u):
-            d.rectangle((x-.2*u,.9*u,x+2.8*u,5.2*u), fill=(226,220,208)); d.rectangle((x,1.1*u,x+2.6*u,5*u), fill=(74,92,108))
-            d.line((x+1.3*u,1.1*u,x+1.3*u,5*u), fill=(226,220,208), width=int(max(1,.14*u))); d.line((x,3*u,x+2.6*u,3*u), fill=(226,220,208), width=int(max(1,.14*u)))
+            d.rectangle((x-.2*u,.9*u,x+2.8*u,5.2*u), fill=(226,220,208))
+            d.rectangle((x,1.1*u,x+2.6*u,5*u), fill=(74,92,108))
+            d.line((x+1.3*u,1.1*u,x+1.3*u,5*u), fill=(226,220,208), width=int(max(1,.14*u)))
+            d.line((x,3*u,x+2.6*u,3*u), fill=(226,220,208), width=int(max(1,.14*u)))
     elif kind=='hedge':
         d.rectangle((0,0,W,h*.42), fill=(186,204,216))
         for i in range(int(W/u*9)):
@@ -70,23 +89,36 @@ def _wall(d, kind, c, W, h, r):
         d.rectangle((0,h*.96,W,h), fill=_tone(c,.55))
     elif kind=='glass':
         for i,y in enumerate(np.arange(0,h,2.6*u)):
-            for x in np.arange(0,W,2.0*u): d.rectangle((x+.08*u,y+.08*u,x+1.95*u,y+2.5*u), fill=_tone(c, r.uniform(.72,1.12)))
+            for x in np.arange(0,W,2.0*u):
+                d.rectangle((x+.08*u,y+.08*u,x+1.95*u,y+2.5*u), fill=_tone(c, r.uniform(.72,1.12)))
         d.rectangle((0,h*.93,W,h), fill=_tone(c,.55))
     elif kind=='shop':
         for x in np.arange(-2*u,W,8*u):
             col = [(150,60,58),(52,98,92),(198,150,70),(70,84,128)][r.integers(4)]
-            d.rectangle((x+.2*u,2.6*u,x+7.6*u,h), fill=(58,60,66)); d.rectangle((x+.5*u,3*u,x+5*u,h-.8*u), fill=(200,190,160)); d.rectangle((x+5.4*u,3*u,x+7.3*u,h), fill=(92,76,62))
-            for k in range(4): s=r.uniform(.3,.7)*u; xx=x+(1+k)*u; d.rectangle((xx,h-.8*u-s*2,xx+s,h-.8*u), fill=_tone(col,r.uniform(.8,1.5)))
-            for k in range(8): d.polygon([(x+k*u-.1*u,1.3*u),(x+(k+1)*u-.1*u,1.3*u),(x+(k+1)*u,3.1*u),(x+k*u,3.1*u)], fill=col if k%2 else (232,226,214))
+            d.rectangle((x+.2*u,2.6*u,x+7.6*u,h), fill=(58,60,66))
+            d.rectangle((x+.5*u,3*u,x+5*u,h-.8*u), fill=(200,190,160))
+            d.rectangle((x+5.4*u,3*u,x+7.3*u,h), fill=(92,76,62))
+            for k in range(4):
+                s=r.uniform(.3,.7)*u; xx=x+(1+k)*u
+                d.rectangle((xx,h-.8*u-s*2,xx+s,h-.8*u), fill=_tone(col,r.uniform(.8,1.5)))
+            for k in range(8):
+                d.polygon([(x+k*u-.1*u,1.3*u),(x+(k+1)*u-.1*u,1.3*u),(x+(k+1)*u,3.1*u),(x+k*u,3.1*u)],
+                          fill=col if k%2 else (232,226,214))
     elif kind=='tiles':
         for i,y in enumerate(np.arange(0,h,.9*u)):
             for x in np.arange(0,W,1.5*u): d.rectangle((x,y,x+1.42*u,y+.83*u), fill=_tone(c,r.uniform(.95,1.03)))
         d.rectangle((0,2.4*u,W,3.6*u), fill=(42,84,132)); d.rectangle((0,h-.5*u,W,h), fill=_tone(c,.5))
     elif kind=='train':
-        d.rectangle((0,0,W,.9*u), fill=(60,62,68)); d.rectangle((0,.9*u,W,h), fill=(212,214,216)); d.rectangle((0,5.9*u,W,7.5*u), fill=c)
+        d.rectangle((0,0,W,.9*u), fill=(60,62,68)); d.rectangle((0,.9*u,W,h), fill=(212,214,216))
+        d.rectangle((0,5.9*u,W,7.5*u), fill=c)
         for k,x in enumerate(np.arange(0,W,4.2*u)):
-            if k%3==2: d.rectangle((x+.4*u,1.4*u,x+3.8*u,h), fill=_tone(c,.85)); d.rectangle((x+.9*u,2*u,x+1.9*u,5.6*u), fill=(66,78,88)); d.rectangle((x+2.3*u,2*u,x+3.3*u,5.6*u), fill=(66,78,88))
-            else: d.rounded_rectangle((x+.4*u,2*u,x+3.8*u,5.2*u), .4*u, fill=(70,84,96)); d.polygon([(x+1*u,5.2*u),(x+2.4*u,2*u),(x+3.2*u,2*u),(x+1.8*u,5.2*u)], fill=(96,112,124))
+            if k%3==2:
+                d.rectangle((x+.4*u,1.4*u,x+3.8*u,h), fill=_tone(c,.85))
+                d.rectangle((x+.9*u,2*u,x+1.9*u,5.6*u), fill=(66,78,88))
+                d.rectangle((x+2.3*u,2*u,x+3.3*u,5.6*u), fill=(66,78,88))
+            else:
+                d.rounded_rectangle((x+.4*u,2*u,x+3.8*u,5.2*u), .4*u, fill=(70,84,96))
+                d.polygon([(x+1*u,5.2*u),(x+2.4*u,2*u),(x+3.2*u,2*u),(x+1.8*u,5.2*u)], fill=(96,112,124))
         d.rectangle((0,h-.7*u,W,h), fill=(46,48,54))
     elif kind=='stalls':
         d.rectangle((0,0,W,h), fill=(176,170,160))
@@ -96,9 +128,12 @@ def _wall(d, kind, c, W, h, r):
             for k in range(4):
                 for m in range(9):
                     s=.36*u; xx,yy=x+(.9+m*.85)*u,h-1.1*u-k*.62*u
-                    d.ellipse((xx-s,yy-s,xx+s,yy+s), fill=[(206,64,48),(232,158,58),(118,158,70),(226,206,96)][(k+int(x/u))%4])
+                    d.ellipse((xx-s,yy-s,xx+s,yy+s),
+                              fill=[(206,64,48),(232,158,58),(118,158,70),(226,206,96)][(k+int(x/u))%4])
             d.rectangle((x+.4*u,h-1*u,x+8.3*u,h), fill=(134,104,74))
-            for k in range(9): d.polygon([(x+k*u,.5*u),(x+(k+1)*u,.5*u),(x+(k+1)*u+.1*u,2.7*u),(x+k*u-.1*u,2.7*u)], fill=col if k%2 else (238,230,214))
+            for k in range(9):
+                d.polygon([(x+k*u,.5*u),(x+(k+1)*u,.5*u),(x+(k+1)*u+.1*u,2.7*u),(x+k*u-.1*u,2.7*u)],
+                          fill=col if k%2 else (238,230,214))
 
 def _floor(d, kind, c, W, h, H, r):
     "Ground from the horizon h down to H"
@@ -114,19 +149,22 @@ def _floor(d, kind, c, W, h, H, r):
             m = int(W/step/.9)
             for j in range(-m,m):
                 a = (j+(.5*(i%2) if kind!='tiled' else 0))*step
-                pts = [(vx+a*k0,rows[i]),(vx+(a+step*.95)*k0,rows[i]),(vx+(a+step*.95)*k1,rows[i+1]-.012*u),(vx+a*k1,rows[i+1]-.012*u)]
+                pts = [(vx+a*k0,rows[i]),(vx+(a+step*.95)*k0,rows[i]),(vx+(a+step*.95)*k1,rows[i+1]-.012*u),
+                       (vx+a*k1,rows[i+1]-.012*u)]
                 d.polygon(pts, fill=_tone(c, r.uniform(.93,1.06) if kind!='cobbles' else r.uniform(.84,1.12)))
         if kind=='platform': d.polygon([(0,h+.13*u),(W,h+.13*u),(W,h+.23*u),(0,h+.23*u)], fill=(226,190,66))
     elif kind=='grass':
         for i in range(int(W*5/u*9)):
             x,t = r.uniform(0,W),r.random(); y=h+t*u; s=.02*u*(.5+t)
             d.line((x,y,x+r.uniform(-s,s),y-3*s), fill=_tone(c,r.uniform(.8,1.18)), width=max(1,int(.012*u)))
-        d.polygon([(0,h+.42*u),(W,h+.42*u),(W,H),(0,H)], fill=(196,186,164)); d.line((0,h+.43*u,W,h+.43*u), fill=(150,140,118), width=max(1,int(.03*u)))
+        d.polygon([(0,h+.42*u),(W,h+.42*u),(W,H),(0,H)], fill=(196,186,164))
+        d.line((0,h+.43*u,W,h+.43*u), fill=(150,140,118), width=max(1,int(.03*u)))
     elif kind in ('asphalt','gravel'):
         for i in range(int(W/u*260)):
             x,t = r.uniform(0,W),r.random(); y=h+t*u; s=.012*u*(.4+t)
             d.ellipse((x-s,y-s*.6,x+s,y+s*.6), fill=_tone(c,r.uniform(.88,1.12)))
-        if kind=='asphalt': d.rectangle((0,h,W,h+.10*u), fill=(186,184,178)); d.rectangle((0,h+.10*u,W,h+.15*u), fill=(120,118,114))
+        if kind=='asphalt':
+            d.rectangle((0,h,W,h+.10*u), fill=(186,184,178)); d.rectangle((0,h+.10*u,W,h+.15*u), fill=(120,118,114))
 
 def _prop(d, kind, x, h, H, r):
     "A thing that stands near the wall"
@@ -140,27 +178,41 @@ def _prop(d, kind, x, h, H, r):
     elif kind=='planter':
         for i in range(40):
             xx,yy,s=x+r.normal(0,.7)*u,y-2.1*u-abs(r.normal(0,.7))*u,r.uniform(.2,.42)*u
-            d.ellipse((xx-s,yy-s,xx+s,yy+s), fill=_tone((84,132,80),r.uniform(.75,1.2)) if r.random()<.85 else (216,112,128))
-        d.polygon([(x-1.2*u,y-2*u),(x+1.2*u,y-2*u),(x+.95*u,y),(x-.95*u,y)], fill=(168,104,78)); d.rectangle((x-1.3*u,y-2.2*u,x+1.3*u,y-1.8*u), fill=(186,120,92))
+            d.ellipse((xx-s,yy-s,xx+s,yy+s),
+                      fill=_tone((84,132,80),r.uniform(.75,1.2)) if r.random()<.85 else (216,112,128))
+        d.polygon([(x-1.2*u,y-2*u),(x+1.2*u,y-2*u),(x+.95*u,y),(x-.95*u,y)], fill=(168,104,78))
+        d.rectangle((x-1.3*u,y-2.2*u,x+1.3*u,y-1.8*u), fill=(186,120,92))
     elif kind=='bench':
         for k in range(3): d.rectangle((x-2.4*u,y-(2.6-.5*k)*u,x+2.4*u,y-(2.3-.5*k)*u), fill=(150,108,72))
         d.rectangle((x-2.5*u,y-1.2*u,x+2.5*u,y-.9*u), fill=(164,120,82))
         for s in (-2,1.8): d.rectangle((x+s*u,y-2.6*u,x+(s+.2)*u,y), fill=(62,62,66))
-    elif kind=='lamp': d.rectangle((x-.1*u,0,x+.1*u,y), fill=(66,70,74)); d.rectangle((x-.28*u,y-.8*u,x+.28*u,y), fill=(56,60,64))
+    elif kind=='lamp':
+        d.rectangle((x-.1*u,0,x+.1*u,y), fill=(66,70,74)); d.rectangle((x-.28*u,y-.8*u,x+.28*u,y), fill=(56,60,64))
     elif kind=='bollard':
-        for s in (-2,0,2): d.rounded_rectangle((x+(s-.18)*u,y-1.9*u,x+(s+.18)*u,y), .15*u, fill=(74,78,84)); d.rectangle((x+(s-.18)*u,y-1.6*u,x+(s+.18)*u,y-1.35*u), fill=(226,222,210))
-    elif kind=='sign': d.rectangle((x-1.6*u,.8*u,x+1.6*u,4.2*u), fill=(236,234,226)); d.rectangle((x-1.4*u,1*u,x+1.4*u,2.6*u), fill=[(196,86,62),(66,128,140),(226,180,72)][r.integers(3)]); [d.line((x-1.3*u,(3+.35*k)*u,x+.9*u,(3+.35*k)*u), fill=(120,120,120), width=max(1,int(.12*u))) for k in range(3)]
+        for s in (-2,0,2):
+            d.rounded_rectangle((x+(s-.18)*u,y-1.9*u,x+(s+.18)*u,y), .15*u, fill=(74,78,84))
+            d.rectangle((x+(s-.18)*u,y-1.6*u,x+(s+.18)*u,y-1.35*u), fill=(226,222,210))
+    elif kind=='sign':
+        d.rectangle((x-1.6*u,.8*u,x+1.6*u,4.2*u), fill=(236,234,226))
+        d.rectangle((x-1.4*u,1*u,x+1.4*u,2.6*u), fill=[(196,86,62),(66,128,140),(226,180,72)][r.integers(3)])
+        [d.line((x-1.3*u,(3+.35*k)*u,x+.9*u,(3+.35*k)*u), fill=(120,120,120), width=max(1,int(.12*u)))
+         for k in range(3)]
     elif kind=='pillar':
-        for k in range(10): d.rectangle((x+(k-5)*.16*u,0,x+(k-4)*.16*u,y), fill=_tone((172,172,168), .74+.34*np.sin((k+1.5)/12*np.pi)))
+        for k in range(10):
+            d.rectangle((x+(k-5)*.16*u,0,x+(k-4)*.16*u,y), fill=_tone((172,172,168), .74+.34*np.sin((k+1.5)/12*np.pi)))
         d.rectangle((x-.95*u,y-1*u,x+.95*u,y), fill=(66,70,78))
     elif kind=='crates':
         for k,(a,b) in enumerate(((-1.5,0),(.1,0),(-.7,1.3))):
             d.rectangle((x+a*u,y-(b+1.2)*u,x+(a+1.5)*u,y-b*u), fill=_tone((172,132,86),1-.06*k))
-            for m in range(5): s=.2*u; xx=x+(a+.22+.27*m)*u; yy=y-(b+1.25)*u; d.ellipse((xx-s,yy-s,xx+s,yy+s), fill=[(206,70,52),(236,166,60),(122,160,72)][k])
+            for m in range(5):
+                s=.2*u; xx=x+(a+.22+.27*m)*u; yy=y-(b+1.25)*u
+                d.ellipse((xx-s,yy-s,xx+s,yy+s), fill=[(206,70,52),(236,166,60),(122,160,72)][k])
             d.line((x+a*u,y-(b+.6)*u,x+(a+1.5)*u,y-(b+.6)*u), fill=(120,88,56), width=max(1,int(.1*u)))
     elif kind=='bike':
         for s in (-1.3,1.3): d.ellipse((x+(s-1)*u,y-2*u,x+(s+1)*u,y), outline=(44,46,50), width=max(1,int(.16*u)))
-        d.line([(x-1.3*u,y-1*u),(x-.4*u,y-2.3*u),(x+1*u,y-2.3*u),(x+.1*u,y-1*u),(x-1.3*u,y-1*u)], fill=(52,118,140), width=max(1,int(.2*u))); d.line([(x+1.3*u,y-1*u),(x+.9*u,y-2.9*u)], fill=(52,118,140), width=max(1,int(.2*u)))
+        d.line([(x-1.3*u,y-1*u),(x-.4*u,y-2.3*u),(x+1*u,y-2.3*u),(x+.1*u,y-1*u),(x-1.3*u,y-1*u)], fill=(52,118,140),
+               width=max(1,int(.2*u)))
+        d.line([(x+1.3*u,y-1*u),(x+.9*u,y-2.9*u)], fill=(52,118,140), width=max(1,int(.2*u)))
 
 # %% ../../../nbs/data/mannequins/scenes.ipynb #b55eeb8e
 PANORAMA = 5 # widths of a picture

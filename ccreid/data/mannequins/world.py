@@ -62,16 +62,25 @@ class MannequinWorld:
         identities = (identities,0,0) if isinstance(identities, int) else tuple(identities)
         images = (images,)*3 if isinstance(images, int) else tuple(images)
         if len(identities)!=3 or min(identities)<0 or not sum(identities):
-            raise ValueError(f'identities are three counts (train, val, test) with at least one person: got {identities}')
-        if len(images)!=3 or min(k for k,n in zip(images,identities) if n)<1: raise ValueError(f'images are at least 1 per identity, clothes and camera: got {images}')
-        if outfits<1 or cameras<1: raise ValueError(f'a world needs at least 1 camera and 1 of the outfits: got cameras={cameras}, outfits={outfits}')
-        if len(size)!=2 or min(size)<16: raise ValueError(f'size is (height, width), at least 16 pixels each: got {size}')
+            raise ValueError('identities are three counts (train, val, test) with at least one person: got '
+                             f'{identities}')
+        if len(images)!=3 or min(k for k,n in zip(images,identities) if n)<1:
+            raise ValueError(f'images are at least 1 per identity, clothes and camera: got {images}')
+        if outfits<1 or cameras<1:
+            raise ValueError(f'a world needs at least 1 camera and 1 of the outfits: got cameras={cameras}, '
+                             f'outfits={outfits}')
+        if len(size)!=2 or min(size)<16:
+            raise ValueError(f'size is (height, width), at least 16 pixels each: got {size}')
         if domain not in DOMAINS: raise ValueError(f"domain {domain!r} is unknown: use one of {', '.join(DOMAINS)}")
         if seed<0: raise ValueError(f'seed must be 0 or more: got {seed}')
-        if bad := [c for c in infrared if not 0<=c<cameras]: raise ValueError(f'infrared camera {bad[0]} does not exist: cameras are 0 to {cameras-1}')
-        if bad := set(strength or ())-set(STRENGTH): raise ValueError(f"strength has no {', '.join(bad)}: use {', '.join(STRENGTH)}")
-        if shared and shared<outfits: raise ValueError(f'a shared wardrobe of {shared} is too small for {outfits} outfits')
-        self.identities,self.outfits,self.cameras,self.images = tuple(map(int,identities)),int(outfits),int(cameras),tuple(map(int,images))
+        if bad := [c for c in infrared if not 0<=c<cameras]:
+            raise ValueError(f'infrared camera {bad[0]} does not exist: cameras are 0 to {cameras-1}')
+        if bad := set(strength or ())-set(STRENGTH):
+            raise ValueError(f"strength has no {', '.join(bad)}: use {', '.join(STRENGTH)}")
+        if shared and shared<outfits:
+            raise ValueError(f'a shared wardrobe of {shared} is too small for {outfits} outfits')
+        self.identities,self.outfits,self.cameras,self.images = tuple(map(int,
+            identities)),int(outfits),int(cameras),tuple(map(int,images))
         self.size,self.domain,self.seed,self.infrared = tuple(map(int,size)),domain,int(seed),tuple(map(int,infrared))
         self.strength,self.shared = {**STRENGTH, **(strength or {})},int(shared)
         self.identity,self.outfit = lru_cache(4096)(self._identity),lru_cache(16384)(self._outfit)
@@ -79,16 +88,20 @@ class MannequinWorld:
     @property
     def config(self)->dict:
         "The arguments that make this world again, ready for JSON"
-        return dict(identities=list(self.identities), outfits=self.outfits, cameras=self.cameras, images=list(self.images), size=list(self.size),
-            domain=self.domain, seed=self.seed, infrared=list(self.infrared), strength=self.strength, shared=self.shared)
+        return dict(identities=list(self.identities), outfits=self.outfits, cameras=self.cameras,
+                    images=list(self.images), size=list(self.size),
+            domain=self.domain, seed=self.seed, infrared=list(self.infrared), strength=self.strength,
+                    shared=self.shared)
     @property
     def people(self)->int: return sum(self.identities)
     def __repr__(self):
-        return (f"MannequinWorld({self.people} people: {', '.join(f'{n} {s}' for n,s in zip(self.identities,SPLITS))}; {self.outfits} outfits, "
+        return (f"MannequinWorld({self.people} people: {', '.join(f'{n} {s}' for n,s in zip(self.identities,SPLITS))}; "
+                f"{self.outfits} outfits, "
             f"{self.cameras} cameras, {self.size[0]}×{self.size[1]}, {self.domain}, seed {self.seed})")
     def stream(self, what, *key): return stream(self.seed, DOMAINS.index(self.domain), STREAMS[what], *key)
     def check(self, what, value, n):
-        if not (isinstance(value, (int,np.integer)) and 0<=value<n): raise ValueError(f'{what} {value!r} does not exist in this world: use 0 to {n-1}')
+        if not (isinstance(value, (int,np.integer)) and 0<=value<n):
+            raise ValueError(f'{what} {value!r} does not exist in this world: use 0 to {n-1}')
 
     def _identity(self, identity:int): # cached as `identity`
         self.check('identity', identity, self.people)
@@ -98,7 +111,8 @@ class MannequinWorld:
         self.check('identity', identity, self.people)
         self.check('clothes', clothes, self.outfits)
         if not self.shared: return dress(self.stream('outfit', identity, clothes))
-        return dress(self.stream('outfit', 10**6+int(self.stream('outfit', identity).permutation(self.shared)[clothes])))
+        return dress(self.stream('outfit',
+                                 10**6+int(self.stream('outfit', identity).permutation(self.shared)[clothes])))
 
     def people_of(self, split:str): # train, val or test
         "Indices of the people of a part"
@@ -115,14 +129,16 @@ def shot(self:MannequinWorld, identity:int, clothes:int, camera:int, view=None, 
     "Pose, `View`, place of the background (0..1) and light of one picture"
     lk,(H,W) = look(camera),self.size
     u = self.stream('shot', identity, clothes, camera, frame).random(9)
-    if view is None: view = ('front','left','right','back')[int(np.searchsorted(np.cumsum(lk.views)[:3], u[0], side='right'))]
+    if view is None:
+        view = ('front','left','right','back')[int(np.searchsorted(np.cumsum(lk.views)[:3], u[0], side='right'))]
     if isinstance(view, str):
         if view not in VIEWS: raise ValueError(f"view {view!r} is unknown: use one of {', '.join(VIEWS)}, or degrees")
         yaw = VIEWS[view]+(u[1]-.5)*24
     else: yaw = float(view)
     pose = Pose(yaw, u[2]*2*np.pi, lk.pitch, (u[3]-.5)*24)
     scale = H*lk.scale*(1+(u[6]-.5)*.05)
-    return lk,pose,lambda height: View(yaw, lk.pitch, scale*height**.6, W*(.5+(u[4]-.5)*.09), H*(.955+(u[5]-.5)*.03)),u[7],1+(u[8]-.5)*.12
+    return lk,pose,lambda height: View(yaw, lk.pitch, scale*height**.6, W*(.5+(u[4]-.5)*.09),
+                                       H*(.955+(u[5]-.5)*.03)),u[7],1+(u[8]-.5)*.12
 
 @patch
 def render(self:MannequinWorld,
@@ -143,7 +159,8 @@ def render(self:MannequinWorld,
     who = who or body
     if garments is not None: worn = wear(garments, worn)
     modality = modality or ('infrared' if camera in self.infrared else 'visible')
-    if modality not in ('visible','infrared'): raise ValueError(f'modality {modality!r} is unknown: use visible or infrared')
+    if modality not in ('visible','infrared'):
+        raise ValueError(f'modality {modality!r} is unknown: use visible or infrared')
     ir = modality=='infrared'
     lk,pose,place,cut,gain = self.shot(identity, clothes, camera, view, frame)
     c = Canvas(background(self.domain, lk, self.size, cut, ir), (0,-.25,.97) if ir else lk.light)
@@ -152,4 +169,5 @@ def render(self:MannequinWorld,
     paint(p)
     image = expose(c.rgb, self.domain, lk, self.stream('noise', identity, clothes, camera, frame, int(ir)), ir, gain)
     return Mannequin(image, c.parsing, keypoints(p.joints, p.view, self.size, pose.nod), describe(worn), worn,
-        dict(identity=int(identity), clothes=int(clothes), camera=int(camera), view=view, modality=modality, frame=int(frame)))
+        dict(identity=int(identity), clothes=int(clothes), camera=int(camera), view=view, modality=modality,
+             frame=int(frame)))

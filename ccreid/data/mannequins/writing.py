@@ -36,7 +36,8 @@ def _bounded(world):
     "The arguments of a world, or `ValueError` where they are too large to be drawn"
     for k,most in _MOST.items():
         for n in (o if isinstance(o := world.get(k, 0), (list,tuple)) else (o,)):
-            if type(n) is not int or n>most: raise ValueError(f'{k} of a world are whole numbers up to {most:,}, not {shown(n)[:40]}')
+            if type(n) is not int or n>most:
+                raise ValueError(f'{k} of a world are whole numbers up to {most:,}, not {shown(n)[:40]}')
     return world
 
 def manifest(
@@ -46,7 +47,9 @@ def manifest(
     "What identifies a written world, and where each file's scene is found; `ValueError` for what the layout cannot hold"
     _bounded(world.config)
     files = world.people*world.outfits*world.cameras*max(world.images)
-    if files>10**7: raise ValueError(f'a world of up to {files:,} files is too large to be written: make it of fewer people, outfits, cameras or images')
+    if files>10**7:
+        raise ValueError(f'a world of up to {files:,} files is too large to be written: make it of fewer people, '
+                         'outfits, cameras or images')
     plan = LAYOUTS[layout](world)
     head = dict(format=FORMAT, layout=layout, world=world.config)
     digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode()).hexdigest()[:16]
@@ -63,7 +66,8 @@ def build_folder(
     m,plan = manifest(world, layout),LAYOUTS[layout](world)
     draw_files(world, folder, plan, workers, progress)
     for name,text in TEXTS[layout](world, plan).items():
-        (Path(folder)/name).parent.mkdir(parents=True, exist_ok=True); (Path(folder)/name).write_text(text, encoding='utf-8')
+        (Path(folder)/name).parent.mkdir(parents=True, exist_ok=True)
+        (Path(folder)/name).write_text(text, encoding='utf-8')
     (Path(folder)/MANIFEST).write_text(to_json(m))
 
 @patch
@@ -93,9 +97,12 @@ def _read_manifest(path:str, stamp:int):
     "A manifest whose world can be drawn"
     m = read_json(path, 'a manifest of mannequins', _AGAIN)
     with reading(path, 'a manifest of mannequins', _AGAIN):
-        if m.get('format')!=FORMAT: raise Unfit(f"was written by another version (format {shown(m.get('format'))[:20]}, this is {FORMAT}): {_AGAIN}")
+        if m.get('format')!=FORMAT:
+            raise Unfit(f"was written by another version (format {shown(m.get('format'))[:20]}, this is {FORMAT}): "
+                        f"{_AGAIN}")
         if 'images' in m:
-            if not (isinstance(m['images'], dict) and isinstance(m.get('world'), dict)): raise Unfit(f'is damaged: it does not say which world and which images; {_AGAIN}')
+            if not (isinstance(m['images'], dict) and isinstance(m.get('world'), dict)):
+                raise Unfit(f'is damaged: it does not say which world and which images; {_AGAIN}')
             try: MannequinWorld(**_bounded(m['world']))
             except ValueError as e: raise Unfit(f'is damaged: {e}; {_AGAIN}') from None
     return m
@@ -143,7 +150,8 @@ def redress(self:MannequinWorld,
     )->Mannequin:
     "As the function `redress`, for images of this very world"
     world,scene,path = find_scene(image)
-    if world.config!=self.config: raise ValueError(f'{path} belongs to another world ({world}): use ccreid.data.mannequins.redress(path, ...)')
+    if world.config!=self.config:
+        raise ValueError(f'{path} belongs to another world ({world}): use ccreid.data.mannequins.redress(path, ...)')
     return redress_scene(self, scene, garments, seed, path=path, **kw)
 
 def truth(image # Path of a file that a world wrote
