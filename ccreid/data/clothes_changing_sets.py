@@ -37,7 +37,7 @@ def ltcc(): # LTCC has no options
                                 for folder,split in (('train','train'),('query','query'),('test','gallery'))),
         identity=lambda g: int(g['identity']), clothes=lambda g: f"{g['identity']}_{g['clothes']}",
         camera=lambda g: int(g['camera'])-1, aside=('info',), title='LTCC',
-                  roots=('LTCC_ReID','ltcc','ltcc/LTCC_ReID','LTCC'))
+        roots=('LTCC_ReID','ltcc','ltcc/LTCC_ReID','LTCC'))
 
 # %% ../../nbs/data/clothes_changing_sets.ipynb #f3828407
 @layout
@@ -46,14 +46,15 @@ def vc_clothes(): # VC-Clothes has no options
     name,example = r'(?P<identity>\d+)-(?P<camera>0*[1-9]\d*)-(?P<clothes>\d+)-(?P<frame>\d+)', '0001-02-03-04.jpg'
     return Layout('vc_clothes', tuple(Part(s, s, name, example) for s in ('train','query','gallery')),
         identity=lambda g: int(g['identity']), clothes=lambda g: (g['identity'],g['clothes']),
-                  camera=lambda g: int(g['camera'])-1,
+        camera=lambda g: int(g['camera'])-1,
         title='VC-Clothes', roots=('VC-Clothes','vc_clothes','vcclothes','VC-Clothes/VC-Clothes'))
 
 # %% ../../nbs/data/clothes_changing_sets.ipynb #e8a35881
 @layout
 def ccvid(): # CCVID has no options
     "CCVID: folders of frames named in three lists, walks in place of cameras"
-    line = r'(?P<path>\S*?session(?P<session>[1-3])[\\/](?P<person>\d+)_(?P<walk>0*[1-9]\d*))\s+(?P<identity>\d+)\s+(?P<clothes>\S+)'
+    line = (r'(?P<path>\S*?session(?P<session>[1-3])[\\/](?P<person>\d+)_(?P<walk>0*[1-9]\d*))'
+            r'\s+(?P<identity>\d+)\s+(?P<clothes>\S+)')
     return Layout('ccvid', tuple(Part('', s, r'(?:.*[^\d\n])?(?P<frame>\d*)', 'session1/001_01/00001.jpg',
                                       listed=f'{s}.txt', line=line, tracklets=True)
                                  for s in ('train','query','gallery')),
@@ -73,7 +74,7 @@ def last(): # LaST has no options
             Part('val/gallery/{person}', 'val', plain, example, required=False, role='gallery'),
             Part('test/query', 'query', plain, example), Part('test/gallery/{person}', 'gallery', plain, example)),
         identity=lambda g: int(g['identity']),
-                  clothes=lambda g: f"{g['identity']}_{g['clothes']}" if 'clothes' in g else g['identity'],
+        clothes=lambda g: f"{g['identity']}_{g['clothes']}" if 'clothes' in g else g['identity'],
         camera=None, witnesses=(folder_number,), title='LaST', roots=('last','last/last'))
 
 # %% ../../nbs/data/clothes_changing_sets.ipynb #2008c52c
@@ -89,7 +90,7 @@ def deepchange(): # DeepChange has no options
             part('train-set','train'), part('val-set-query','val','query'), part('val-set-gallery','val','gallery'),
             part('test-set-query','query'), part('test-set-gallery','gallery')),
         identity=lambda g: int(g['identity']), clothes=lambda g: (g['identity'],g['clothes']),
-                  camera=lambda g: int(g['camera'])-1,
+        camera=lambda g: int(g['camera'])-1,
         tracklet=lambda g: (int(g['identity']),int(g['tracklet'])),
         title='DeepChange', roots=('DeepChangeDataset','DeepChange','DeepChange/DeepChangeDataset'))
 

@@ -14,21 +14,20 @@ from .standard_sets import one_of
 # %% ../../nbs/data/cross_modality_sets.ipynb #abfcdbe9
 @layout
 def sysu_mm01(
-    train:str='train+val', # 'train+val': both lists are trained on; 'train': the people of `exp/val_id.txt` are the split `val`
+    train:str='train+val', # 'train+val': both lists are trained on; 'train': `exp/val_id.txt` is the split `val`
 ):
     "SYSU-MM01: four visible and two infrared cameras; infrared asks, visible is searched"
     whole = one_of('sysu_mm01: train', train, ('train+val','train'))=='train+val'
-    lists = {'train': ('train','val') if whole else ('train',), **({} if whole else {'val': ('val',)}),
-             'test': ('test',)}
+    lists = dict(train=('train','val'), test=('test',)) if whole else dict(train=('train',), val=('val',), test=('test',))
     def part(camera, split, who):
         role = 'query' if camera in '36' else 'gallery'
         return Part(f'cam{camera}/{{identity}}', role if split=='test' else split, r'\d+', '0001.jpg',
-                    known=dict(camera=camera),
-                    only=tuple(f'exp/{w}_id.txt' for w in who), role=role if split=='val' else '')
+                    known=dict(camera=camera), only=tuple(f'exp/{w}_id.txt' for w in who),
+                    role=role if split=='val' else '')
     return Layout('sysu_mm01', tuple(part(camera, *o) for o in lists.items() for camera in '123456'),
         identity=lambda g: int(g['identity']), clothes=lambda g: None, camera=lambda g: int(g['camera'])-1,
-        modality=lambda g: 'infrared' if g['camera'] in '36' else 'visible', folders=dict(identity=r'\d+'),
-                  aside=('cam1_2_video','pose',r'exp/.*'), title='SYSU-MM01',
+        modality=lambda g: 'infrared' if g['camera'] in '36' else 'visible',
+        folders=dict(identity=r'\d+'), aside=('cam1_2_video','pose',r'exp/.*'), title='SYSU-MM01',
         roots=('SYSU-MM01','sysu_mm01','sysu','SYSU-MM01/ori_data','ori_data','SYSU-MM01/SYSU-MM01'))
 
 # %% ../../nbs/data/cross_modality_sets.ipynb #094ff9b0
@@ -47,7 +46,7 @@ def regdb(
         identity=lambda g: int(g['identity']), clothes=lambda g: None, camera=lambda g: int(g['folder']=='Thermal'),
         modality=lambda g: 'infrared' if g['folder']=='Thermal' else 'visible', person=lambda g: int(g['person']),
         witnesses=(lambda path, g: int(g['person']),), anew=True, aside=(r'idx/\w+\.txt',), title='RegDB',
-                  roots=('RegDB','RegDB/RegDB'))
+        roots=('RegDB','RegDB/RegDB'))
 
 # %% ../../nbs/data/cross_modality_sets.ipynb #a1d58175
 @layout
@@ -63,8 +62,8 @@ def llcm(): # LLCM has no options
     def named(path, g): return int(n) if (n := g.get('person') or g.get('named')) else None
     return Layout('llcm', (train('vis'), train('nir'), test('vis'), test('nir')),
         identity=lambda g: int(g['identity']), clothes=lambda g: None,
-                  camera=lambda g: int(g['camera'].removeprefix('cam'))-1,
+        camera=lambda g: int(g['camera'].removeprefix('cam'))-1,
         modality=lambda g: 'infrared' if g['what']=='nir' else 'visible',
-                  person=lambda g: int(g.get('person') or g['identity']),
+        person=lambda g: int(g.get('person') or g['identity']),
         witnesses=(named,folder_number), anew=True,
         folders=dict(camera='cam[1-9]', identity=r'\d+'), title='LLCM', roots=('LLCM','LLCM/LLCM'))

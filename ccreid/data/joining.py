@@ -57,7 +57,7 @@ def own(self:Share,
 @lru_cache(None)
 def _among(kind):
     "The subclass of a protocol class whose objects look at one set of a joined table"
-    @dataclass(frozen=True)
+    @dataclass(frozen=True, repr=False)
     class Among(kind):
         shares:tuple=() # `Share`s, the outermost first
         def roles(self, table):

@@ -55,6 +55,7 @@ def _follow(parent):
         os._exit(1)
     threading.Thread(target=watch, daemon=True).start()
 
+# %% ../../../nbs/data/mannequins/drawing_files.ipynb #05cb4b28
 def _in_pool(jobs, workers):
     "What `_draw` gives, from several processes"
     try: pool = ProcessPoolExecutor(workers, get_context('fork'), initializer=_follow, initargs=(os.getpid(),))

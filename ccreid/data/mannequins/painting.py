@@ -15,6 +15,20 @@ from .garments import rgb
 from .heads import Painter, hanging_hair, head
 
 # %% ../../../nbs/data/mannequins/painting.ipynb #f5d27f9e
+def _sleeve(p, g, r, sh, el, wr):
+    "The sleeve of a garment on an arm with the half-widths `r`"
+    sleeve = g.cut.sleeve
+    ease,dye = 1+g.cut.ease*1.15,p.dye(g, .03, .17)
+    if sleeve>1:
+        tube(p.c, el, wr, [r[1]*ease,r[2]*(ease+.25)], dye, g.cut.label, caps=(True,False))
+        if g.kind in ('hoodie','sweater','jacket'): # cuffs
+            tube(p.c, el+(wr-el)*.9, wr, [r[2]*1.35,r[2]*1.3], p.dyes[g.slot][0]*np.float32(.82), g.cut.label,
+                 caps=(False,False))
+    f = min(sleeve, 1)
+    tube(p.c, sh, sh+(el-sh)*f, [r[0]*ease,(r[0]+(r[1]-r[0])*f)*(ease+(.12 if sleeve<1 else 0))], dye, g.cut.label,
+         caps=(True,sleeve>1))
+
+# %% ../../../nbs/data/mannequins/painting.ipynb #aaedf3f1
 def arm(p:Painter, side:str):
     "Upper arm, forearm, hand, glove and sleeve"
     P,px,label = p.P,p.px,14 if side=='left' else 15
@@ -27,16 +41,7 @@ def arm(p:Painter, side:str):
         tube(p.c, el, wr, r[1:], p.skin, label)
     gloves = 'gloves' in p.on
     tube(p.c, wr, ha, [r[2],r[2]*1.1,r[2]*.72], p.dyes['gloves'][0] if gloves else p.skin, 3 if gloves else label)
-    if not sleeve: return
-    ease,dye = 1+g.cut.ease*1.15,p.dye(g, .03, .17)
-    if sleeve>1:
-        tube(p.c, el, wr, [r[1]*ease,r[2]*(ease+.25)], dye, g.cut.label, caps=(True,False))
-        if g.kind in ('hoodie','sweater','jacket'): # cuffs
-            tube(p.c, el+(wr-el)*.9, wr, [r[2]*1.35,r[2]*1.3], p.dyes[g.slot][0]*np.float32(.82), g.cut.label,
-                 caps=(False,False))
-    f = min(sleeve, 1)
-    tube(p.c, sh, sh+(el-sh)*f, [r[0]*ease,(r[0]+(r[1]-r[0])*f)*(ease+(.12 if sleeve<1 else 0))], dye, g.cut.label,
-         caps=(True,sleeve>1))
+    if sleeve: _sleeve(p, g, r, sh, el, wr)
 
 # %% ../../../nbs/data/mannequins/painting.ipynb #24515f36
 WIDE = {'trousers':1.5, 'jumpsuit':1.5, 'jeans':1.25, 'leggings':1.04} # width at the ankle
@@ -58,6 +63,7 @@ def leg(p:Painter, side:str):
     tube(p.c, hip, hip+(kn-hip)*f, [r[0]*ease,(r[0]+(r[1]-r[0])*f)*(ease+(.12 if g.cut.leg<1 else 0))], dye,
          g.cut.label, caps=(True,g.cut.leg>1))
 
+# %% ../../../nbs/data/mannequins/painting.ipynb #d07bb66d
 def foot(p:Painter, side:str):
     "Sock or boot leg, sole and shoe"
     P,px,g,label = p.P,p.px,p.on['shoes'],18 if side=='left' else 19
@@ -94,6 +100,7 @@ def torso(p:Painter, g, is_open=False):
         tube(p.c, neck+down*.95, end, p.wide(across[-2:]*e*.99, deep[-2:]*e*.99), p.dyes[g.slot][0]*np.float32(.82),
              g.cut.label, caps=(False,False), shade=.3)
 
+# %% ../../../nbs/data/mannequins/painting.ipynb #d27d3674
 def skirt(p:Painter, g):
     "What hangs below the waist: its hem goes round both legs and swings with the stride"
     P,px,who = p.P,p.px,p.who
@@ -112,22 +119,29 @@ def skirt(p:Painter, g):
     mid = min(float(np.linalg.norm(P['pelvis']-top))/max(total, 1e-6), .95)
     tube(p.c, top, hem, r, folds, g.cut.label, knots=[0,mid,1], caps=(False,False))
 
+# %% ../../../nbs/data/mannequins/painting.ipynb #1d8e71b9
+def _seat(p, low):
+    "The seat of trousers fades into the legs"
+    who,neck,down = p.who,p.P['neck'],p.P['pelvis']-p.P['neck']
+    e = 1+low.cut.ease*.5
+    across,deep = np.array([.084*who.girth,.097*who.hip,.100*who.hip,.030]),np.array([.062,.074,.070,.03])*who.girth
+    tube(p.c, neck+down*.74, p.P['pelvis']+[0,.085*p.px,0], p.wide(across*e, deep*e), p.dye(low, .09, .17),
+         low.cut.label, knots=[0,.45,.6,1], caps=(False,False), shade=.36, cut=lambda s,t: unit((1-t)*2.6))
+
+def _buttons(p, top):
+    "The button line of a shirt"
+    who = p.who
+    def chest(y): return p.view(p.joints['neck']+(p.joints['pelvis']-p.joints['neck'])*y+[0,0,.07*who.girth])
+    tube(p.c, chest(.04), chest(.93 if top.kind=='shirt' else .25), [.004*p.px]*2,
+         p.dyes[top.slot][0]*np.float32(.72), None, shade=0)
+
+# %% ../../../nbs/data/mannequins/painting.ipynb #1df274ea
 def trunk(p:Painter):
     "Seat or skirt, top, buttons, bare shoulders, jacket or coat"
     who,low,top,outer = p.who,p.low,p.top,p.on.get('outer')
-    neck,down = p.P['neck'],p.P['pelvis']-p.P['neck']
-    if low.cut.leg: # the seat of trousers fades into the legs
-        e = 1+low.cut.ease*.5
-        tube(p.c, neck+down*.74, p.P['pelvis']+[0,.085*p.px,0], p.wide(np.array([.084*who.girth,.097*who.hip,
-            .100*who.hip,.030])*e, np.array([.062,.074,.070,.03])*who.girth*e),
-            p.dye(low, .09, .17), low.cut.label, knots=[0,.45,.6,1], caps=(False,False), shade=.36,
-             cut=lambda s,t: unit((1-t)*2.6))
-    else: skirt(p, low)
+    (_seat if low.cut.leg else skirt)(p, low)
     torso(p, top)
-    if top.kind in ('shirt','polo') and p.front>.15: # the button line
-        def chest(y): return p.view(p.joints['neck']+(p.joints['pelvis']-p.joints['neck'])*y+[0,0,.07*who.girth])
-        tube(p.c, chest(.04), chest(.93 if top.kind=='shirt' else .25), [.004*p.px]*2,
-             p.dyes[top.slot][0]*np.float32(.72), None, shade=0)
+    if top.kind in ('shirt','polo') and p.front>.15: _buttons(p, top)
     if not top.cut.sleeve and not outer:
         for side,label in (('left',14),('right',15)):
             ball(p.c, p.P[f'{side}_shoulder']-[0,.002*p.px,0], .036*p.px*who.girth, .036*p.px*who.girth, p.skin, label)
@@ -135,14 +149,16 @@ def trunk(p:Painter):
         if outer.cut.hem: skirt(p, outer)
         torso(p, outer, is_open=True)
 
+# %% ../../../nbs/data/mannequins/painting.ipynb #d0cae2da
 def neck(p:Painter):
     "The bare neck: part of the face, as LIP has no class for it"
     px,w = p.px,p.who.girth
     facing = p.front>-.2
     tube(p.c, p.P['head']+[0,.03*px,0], p.P['neck']+[0,(.02 if facing else -.028)*px,0],
-         [.034*px*w,.034*px*w,(.042 if facing else .036)*px*w],
+        [.034*px*w,.034*px*w,(.042 if facing else .036)*px*w],
         p.skin*np.float32(.88), 13, caps=(False,True), shade=.3)
 
+# %% ../../../nbs/data/mannequins/painting.ipynb #f0eba457
 def collar(p:Painter):
     "Hood, collar, scarf"
     g,px,n = p.on.get('outer') or p.top,p.px,p.P['neck']
@@ -170,6 +186,7 @@ def shadow(p:Painter):
         where,yy,xx = got
         p.c.rgb[where] *= (1-.48*np.exp(-1.6*(((xx-x)/(w*1.3))**2+((yy-y)/(.045*p.px))**2)))[...,None]
 
+# %% ../../../nbs/data/mannequins/painting.ipynb #591598b9
 def paint(p:Painter):
     "Everything, from the far side to the near side"
     sideways = abs(p.front)<.8

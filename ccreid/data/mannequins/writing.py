@@ -40,11 +40,12 @@ def _bounded(world):
                 raise ValueError(f'{k} of a world are whole numbers up to {most:,}, not {shown(n)[:40]}')
     return world
 
+# %% ../../../nbs/data/mannequins/writing.ipynb #a6b1a739
 def manifest(
     world:MannequinWorld,
     layout:str, # A name of `LAYOUTS`
 )->dict:        # format, layout, world (its arguments), hash, files (how many) and images: {path: scene}
-    "What identifies a written world, and where each file's scene is found; `ValueError` for what the layout cannot hold"
+    "What identifies a written world, and the scene of each file; `ValueError` for what the layout cannot hold"
     _bounded(world.config)
     files = world.people*world.outfits*world.cameras*max(world.images)
     if files>10**7:
@@ -70,6 +71,7 @@ def build_folder(
         (Path(folder)/name).write_text(text, encoding='utf-8')
     (Path(folder)/MANIFEST).write_text(to_json(m))
 
+# %% ../../../nbs/data/mannequins/writing.ipynb #faea4c7c
 @patch
 def write(self:MannequinWorld,
     root, # Folder to make
@@ -80,7 +82,7 @@ def write(self:MannequinWorld,
     load:bool=True, # Read it back? False gives the folder
     **options, # Of `load_dataset`, such as `trial` of RegDB
     ): # `ReIDDataset`
-    "Write the world in a layout, or find it already there; raises `ValueError` naming what the layout cannot hold, else as `write_folder`"
+    "Write the world in a layout, or find it there; `ValueError` for what the layout cannot hold"
     if layout not in LAYOUTS: raise ValueError(f"layout {layout!r} is unknown: use one of {', '.join(LAYOUTS)}")
     m = manifest(self, layout)
     files = lambda: {MANIFEST, *m['images'], *TEXTS[layout](self, LAYOUTS[layout](self))}
@@ -107,6 +109,7 @@ def _read_manifest(path:str, stamp:int):
             except ValueError as e: raise Unfit(f'is damaged: {e}; {_AGAIN}') from None
     return m
 
+# %% ../../../nbs/data/mannequins/writing.ipynb #daccff89
 def _scene(m, rel, path):
     "World and scene of a file"
     world,scene = _world(json.dumps(m['world'])),m['images'][rel]
@@ -117,9 +120,10 @@ def _scene(m, rel, path):
 
 _FIELDS = ('identity','clothes','camera','frame')
 
+# %% ../../../nbs/data/mannequins/writing.ipynb #a80252eb
 def find_scene(image # Path of a file that a world wrote
     ):
-    "World, scene and path of a written image, by its path alone; raises `FileNotFoundError` or `ValueError` in one line"
+    "World, scene and path of a written image, by its path alone; `FileNotFoundError` or `ValueError` in one line"
     path = Path(image).expanduser().absolute()
     if not path.is_file(): raise FileNotFoundError(f'{path} does not exist')
     for root in path.parents:
@@ -154,6 +158,7 @@ def redress(self:MannequinWorld,
         raise ValueError(f'{path} belongs to another world ({world}): use ccreid.data.mannequins.redress(path, ...)')
     return redress_scene(self, scene, garments, seed, path=path, **kw)
 
+# %% ../../../nbs/data/mannequins/writing.ipynb #84367313
 def truth(image # Path of a file that a world wrote
     ):
     "Parsing map, key points, caption and garments of a written image: its `Mannequin`, drawn again"
