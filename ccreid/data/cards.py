@@ -16,6 +16,7 @@ from fastcore.basics import patch
 from .folders import read_text
 from .samples import SPLITS, DataError
 from ..files import shown
+from ..values import folded
 
 # %% ../../nbs/data/cards.ipynb #fcb33eaf
 def card_folders():
@@ -82,6 +83,12 @@ def table(self:Card, **options): # One row a count
 def _repr_markdown_(self:Card):
     return (f"**{self.pretty_name}** "
             f"({'withdrawn; ' if self.withdrawn else ''}{self.license_details})\n\n{self.obtain}\n")
+
+@patch
+def __repr__(self:Card):
+    protocols = [f'{p},' for p in self.protocols]
+    return folded(f'Card({self.name!r},', f'{self.pretty_name!r},', f'{self.license},', f'layout {self.layout},',
+                  f"modality {', '.join(self.modality)};", 'protocols', *protocols, indent=5).removesuffix(',')+')'
 
 # %% ../../nbs/data/cards.ipynb #2b6462d8
 def _counts(source, counts):

@@ -213,6 +213,9 @@ def _repr_html_(self:CheckReport):
     items = ''.join(f'<li>{html.escape(l)}</li>' for l in self.lines())
     return f'<p><b>{self.name}</b>: {self.title()}</p>{self.table().to_html()}<ul>{items}</ul>'
 
+@patch
+def __repr__(self:CheckReport): return str(self)
+
 # %% ../../nbs/data/checks.ipynb #11d17ef5
 HARMLESS = (*REASONS[:2], REASONS[13]) # Of the reader's reasons to pass a file over
 

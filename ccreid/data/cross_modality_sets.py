@@ -18,7 +18,8 @@ def sysu_mm01(
 ):
     "SYSU-MM01: four visible and two infrared cameras; infrared asks, visible is searched"
     whole = one_of('sysu_mm01: train', train, ('train+val','train'))=='train+val'
-    lists = dict(train=('train','val'), test=('test',)) if whole else dict(train=('train',), val=('val',), test=('test',))
+    lists = dict(train=('train','val')) if whole else dict(train=('train',), val=('val',))
+    lists['test'] = ('test',)
     def part(camera, split, who):
         role = 'query' if camera in '36' else 'gallery'
         return Part(f'cam{camera}/{{identity}}', role if split=='test' else split, r'\d+', '0001.jpg',

@@ -14,6 +14,8 @@ from dataclasses import dataclass,field
 from pathlib import Path
 from .samples import DataError
 from ..files import shown
+from fastcore.basics import patch
+from ..values import folded
 
 # %% ../../nbs/data/descriptions.ipynb #d89d6b4a
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Part:
     role:str=''         # query or gallery, where `split` is val and says neither
 
 # %% ../../nbs/data/descriptions.ipynb #ae61d29d
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Layout:
     "How a data set lies on disk and what its names say; rules get a dict of the named groups (strings)"
     name:str                 # Name of the data set
@@ -51,12 +53,20 @@ class Layout:
     marker:str=''            # A file that must lie where the layout starts
     forms:tuple=()           # `Layout`s of the other forms that the data set is found in; the first that fits is read
     rows:Callable=None       # Rule: `Reader` -> (split, relative path, groups), where no `Part` can describe them
-    aside:tuple=()           # Regular expressions of paths that belong to the data set and that this layout does not use
+    aside:tuple=()           # Regular expressions of paths of the data set that this layout does not use
     partial:bool=False       # Do its lists leave out images as a matter of course?
     title:str=''             # Name for messages
     extensions:tuple=('.jpg','.jpeg','.png','.bmp')
 
-    def __str__(self): return self.title or self.name
+# %% ../../nbs/data/descriptions.ipynb #74d610b0
+@patch
+def __str__(self:Layout): return self.title or self.name
+
+@patch
+def __repr__(self:Layout):
+    kinds = dict.fromkeys(p.split for p in self.parts)
+    return folded(f'Layout({self.name!r}:', f'{len(self.parts)} parts for', *(f'{k},' for k in kinds),
+                  f'{len(self.forms)+1} form(s))')
 
 # %% ../../nbs/data/descriptions.ipynb #c1f92690
 LAYOUTS = {} # name -> function from options to `Layout`

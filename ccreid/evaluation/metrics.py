@@ -20,7 +20,7 @@ from .comparing import compared, real_numbers
 from .protocols import Protocol, label_tensors, protocol_of
 from .ranking import own_images, positive_ranks, identity_ranks, cosine_tolerance
 from .statistics import paired_bootstrap
-from ..values import folded
+from ..values import WIDTH, folded
 
 # %% ../../nbs/evaluation/metrics.ipynb #1f0a096f
 @dataclass(eq=False)
@@ -65,10 +65,13 @@ def __repr__(self:RetrievalMetrics):
         text = f'{name} {100*value:.1f}' if value == value else f'{name} n/a'
         return text + (f'±{100*self.spread[name]:.1f}' if name in self.spread else '')
     ranks = [figure(f'rank-{k}', self.rank(k)) for k in self.ranks]
-    first, *others = [*ranks, figure('mAP', self.mAP), figure('mINP', self.mINP)]
+    means = [figure('mAP', self.mAP), f"{figure('mINP', self.mINP)} %"]
     counts = f'({self.queries} queries, {self.skipped} skipped' + f', {self.draws} draws'*(self.draws > 1) + ')'
-    return folded(f'{self.protocol}: '*bool(self.protocol) + first, *(f'· {o}' for o in others[:-1]),
-                  f'· {others[-1]} %', counts)
+    title = f'{self.protocol}: '*bool(self.protocol)
+    whole = f"{title}{' · '.join(ranks + means)} {counts}"
+    if len(whole) <= WIDTH or not ranks: return whole
+    return (folded(title + ranks[0], *(f'· {r}' for r in ranks[1:])) + '\n' +
+            folded(f'  {means[0]}', f'· {means[1]}', counts))
 
 # %% ../../nbs/evaluation/metrics.ipynb #64a1b9e7
 def summarise(

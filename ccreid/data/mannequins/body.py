@@ -9,10 +9,12 @@ __all__ = ['HAIR', 'HAIR_COLOURS', 'SKIN', 'STRENGTH', 'HEAD', 'KEYPOINTS', 'VIE
            'skeleton', 'View', 'keypoints']
 
 # %% ../../../nbs/data/mannequins/body.ipynb #2555660f
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
+from fastcore.basics import patch
+from ...values import folded
 
 # %% ../../../nbs/data/mannequins/body.ipynb #978d1bc4
 HAIR = ('bald','buzz','short','parted','bob','long','ponytail','bun','afro')
@@ -44,6 +46,17 @@ class Identity:
     swing:float=1.    # Arm swing, factor
     step:float=1.     # Stride, factor
     splay:float=1.    # How far the arms hang from the body, factor
+
+# %% ../../../nbs/data/mannequins/body.ipynb #7d342343
+def _rounded(value):
+    "A factor with three digits, a colour in whole numbers"
+    if isinstance(value, tuple): return f"({', '.join(f'{v:.0f}' for v in value)})"
+    return f'{value:.3g}' if isinstance(value, float) else repr(value)
+
+@patch
+def __repr__(self:Identity):
+    first,*others = [f'{f.name}={_rounded(getattr(self, f.name))},' for f in fields(self)]
+    return folded(f'Identity({first}', *others, indent=9).removesuffix(',')+')'
 
 # %% ../../../nbs/data/mannequins/body.ipynb #2e627909
 def draw_identity(rng, # numpy Generator
