@@ -274,8 +274,8 @@ def _compared(name, root, counts_from, options):
     ds = load_dataset(name, root, verbose=False, **options)
     form,_ = find_form(ds.root, find_layout(ds.name, **(options if ds.name==str(name).lower() else {})))
     card = load_card(name) if str(name).lower() in card_names() else None
-    return ds, form, card.rules if card else [], *_counted(form, ds, card.counts_for(**options) if card else {},
-                                                           counts_from)
+    counts,hints = _counted(form, ds, card.counts_for(**options) if card else {}, counts_from)
+    return ds, form, card.rules if card else [], counts, hints
 
 # %% ../../nbs/data/checks.ipynb #f985084b
 def check(

@@ -90,8 +90,7 @@ def deepchange(): # DeepChange has no options
             part('train-set','train'), part('val-set-query','val','query'), part('val-set-gallery','val','gallery'),
             part('test-set-query','query'), part('test-set-gallery','gallery')),
         identity=lambda g: int(g['identity']), clothes=lambda g: (g['identity'],g['clothes']),
-        camera=lambda g: int(g['camera'])-1,
-        tracklet=lambda g: (int(g['identity']),int(g['tracklet'])),
+        camera=lambda g: int(g['camera'])-1, tracklet=lambda g: (int(g['identity']),int(g['tracklet'])),
         title='DeepChange', roots=('DeepChangeDataset','DeepChange','DeepChange/DeepChangeDataset'))
 
 # %% ../../nbs/data/clothes_changing_sets.ipynb #34848e00

@@ -65,6 +65,5 @@ def llcm(): # LLCM has no options
         identity=lambda g: int(g['identity']), clothes=lambda g: None,
         camera=lambda g: int(g['camera'].removeprefix('cam'))-1,
         modality=lambda g: 'infrared' if g['what']=='nir' else 'visible',
-        person=lambda g: int(g.get('person') or g['identity']),
-        witnesses=(named,folder_number), anew=True,
+        person=lambda g: int(g.get('person') or g['identity']), witnesses=(named,folder_number), anew=True,
         folders=dict(camera='cam[1-9]', identity=r'\d+'), title='LLCM', roots=('LLCM','LLCM/LLCM'))

@@ -49,7 +49,10 @@ class Reader:
         # folders looked into; list -> its people who were met; (split, path) -> its list
         self.opened,self.met,self.seen,self.spellings = {''},defaultdict(set),{},{}
 
-    def skip(self, reason, path):
+    def skip(self,
+        reason, # One of `REASONS`
+        path,   # Relative, or a line of a list
+    ):
         "Put down what is passed over; a picture of a format that is not read is more than \"not an image\""
         unread = reason==REASONS[1] and ending(path) in PICTURES and not self.is_image(path)
         self.skipped[REASONS[8] if unread else reason].add(path)
@@ -60,7 +63,9 @@ class Reader:
 
 # %% ../../nbs/data/finding.ipynb #a61180f3
 @patch
-def entries(self:Reader, relative):
+def entries(self:Reader,
+    relative, # A folder
+):
     "(name, kind, path) of the entries of a folder that may be looked at, in order of their names"
     self.opened.add(relative)
     for name,kind in sorted(self.tree.entries(relative).items()):
@@ -72,7 +77,12 @@ def entries(self:Reader, relative):
 
 # %% ../../nbs/data/finding.ipynb #3fe5bb3d
 @patch
-def dirs(self:Reader, levels, relative='', groups=None, inside=False):
+def dirs(self:Reader,
+    levels,       # Of a folder template, such as `test` and `{identity}`
+    relative='',  # Where to begin
+    groups=None,  # What the names above hold
+    inside=False, # Below a level with a name of its own?
+):
     "Folders that fit the template's `levels`, with the groups that their names hold"
     if not levels: yield relative, groups or {}
     elif levels[0].startswith('{'): yield from self._any_dir(levels, relative, groups, inside)
@@ -101,7 +111,11 @@ def _any_dir(self:Reader, levels, relative, groups, inside):
 
 # %% ../../nbs/data/finding.ipynb #0b47adf5
 @patch
-def images(self:Reader, part, relative, groups):
+def images(self:Reader,
+    part,     # Its names' grammar counts
+    relative, # A folder
+    groups,   # What the folders' names hold
+):
     "(relative path, groups) of the images in one folder"
     grammar = re.compile(part.name, re.ASCII)
     for name,kind,path in self.entries(relative):
@@ -114,7 +128,9 @@ def images(self:Reader, part, relative, groups):
 
 # %% ../../nbs/data/finding.ipynb #fb4282b0
 @patch
-def files(self:Reader, part):
+def files(self:Reader,
+    part, # A `Part` of the layout
+):
     "(relative path, groups) of each image of a part"
     settled = {**part.known, **(dict(role=part.role) if part.role else {})}
     lists = {f: set(map(int, self.numbers(f))) for f in part.only}
@@ -127,6 +143,7 @@ def files(self:Reader, part):
         yield path,groups
     for f,people in lists.items(): self.met[f] |= people & met
 
+# %% ../../nbs/data/finding.ipynb #6909fdee
 @patch
 def _placed(self:Reader, part, belongs):
     "(relative path, groups) of the images in a part's folders, but for those of people who do not belong to it"
@@ -136,7 +153,9 @@ def _placed(self:Reader, part, belongs):
 
 # %% ../../nbs/data/finding.ipynb #56d7505a
 @patch
-def numbers(self:Reader, file:str)->list:
+def numbers(self:Reader,
+    file:str, # Relative path
+)->list:
     "The whole numbers of a list file, however separated; raises `DataError` on anything else"
     words = [w for w in re.split(r'[\s,;]+', self.tree.text(file)) if w]
     bad = [w for w in words if not re.fullmatch(r'\d+', w, re.ASCII) or not sound({'': w})]
@@ -147,7 +166,10 @@ def numbers(self:Reader, file:str)->list:
 def _composed(name): return unicodedata.normalize('NFC', name)
 
 @patch
-def alike(self:Reader, relative, name):
+def alike(self:Reader,
+    relative, # A folder
+    name,     # As a list writes it
+):
     "The one entry with the same characters as `name`, differently composed; None for none, or several"
     if name.isascii(): return
     if relative not in self.spellings:
@@ -159,7 +181,10 @@ def alike(self:Reader, relative, name):
 
 # %% ../../nbs/data/finding.ipynb #2a085c7b
 @patch
-def locate(self:Reader, path:str, where:str):
+def locate(self:Reader,
+    path:str,  # As a list writes it
+    where:str, # List and line, for messages
+):
     "The relative path of a listed image or folder as it lies on disk, or None (counted); refuses what leads outside"
     path = clean_path(path, where)
     above,_,name = path.rpartition('/')
@@ -191,7 +216,9 @@ def _lines(self:Reader, part):
 
 # %% ../../nbs/data/finding.ipynb #5fe297a9
 @patch
-def listed(self:Reader, part:Part):
+def listed(self:Reader,
+    part:Part, # With a list
+):
     "(relative path, groups) of the images that a part's list names; none where an optional part has no list"
     name,own = re.compile(part.name, re.ASCII),set()
     elsewhere,below = re.compile(r'[\\/]|[A-Za-z]:').match,f'{part.folder}/' if part.folder else ''

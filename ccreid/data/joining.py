@@ -202,8 +202,7 @@ def transfer(
     if not len(target.query) or not len(target.gallery):
         raise DataError(f'{target.name} has no query or no gallery images: nothing can be tested on it')
     return ReIDDataset(f'{source.name}->{target.name}', _root([source, target]), _stack([train, test]),
-                       target.protocols,
-                       [f'{ds.name}: {n}' for ds in (source, target) for n in ds.notes],
+                       target.protocols, [f'{ds.name}: {n}' for ds in (source, target) for n in ds.notes],
                        _without_cameras([source, target]))
 
 # %% ../../nbs/data/joining.ipynb #663ea5b5

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy.io import loadmat
 from torch import BoolTensor
+from fastcore.basics import patch
 from ..data.samples import DataError
 from .protocols import Protocol, label_tensors
 
@@ -105,12 +106,18 @@ class DrawnPerCamera(Protocol):
         "Always"
         return True
 
-    def draw(self, query, gallery, k):
-        "Draw `k`, by the file of permutations or by seed"
-        rows = query if self.transposed else gallery
-        if self.permutations: rows = official_draw(rows, self.permutations, k, self.each)
-        else: rows = seeded_draw(rows, self.seed + k, self.each)
-        return (rows, gallery) if self.transposed else (query, rows)
+# %% ../../nbs/evaluation/cross_modality.ipynb #85589d1f
+@patch
+def draw(self:DrawnPerCamera,
+    query,   # Query rows
+    gallery, # Gallery rows
+    k,       # Which draw
+):
+    "Draw `k`, by the file of permutations or by seed"
+    rows = query if self.transposed else gallery
+    if self.permutations: rows = official_draw(rows, self.permutations, k, self.each)
+    else: rows = seeded_draw(rows, self.seed + k, self.each)
+    return (rows, gallery) if self.transposed else (query, rows)
 
 # %% ../../nbs/evaluation/cross_modality.ipynb #0cfc5142
 class SharedRoom(DrawnPerCamera):

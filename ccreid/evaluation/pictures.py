@@ -90,10 +90,10 @@ def _scatter(ax, xy, identity, clothes, people):
     for i, p in enumerate(people):
         for j, c in enumerate(np.unique(clothes[identity == p])):
             at = (identity == p) & (clothes == c)
-            kind = dict(marker='x', linewidths=.8) if c < 0 else dict(marker='os^Dv*P'[j % 7], linewidths=.4,
-                                                                     edgecolors='white')
-            ax.scatter(*xy[at].T, s=22, color=PALETTE[i % 8], alpha=.85, label=f'person {p}' if j == 0 else None,
-                       **kind)
+            look = dict(marker='os^Dv*P'[j % 7], linewidths=.4, edgecolors='white')
+            if c < 0: look = dict(marker='x', linewidths=.8)
+            label = f'person {p}' if j == 0 else None
+            ax.scatter(*xy[at].T, s=22, color=PALETTE[i % 8], alpha=.85, label=label, **look)
     ax.set(xticks=[], yticks=[]); ax.grid(False); ax.spines[:].set_visible(False)
     ax.legend(fontsize=6.5, frameon=False, loc='center left', bbox_to_anchor=(1, .5),
               title='colour: person\nmarker: clothes', title_fontsize=6.5)

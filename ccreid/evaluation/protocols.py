@@ -95,7 +95,10 @@ def drawn(self:Protocol)->bool: # False where `select` gives one pair
     return self.shots == 'single'
 
 @patch
-def rule(self:Protocol, q:dict, g:dict)->BoolTensor:
+def rule(self:Protocol,
+    q:dict, # Label tensors of queries
+    g:dict, # Label tensors of gallery images
+)->BoolTensor:
     "Junk, elementwise, on dicts of label tensors that broadcast"
     return is_junk(self.setting, q, g, self.seen_by)
 

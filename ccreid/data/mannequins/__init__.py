@@ -24,5 +24,4 @@ from .benchmarks import BENCHMARKS, benchmark, world_hash
 _all_ = ['COLOURS','KINDS','LIP','PATTERNS','Garment','describe','parse_caption','wear','HAIR','KEYPOINTS','VIEWS',
     'Identity','draw_identity',
     'DOMAINS','Mannequin','MannequinWorld','Imperfections','PERFECT','DECLARED','LAYOUTS','MANIFEST','contact_sheet',
-    'find_scene','redress','truth',
-    'BENCHMARKS','benchmark','world_hash']
+    'find_scene','redress','truth', 'BENCHMARKS','benchmark','world_hash']

@@ -28,7 +28,12 @@ class Canvas:
 
 # %% ../../../nbs/data/mannequins/drawing.ipynb #e05f81df
 @patch
-def box(self:Canvas, x0, x1, y0, y1):
+def box(self:Canvas,
+    x0, # Left, pixels
+    x1, # Right
+    y0, # Top
+    y1, # Bottom
+):
     "The part of the canvas in a box, and its pixel centres; None where it lies outside"
     x0,x1 = max(int(x0)-1,0),min(int(x1)+2,self.W)
     y0,y1 = max(int(y0)-1,0),min(int(y1)+2,self.H)
@@ -36,8 +41,14 @@ def box(self:Canvas, x0, x1, y0, y1):
     ys,xs = _grid(self.H, self.W)
     return (slice(y0,y1),slice(x0,x1)),ys[y0:y1],xs[:,x0:x1]
 
+# %% ../../../nbs/data/mannequins/drawing.ipynb #98d3fec4
 @patch
-def lay(self:Canvas, where, alpha, colour, label):
+def lay(self:Canvas,
+    where,  # Slices of `box`
+    alpha,  # [h,w] in [0,1]
+    colour, # [3] or [h,w,3] in [0,1]
+    label,  # LIP class, None to leave the parsing map
+):
     "Blend a colour over a box; write the class where the paint covers"
     part = self.rgb[where]
     part += alpha[...,None]*(colour-part)

@@ -19,8 +19,7 @@ from fastcore.basics import patch
 COLOURS = {'white':(236,235,230), 'black':(38,38,43), 'grey':(138,141,146), 'red':(192,47,51), 'pink':(233,150,170),
     'orange':(229,124,48),
     'yellow':(236,195,72), 'green':(62,133,82), 'olive':(112,114,62), 'teal':(34,132,138), 'blue':(52,97,178),
-    'navy':(36,48,92),
-    'purple':(116,74,148), 'brown':(112,77,54), 'beige':(206,184,148), 'maroon':(110,34,52)}
+    'navy':(36,48,92), 'purple':(116,74,148), 'brown':(112,77,54), 'beige':(206,184,148), 'maroon':(110,34,52)}
 WORN = {'upper':tuple(COLOURS),
     'outer':('black','grey','navy','olive','beige','maroon','brown','red','teal','blue','yellow'),
     'jeans':('blue','navy','black','grey'),
@@ -36,8 +35,7 @@ def rgb(name:str # One of `COLOURS`
 
 # %% ../../../nbs/data/mannequins/garments.ipynb #581ed408
 LIP = ('background','hat','hair','glove','sunglasses','upper-clothes','dress','coat','socks','pants','jumpsuits',
-    'scarf','skirt','face',
-    'left-arm','right-arm','left-leg','right-leg','left-shoe','right-shoe')
+    'scarf','skirt','face', 'left-arm','right-arm','left-leg','right-leg','left-shoe','right-shoe')
 
 @dataclass(frozen=True)
 class Kind:

@@ -16,7 +16,11 @@ from .drawing import Canvas, ball, cloth, tube, unit
 from .garments import rgb
 
 # %% ../../../nbs/data/mannequins/heads.ipynb #30a4e66a
-def materials(who:Identity, garments, infrared:bool=False):
+def materials(
+    who:Identity,        # A person
+    garments,            # What they wear
+    infrared:bool=False, # Seen in near infrared?
+):
     "Colours [3] of skin, of hair, and {slot: (main, second)} of the garments"
     skin,hair = np.array(who.skin, np.float32)/255,np.array(who.hair_colour, np.float32)/255
     dyes = {g.slot:(rgb(g.colour), rgb(g.second or g.colour)) for g in garments}
@@ -52,12 +56,21 @@ def low(self:Painter):
     return self.on.get('lower') or self.on.get('dress')
 
 @patch
-def wide(self:Painter, across, deep):
+def wide(self:Painter,
+    across, # Half-widths from side to side, body heights
+    deep,   # Half-widths from front to back
+):
     "Half-width in pixels of a body part with an elliptic section, under this yaw"
     return np.hypot(np.asarray(across)*self.front, np.asarray(deep)*np.sin(self.turn))*self.px
 
+# %% ../../../nbs/data/mannequins/heads.ipynb #726feeb7
 @patch
-def dye(self:Painter, g, around, length, trunk=False):
+def dye(self:Painter,
+    g,           # A `Garment`
+    around,      # Radius, body heights
+    length,      # Of the tube, body heights
+    trunk=False, # Is it the trunk?
+):
     "Colour of a garment's cloth, for `tube`"
     return cloth(g.pattern, *self.dyes[g.slot], around, length, self.turn, self.px, trunk)
 
@@ -65,15 +78,24 @@ def dye(self:Painter, g, around, length, trunk=False):
 SKULL = np.array([.061,.079,.068]) # half-axes of the head in body heights
 # thickness, height of the hairline at the ears, its rise to the forehead
 CAPS = dict(buzz=(1.02,.10,.48), short=(1.07,.04,.56), parted=(1.13,.00,.42), bob=(1.10,-.10,.56), long=(1.10,-.05,.70),
-    ponytail=(1.06,.12,.60),
-    bun=(1.05,.14,.62), afro=(1.20,.04,.66))
+            ponytail=(1.06,.12,.60), bun=(1.05,.14,.62), afro=(1.20,.04,.66))
 
 def head_shape(p:Painter):
     "Centre in pixels, half-axes in body heights, half-width and -height in pixels, yaw of the head"
     R,yaw = SKULL*[p.who.face,1,1]*p.who.head,p.turn+np.radians(p.pose.nod)
     return p.P['head'],R,float(np.hypot(R[0]*np.cos(yaw), R[2]*np.sin(yaw))*p.px),float(R[1]*p.px),float(yaw)
 
-def shell(p:Painter, centre, rx, ry, yaw, colour, label, hairline=None):
+# %% ../../../nbs/data/mannequins/heads.ipynb #b9418099
+def shell(
+    p:Painter,     # Of the person
+    centre,        # Pixels
+    rx,            # Half-width, pixels
+    ry,            # Half-height
+    yaw,           # Of the head, radians
+    colour,        # [3] in [0,1]
+    label,         # LIP class
+    hairline=None, # Height at the ears and rise to the forehead; None: all of it
+):
     "The ellipsoid of the head, or what of it lies above a hairline"
     def cut(u, v):
         f = u*np.sin(yaw)+np.sqrt(np.maximum(1-u*u-v*v, 0))*np.cos(yaw)
@@ -146,7 +168,10 @@ def face(p:Painter):
         for sg in (1,-1): _lens(f, sg)
 
 # %% ../../../nbs/data/mannequins/heads.ipynb #f2d83c2f
-def hanging_hair(p:Painter, before:bool):
+def hanging_hair(
+    p:Painter,   # Of the person
+    before:bool, # Before the rest of the head, or after it?
+):
     "What stands off the head; `before` the rest is drawn, or after"
     h,R,rx,ry,yaw = head_shape(p)
     if before != (np.cos(yaw)>-.25): return

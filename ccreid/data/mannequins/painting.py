@@ -29,7 +29,10 @@ def _sleeve(p, g, r, sh, el, wr):
          caps=(True,sleeve>1))
 
 # %% ../../../nbs/data/mannequins/painting.ipynb #aaedf3f1
-def arm(p:Painter, side:str):
+def arm(
+    p:Painter, # Of the person
+    side:str,  # left or right
+):
     "Upper arm, forearm, hand, glove and sleeve"
     P,px,label = p.P,p.px,14 if side=='left' else 15
     sh,el,wr,ha = (P[f'{side}_{k}'] for k in ('shoulder','elbow','wrist','hand'))
@@ -46,7 +49,10 @@ def arm(p:Painter, side:str):
 # %% ../../../nbs/data/mannequins/painting.ipynb #24515f36
 WIDE = {'trousers':1.5, 'jumpsuit':1.5, 'jeans':1.25, 'leggings':1.04} # width at the ankle
 
-def leg(p:Painter, side:str):
+def leg(
+    p:Painter, # Of the person
+    side:str,  # left or right
+):
     "Thigh, calf, foot and the leg of the trousers"
     P,px,label,g = p.P,p.px,16 if side=='left' else 17,p.low
     hip,kn,an,heel = (P[f'{side}_{k}'] for k in ('hip','knee','ankle','heel'))
@@ -64,7 +70,10 @@ def leg(p:Painter, side:str):
          g.cut.label, caps=(True,g.cut.leg>1))
 
 # %% ../../../nbs/data/mannequins/painting.ipynb #d07bb66d
-def foot(p:Painter, side:str):
+def foot(
+    p:Painter, # Of the person
+    side:str,  # left or right
+):
     "Sock or boot leg, sole and shoe"
     P,px,g,label = p.P,p.px,p.on['shoes'],18 if side=='left' else 19
     kn,an,heel,toe = (P[f'{side}_{k}'] for k in ('knee','ankle','heel','foot_index'))
@@ -85,7 +94,12 @@ def trunk_profile(who):
     across = np.array([.034,.072*s,.113*s,.119*s,.053*(s+w),.089*w,.093*(.6*h+.4*w),.098*h])
     return across,np.array([.040,.050,.060,.066,.07,.063,.07,.074])*w,np.array([0,.028,.075,.17,.4,.68,.92,1.])
 
-def torso(p:Painter, g, is_open=False):
+# %% ../../../nbs/data/mannequins/painting.ipynb #2403d62f
+def torso(
+    p:Painter,     # Of the person
+    g,             # A `Garment`
+    is_open=False, # Is it worn open?
+):
     "The upper part of a garment; an open jacket shows what is below"
     across,deep,knots = trunk_profile(p.who)
     neck,down = p.P['neck'],p.P['pelvis']-p.P['neck']
@@ -101,7 +115,10 @@ def torso(p:Painter, g, is_open=False):
              g.cut.label, caps=(False,False), shade=.3)
 
 # %% ../../../nbs/data/mannequins/painting.ipynb #d27d3674
-def skirt(p:Painter, g):
+def skirt(
+    p:Painter, # Of the person
+    g,         # A `Garment`
+):
     "What hangs below the waist: its hem goes round both legs and swings with the stride"
     P,px,who = p.P,p.px,p.who
     top,length = P['neck']+(P['pelvis']-P['neck'])*(.72 if g.slot!='outer' else .9),g.cut.hem*.485*who.leg
@@ -193,9 +210,8 @@ def paint(p:Painter):
     shadow(p)
     hanging_hair(p, True)
     if sideways: arm(p, p.far)
-    legs = (p.far,p.near) if abs(p.front)<=.5 else sorted(('left','right'),
-                                                          key=lambda s: p.P[f'{s}_knee'][2]+p.P[f'{s}_ankle'][2])
-    for s in legs: leg(p, s)
+    near = lambda s: p.P[f'{s}_knee'][2]+p.P[f'{s}_ankle'][2]
+    for s in (p.far,p.near) if abs(p.front)<=.5 else sorted(('left','right'), key=near): leg(p, s)
     if p.front>-.2: neck(p)
     trunk(p)
     for s in (p.near,) if sideways else (p.far,p.near): arm(p, s)

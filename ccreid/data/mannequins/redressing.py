@@ -30,8 +30,10 @@ PERFECT = Imperfections()
 DECLARED = Imperfections(artefacts=.3, identity_drift=.35, off_wardrobe=.25)
 
 # %% ../../../nbs/data/mannequins/redressing.ipynb #210143c1
-def drift(who:Identity, stranger:Identity,
-    k:float, # 0: who, 1: the stranger
+def drift(
+    who:Identity,      # A person
+    stranger:Identity, # Another one
+    k:float,           # 0: who, 1: the stranger
     )->Identity:
     "A body between two people"
     def mix(a, b):

@@ -105,7 +105,11 @@ def stream(self:MannequinWorld, what, *key): # Of `STREAMS`; whole numbers
 
 # %% ../../../nbs/data/mannequins/world.ipynb #1ff2aca7
 @patch
-def check(self:MannequinWorld, what, value, n):
+def check(self:MannequinWorld,
+    what,  # How a message calls it
+    value, # What was asked for
+    n,     # How many there are
+):
     "Raises `ValueError` unless the value is a whole number from 0 to n-1"
     if not (isinstance(value, (int,np.integer)) and 0<=value<n):
         raise ValueError(f'{what} {value!r} does not exist in this world: use 0 to {n-1}')
@@ -159,21 +163,32 @@ def __repr__(self:MannequinWorld):
                   f'seed {self.seed})')
 
 # %% ../../../nbs/data/mannequins/world.ipynb #fc10e0a1
+def _yaw(view, lk, u):
+    "Degrees that a person is turned: by a name of `VIEWS`, by number, or as the camera is used to"
+    if view is None:
+        view = ('front','left','right','back')[int(np.searchsorted(np.cumsum(lk.views)[:3], u[0], side='right'))]
+    if not isinstance(view, str): return float(view)
+    if view not in VIEWS: raise ValueError(f"view {view!r} is unknown: use one of {', '.join(VIEWS)}, or degrees")
+    return VIEWS[view]+(u[1]-.5)*24
+
+# %% ../../../nbs/data/mannequins/world.ipynb #8484554b
 @patch
-def shot(self:MannequinWorld, identity:int, clothes:int, camera:int, view=None, frame:int=0):
+def shot(self:MannequinWorld,
+    identity:int, # Person
+    clothes:int,  # Outfit
+    camera:int,   # Camera
+    view=None,    # A name of `VIEWS`, degrees, or None: as the camera is used to
+    frame:int=0,  # Which shot of these
+):
     "Pose, `View`, place of the background (0..1) and light of one picture"
     lk,(H,W) = look(camera),self.size
     u = self.stream('shot', identity, clothes, camera, frame).random(9)
-    if view is None:
-        view = ('front','left','right','back')[int(np.searchsorted(np.cumsum(lk.views)[:3], u[0], side='right'))]
-    if isinstance(view, str):
-        if view not in VIEWS: raise ValueError(f"view {view!r} is unknown: use one of {', '.join(VIEWS)}, or degrees")
-        yaw = VIEWS[view]+(u[1]-.5)*24
-    else: yaw = float(view)
+    yaw = _yaw(view, lk, u)
     pose = Pose(yaw, u[2]*2*np.pi, lk.pitch, (u[3]-.5)*24)
     scale = H*lk.scale*(1+(u[6]-.5)*.05)
-    return lk,pose,lambda height: View(yaw, lk.pitch, scale*height**.6, W*(.5+(u[4]-.5)*.09),
-                                       H*(.955+(u[5]-.5)*.03)),u[7],1+(u[8]-.5)*.12
+    def place(height):
+        return View(yaw, lk.pitch, scale*height**.6, W*(.5+(u[4]-.5)*.09), H*(.955+(u[5]-.5)*.03))
+    return lk,pose,place,u[7],1+(u[8]-.5)*.12
 
 # %% ../../../nbs/data/mannequins/world.ipynb #89c098d5
 @patch
