@@ -110,7 +110,7 @@ def look(source):
 def is_mute(source, outputs):
     "Does a cell show a picture without saying, in `fig-alt`, what is seen?"
     if not any(kind.startswith('image/') for o in outputs for kind in o.get('data', ())): return False
-    return not re.search(r'^#\|\s*(fig-alt:\s*\S|hide$|hide_output|include:\s*false|output:\s*false)', source, re.M)
+    return not re.search(r'^#\|\s*(fig-alt:[^\S\n]*\S|hide$|hide_output|include:\s*false|output:\s*false)', source, re.M)
 
 
 def cells(notebook):
