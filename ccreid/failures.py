@@ -31,6 +31,7 @@ def message(
     text = _FASTAI.sub('', text)
     return found[2].strip() if (found := _TRACE.search(text)) else text
 
+# %% ../nbs/failures.ipynb #75f94fd6
 def one_line(
     text:str,      # A message
     most:int=1500, # Characters
@@ -56,7 +57,7 @@ def said(
     return _ours(code.co_filename) and dis.opname[code.co_code[tb.tb_lasti]]=='RAISE_VARARGS'
 
 # %% ../nbs/failures.ipynb #01afb069
-KINDS = [
+_MEMORY = [
     ('too many files are open', r'\[E[MN]FILE\]|Too many open files|received \d+ items of ancdata',
         'allow more (`ulimit -n 65536`), or read with fewer processes (--workers 0)'),
     ('shared memory is full',
@@ -70,6 +71,11 @@ KINDS = [
         r'^\w*MemoryError|\[ENOMEM\]|[Cc]annot allocate memory|can.t allocate memory|not enough memory|std::bad_alloc',
         'take smaller batches (--set images=4, or --batch 1 for `generate`), fewer processes (--workers 0), '
         'keep no images (--set cache=false), or end other programs'),
+]
+
+# %% ../nbs/failures.ipynb #74c969dc
+KINDS = [
+    *_MEMORY,
     ('the disk is full',
         r'\[(ENOSPC|EDQUOT)\]|No space left on device|[Qq]uota exceeded|PytorchStreamWriter failed|unexpected pos \d',
         'make room, or write elsewhere (--out); what was saved before is as it was'),
@@ -81,6 +87,8 @@ KINDS = [
         r'(CUDNN|CUBLAS)_STATUS|cuda runtime',
         'see whether `nvidia-smi` shows it, get a torch that fits its driver, or use the processor (--device cpu)'),
 ]
+
+# %% ../nbs/failures.ipynb #35b359f9
 EXTRAS = {**dict.fromkeys(('diffusers','transformers','peft','accelerate'), 'generate'), 'mediapipe': 'pose',
           'ray': 'scale', 'faiss': 'scale'} # Package → optional part of ccreid that brings it
 
@@ -95,8 +103,11 @@ def kind_of(
     e:BaseException, # Any exception
 ): # (what it is, what helps), or None
     "Is the machine full or broken?"
-    plainly = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError, BlockingIOError) # whatever their paths hold
-    texts = [f"{type(o).__name__}: {o} [{errno.errorcode.get(getattr(o, 'errno', None), '')}]" for o in _chain(e) if not isinstance(o, plainly)]
+    # whatever their paths hold
+    plainly = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError,
+               BlockingIOError)
+    texts = [f"{type(o).__name__}: {o} [{errno.errorcode.get(getattr(o, 'errno', None), '')}]" for o in _chain(e)
+             if not isinstance(o, plainly)]
     return next(((what, helps) for what,pattern,helps in KINDS if any(re.search(pattern, t) for t in texts)), None)
 
 # %% ../nbs/failures.ipynb #dad1d050

@@ -51,6 +51,22 @@ MAKING = '.making-'
 
 def _making(name): return MAKING + re.sub(r'[^A-Za-z0-9.-]', '_', name)[-60:] + '-'
 
+# %% ../nbs/files.ipynb #2d4da0e3
+def _put(tmp, path, once):
+    "Give a finished file its name; `once`: unless there is one already"
+    if once and hasattr(os, 'link'):
+        try: return os.link(tmp, path)
+        except FileExistsError: return
+        except OSError: pass                           # a disk without hard links
+    os.replace(tmp, path)
+
+def _fill(path, data, sync):
+    "Write a new file"
+    with open(path, 'wb') as f:
+        f.write(data.encode() if isinstance(data, str) else data)
+        if sync: f.flush(); os.fsync(f.fileno())
+
+# %% ../nbs/files.ipynb #8170e6f1
 def write_whole(
     path,              # Where it goes; folders are made, a link is followed
     data:bytes|str,    # Content; a text is written as UTF-8
@@ -63,21 +79,18 @@ def write_whole(
     tmp = Path(tmp) if tmp else path.with_name(f"{_making(path.name)}{os.getpid()}-{secrets.token_hex(3)}")
     try:
         if not os.path.isdir(path.parent): path.parent.mkdir(parents=True, exist_ok=True)
-        with open(tmp, 'wb') as f:
-            f.write(data.encode() if isinstance(data, str) else data)
-            if sync: f.flush(); os.fsync(f.fileno())
-        if once and hasattr(os, 'link'):
-            try: return os.link(tmp, path)
-            except FileExistsError: return
-            except OSError: pass                       # a disk without hard links
-        os.replace(tmp, path)
-    except OSError as e: raise OSError(e.errno, f'cannot write {shown(path)}: {e.strerror or e}; what was there before is as it was') from None
+        _fill(tmp, data, sync)
+        _put(tmp, path, once)
+    except OSError as e:
+        say = f'cannot write {shown(path)}: {e.strerror or e}; what was there before is as it was'
+        raise OSError(e.errno, say) from None
     finally:
         if os.path.lexists(tmp): os.unlink(tmp)
 
 # %% ../nbs/files.ipynb #01419cf3
 _OURS = re.compile(r'\.making-(?:.*-(\d+)-[0-9a-f]{6}|(\d+))')
-_BEFORE = re.compile(r'\.(?:checkpoint\.pth|metrics\.json|report\.html|[\w+-]+\.safetensors)\.(\d+)') # those of ccreid before
+# those of ccreid before
+_BEFORE = re.compile(r'\.(?:checkpoint\.pth|metrics\.json|report\.html|[\w+-]+\.safetensors)\.(\d+)')
 _LIBRARY = re.compile(r'\.tmp\w{6}')                                                                # and of safetensors
 
 def _gone(pid):
@@ -101,8 +114,9 @@ def clear_making(
     folder, # Whose lock is held
     name:str='', # Only those of the file of this name, if it is that file's lock which is held
 )->list:    # Names of what was removed
-    "Remove the temporary files of writers that were killed: those of living processes stay, and what ccreid did not make"
-    names = [e.name for e in os.scandir(folder) if e.name[0]=='.' and e.is_file(follow_symlinks=False)] if os.path.isdir(folder) else []
+    "Remove the temporary files of writers that were killed; those of living processes, and of other programs, stay"
+    entries = os.scandir(folder) if os.path.isdir(folder) else ()
+    names = [e.name for e in entries if e.name[0]=='.' and e.is_file(follow_symlinks=False)]
     if name: names = [n for n in names if n.startswith((_making(name), f'.{name}.'))]
     names = [n for n in names if _left(folder, n)]
     for n in names: Path(folder, n).unlink(missing_ok=True)
@@ -113,43 +127,51 @@ class Held:
     "A lock in hand: `.release()`, or the end of a `with` block, gives it back"
     def __init__(self, lock=None): self.lock = lock # A `FileLock`; None where the disk has no locks
     def release(self):
+        "Give it back; again does no harm"
         if self.lock: self.lock.release(force=True)
     @property
-    def is_locked(self): return bool(self.lock and self.lock.is_locked)
+    def is_locked(self)->bool:
+        "Is it still in hand? A disk without locks has none"
+        return bool(self.lock and self.lock.is_locked)
     def __enter__(self): return self
     def __exit__(self, *args): self.release()
 
+# %% ../nbs/files.ipynb #ecbddd93
+def _acquire(path, busy, wait):
+    "A `FileLock` that is taken; `BlockingIOError` where another process has it, unless it is waited for"
+    from filelock import FileLock,Timeout
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists(): open(path, 'ab').close() # with the rights that the umask gives
+    lock,said = FileLock(str(path), mode=stat.S_IMODE(path.stat().st_mode), thread_local=False),False
+    while not lock.is_locked:
+        try: lock.acquire(timeout=int(said), poll_interval=.1)
+        except Timeout:
+            if not wait: raise BlockingIOError(busy) from None
+            if not said: print(busy, flush=True)
+            said = True
+    return lock
+
+# %% ../nbs/files.ipynb #89249bb0
 def hold(
     path,           # The lock's file, such as `folder/.lock`; folders are made
     busy:str='',    # What to say where another process has it
     wait:bool=False, # Wait for it? `busy` is printed then
 )->Held:            # Also this process is another one to itself
     "Take a lock; `BlockingIOError` with the sentence `busy` where it is taken"
-    from filelock import FileLock,Timeout
     path = Path(path)
     busy = busy or f'another process is at work in {shown(path.parent)}: wait for it, or choose another folder'
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists(): open(path, 'ab').close() # with the rights that the umask gives
-        lock = FileLock(str(path), mode=stat.S_IMODE(path.stat().st_mode), thread_local=False)
-        while not lock.is_locked:
-            try: lock.acquire(timeout=1 if wait==2 else 0, poll_interval=.1)
-            except Timeout:
-                if not wait: raise BlockingIOError(busy) from None
-                if wait!=2: print(busy, flush=True)
-                wait = 2                               # said
+    try: return Held(_acquire(path, busy, wait))
     except BlockingIOError: raise
     except NotImplementedError:
         print(f'{shown(path.parent)}: this disk has no locks; let no other process write there', flush=True)
         return Held()
     except OSError as e: raise OSError(e.errno, f'cannot write to {shown(path.parent)}: {e.strerror or e}') from None
-    return Held(lock)
 
 # %% ../nbs/files.ipynb #184bfd25
 def found_at(
     path, # Of a file that could not be read as what it should be
 )->str:   # Words that follow its name
-    "What lies at a path: nothing, a folder, nothing readable, an empty file, a web page, a pointer of Git LFS, or something damaged"
+    "What lies at a path instead of a good file: nothing, a folder, a web page, a pointer of Git LFS, a damaged file"
     try: mode = os.stat(path).st_mode
     except FileNotFoundError: return 'does not exist'
     except (OSError, ValueError) as e: return f"cannot be read: {getattr(e, 'strerror', None) or e}"
@@ -159,15 +181,18 @@ def found_at(
         with open(path, 'rb') as f: start = f.read(512)
     except OSError as e: return f'cannot be read: {e.strerror or e}'
     if not start: return 'is empty'
-    if start.startswith(b'version https://git-lfs'): return 'is a pointer of Git LFS, not the file itself (fetch it with `git lfs pull`)'
-    if re.match(rb'\s*(<!doctype html|<html)', start, re.I): return 'is a web page (HTML), perhaps the message of a server that refused the download'
+    if start.startswith(b'version https://git-lfs'):
+        return 'is a pointer of Git LFS, not the file itself (fetch it with `git lfs pull`)'
+    if re.match(rb'\s*(<!doctype html|<html)', start, re.I):
+        return 'is a web page (HTML), perhaps the message of a server that refused the download'
     return 'is damaged'
 
 # %% ../nbs/files.ipynb #04125bfa
 class Unfit(Exception):
-    "Raised inside `reading`: the file can be read and is not what is wanted; the message follows its name and says all, such as 'is of version 3, this is 1: write it again'"
+    "Raised inside `reading`: a file is not what is wanted; the message follows its name, such as 'is of version 3'"
     def __init__(self, message:str=''): super().__init__(message)
 
+# %% ../nbs/files.ipynb #e81a0d0a
 @contextmanager
 def reading(
     path,               # A file
@@ -175,7 +200,7 @@ def reading(
     advice:str='',      # What to do where it is damaged or empty
     error:type=ValueError, # Kind of error to raise
 ):
-    "Let whatever goes wrong in the block be one error: the file, what it is instead, what to do. A missing file stays a `FileNotFoundError`, lack of memory a `MemoryError`"
+    "Let what goes wrong be one error of this kind, or `FileNotFoundError`: the file, what it is, what to do"
     try: yield
     except MemoryError: raise
     except Exception as e:
@@ -202,5 +227,7 @@ def read_json(
         if (size := os.stat(path).st_size) > most: raise Unfit(f'has {size:,} bytes, too many for {what}')
         if not stat.S_ISREG(os.stat(path).st_mode): raise Unfit(found_at(path))
         value = json.loads(Path(path).read_bytes())
-        if not isinstance(value, kind): raise Unfit(f'is no {re.sub("^(a|an|the) ", "", what)}: it holds {type(value).__name__}, not {kind.__name__}')
+        if not isinstance(value, kind):
+            raise Unfit(f'is no {re.sub("^(a|an|the) ", "", what)}: it holds {type(value).__name__}, not '
+                        f'{kind.__name__}')
         return value

@@ -10,7 +10,7 @@ __all__ = ['picture', 'Report']
 # %% ../nbs/reports.ipynb #eae550cd
 import base64, html, io
 from pathlib import Path
-from fastcore.basics import store_attr
+from fastcore.basics import patch, store_attr
 from .files import write_whole
 
 # %% ../nbs/reports.ipynb #1cddf0d4
@@ -24,17 +24,25 @@ def picture(
     buf = io.BytesIO()
     fig.savefig(buf, format='png', dpi=dpi, bbox_inches='tight', facecolor='white')
     plt.close(fig)
-    return f'<img alt="{html.escape(alt, quote=True)}" src="data:image/png;base64,{base64.b64encode(buf.getvalue()).decode()}">'
+    return (f'<img alt="{html.escape(alt, quote=True)}" '
+            f'src="data:image/png;base64,{base64.b64encode(buf.getvalue()).decode()}">')
 
 # %% ../nbs/reports.ipynb #be0b96ba
 _style = '''
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1d2530; background: #fff; }
-h1 { font-size: 1.7rem; margin-bottom: .2rem } h2 { margin-top: 2.4rem; font-size: 1.25rem; border-bottom: 1px solid #d8dee6; padding-bottom: .2rem }
-.table { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums } th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #e3e8ee }
-th:first-child, td:first-child { text-align: left } thead th { border-bottom: 2px solid #9aa7b5 } img { max-width: 100%; height: auto }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
+       color: #1d2530; background: #fff; }
+h1 { font-size: 1.7rem; margin-bottom: .2rem }
+h2 { margin-top: 2.4rem; font-size: 1.25rem; border-bottom: 1px solid #d8dee6; padding-bottom: .2rem }
+.table { overflow-x: auto }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #e3e8ee }
+th:first-child, td:first-child { text-align: left }
+thead th { border-bottom: 2px solid #9aa7b5 }
+img { max-width: 100%; height: auto }
 .note { color: #566273; font-size: .92rem }
 '''
 
+# %% ../nbs/reports.ipynb #3bb77357
 class Report:
     "A page that grows section by section and is written as one file"
     def __init__(self,
@@ -44,17 +52,51 @@ class Report:
         store_attr()
         self.parts = []
 
-    def section(self, title:str, text:str=''): self.parts.append(f'<h2>{html.escape(title)}</h2>' + (f'<p>{html.escape(text)}</p>' if text else ''))
-    def table(self, frame): self.parts.append(f'<div class="table">{frame.to_html(border=0, index=False)}</div>')
-    def figure(self, fig, alt:str): self.parts.append(f'<p>{picture(fig, alt)}</p>')
-    def note(self, text:str): self.parts.append(f'<p class="note">{html.escape(text)}</p>')
-
     def html(self)->str:
+        "The page as one text"
         t = html.escape(self.title)
-        return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-            f'<title>{t}</title><style>{_style}</style></head><body><h1>{t}</h1><p>{html.escape(self.intro)}</p>{"".join(self.parts)}</body></html>')
+        return ('<!doctype html><html lang="en"><head><meta charset="utf-8">'
+                '<meta name="viewport" content="width=device-width">'
+                f'<title>{t}</title><style>{_style}</style></head><body><h1>{t}</h1><p>{html.escape(self.intro)}</p>'
+                f'{"".join(self.parts)}</body></html>')
 
-    def write(self, path)->Path: # The file
-        "Write the page, [whole or not at all](files.ipynb); `OSError` if that fails"
-        write_whole(path, self.html().encode('utf-8', 'backslashreplace')) # names of files need not be text
-        return Path(path)
+# %% ../nbs/reports.ipynb #bd2822f2
+@patch
+def section(self:Report,
+    title:str,   # Heading
+    text:str='', # A paragraph below it
+):
+    "Begin a section"
+    self.parts.append(f'<h2>{html.escape(title)}</h2>' + (f'<p>{html.escape(text)}</p>' if text else ''))
+
+@patch
+def table(self:Report,
+    frame, # pandas DataFrame; its index is left out
+):
+    "Add a table"
+    self.parts.append(f'<div class="table">{frame.to_html(border=0, index=False)}</div>')
+
+# %% ../nbs/reports.ipynb #23381366
+@patch
+def figure(self:Report,
+    fig,     # matplotlib Figure
+    alt:str, # What it shows, for those who cannot see it
+):
+    "Add a picture"
+    self.parts.append(f'<p>{picture(fig, alt)}</p>')
+
+@patch
+def note(self:Report,
+    text:str, # A sentence
+):
+    "Add a remark in small print"
+    self.parts.append(f'<p class="note">{html.escape(text)}</p>')
+
+# %% ../nbs/reports.ipynb #819d7d76
+@patch
+def write(self:Report,
+    path, # Of the page
+)->Path:  # The same
+    "Write the page, [whole or not at all](files.ipynb); `OSError` if that fails"
+    write_whole(path, self.html().encode('utf-8', 'backslashreplace')) # names of files need not be text
+    return Path(path)

@@ -59,6 +59,7 @@ def _here():
     except OSError as e: why = e.strerror
     raise SettingsError(f'the working folder cannot be used ({why}): go to another one')
 
+# %% ../nbs/settings.ipynb #79059fbb
 def _home(path, else_where):
     "The path with the home folder in it, or another where there is no home"
     try: return Path(path).expanduser()
@@ -92,6 +93,7 @@ def _seed(text):
     try: return whole(0).read(text)
     except ValueError: raise ValueError(whole(0).says) from None
 
+# %% ../nbs/settings.ipynb #3b7169ad
 def parse(
     name:str,    # One of ours
     text:str,    # As written
@@ -121,6 +123,7 @@ def _layers(start=None):
     found = {env.get(k, k[7:].lower()):v for k,v in os.environ.items() if k.startswith('CCREID_') and v.strip()}
     yield found, 'environment', here
 
+# %% ../nbs/settings.ipynb #190d3864
 def resolve(
     start:str|Path|None=None, # Where the search for settings.ini begins, the working folder if None
 )->dict[str,Setting]: # name → (value, source)
@@ -149,6 +152,7 @@ def pick_device(
         raise SettingsError(f'device = {text!r} in {source}: torch sees {count} CUDA devices')
     return text
 
+# %% ../nbs/settings.ipynb #e4d690f4
 def get(
     name:str,                 # data, runs, weights, device, seed or weights_NAME
     start:str|Path|None=None, # Where the search for settings.ini begins, the working folder if None

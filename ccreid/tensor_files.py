@@ -42,9 +42,22 @@ def _check_zip(f, size):
         return
     with zipfile.ZipFile(f) as z:
         members = z.infolist()
-        if len(z.comment)==len(end) or sum(o.file_size for o in members)>size: raise ValueError('its sum is gone, or it is compressed')
-        if any(o.CRC for o in members) and z.testzip(): raise ValueError('a member has another sum') # torch can leave all out
+        if len(z.comment)==len(end) or sum(o.file_size for o in members)>size:
+            raise ValueError('its sum is gone, or it is compressed')
+        # torch can leave all out
+        if any(o.CRC for o in members) and z.testzip(): raise ValueError('a member has another sum')
 
+# %% ../nbs/tensor_files.ipynb #7d3789f3
+def _other_content(error, what, archive):
+    "The `Unfit` for a file that torch will not open; None where its own error says more"
+    named = re.search(r'GLOBAL ([\w.]+)', str(error))
+    if named:
+        return Unfit(f'holds more than tensors and plain values ({named[1]}) and is not opened, since that '
+                     'could run code')
+    bare = re.sub("^(a|an|the) ", "", what)
+    return Unfit(f'is an archive of something else ({type(error).__name__}), and no {bare}') if archive else None
+
+# %% ../nbs/tensor_files.ipynb #1ce32fc1
 def read_torch(
     path,                        # A file
     what:str='a file of tensors', # What it should be
@@ -58,12 +71,9 @@ def read_torch(
             if archive: _check_zip(f, s.st_size)
             f.seek(0)
             try:
-                with warnings.catch_warnings(action='ignore'): return torch.load(f, map_location='cpu', weights_only=True)
-            except Exception as e:
-                named = re.search(r'GLOBAL ([\w.]+)', str(e))
-                if not named and not archive: raise
-                raise Unfit(f'holds more than tensors and plain values ({named[1]}) and is not opened, since that could run code' if named else
-                            f'is an archive of something else ({type(e).__name__}), and no {re.sub("^(a|an|the) ", "", what)}')
+                with warnings.catch_warnings(action='ignore'):
+                    return torch.load(f, map_location='cpu', weights_only=True)
+            except Exception as e: raise _other_content(e, what, archive) or e
 
 # %% ../nbs/tensor_files.ipynb #2aebf888
 _NAME,_HEADER = 'ccreid',2**25 # of the text; the longest header that is read, in bytes
@@ -98,6 +108,7 @@ def _summed(tensors, about):
     if asked is not None and asked!=_sum(tensors, about): raise ValueError('its sum is another')
     return tensors,about
 
+# %% ../nbs/tensor_files.ipynb #a7413675
 def read_safetensors(
     source,                       # A file, or its content as bytes
     what:str='a safetensors file', # What it should be
@@ -108,7 +119,9 @@ def read_safetensors(
     with reading(source, what, advice):
         if not stat.S_ISREG(os.stat(source).st_mode): raise Unfit(found_at(source))
         with open(source, 'rb') as f:
-            if f.read(2)==b'PK': raise Unfit(f'is a zip archive, such as a checkpoint or an .npz, and no {re.sub("^(a|an|the) ", "", what)}: give the .safetensors file')
+            if f.read(2)==b'PK':
+                raise Unfit('is a zip archive, such as a checkpoint or an .npz, and no '
+                            f'{re.sub("^(a|an|the) ", "", what)}: give the .safetensors file')
             f.seek(0)
             about = _about(f)
         return _summed(load_file(source), about)

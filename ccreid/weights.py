@@ -43,8 +43,10 @@ def _reachable(timeout):
     if constants.HF_HUB_OFFLINE: raise ConnectionError('HF_HUB_OFFLINE is set')
     try: urlopen(Request(constants.ENDPOINT, method='HEAD'), timeout=timeout).close()
     except HTTPError: pass
-    except OSError as e: raise ConnectionError(f'{constants.ENDPOINT} does not answer: {getattr(e, "reason", e)}') from None
+    except OSError as e:
+        raise ConnectionError(f'{constants.ENDPOINT} does not answer: {getattr(e, "reason", e)}') from None
 
+# %% ../nbs/weights.ipynb #a779787e
 def _hub(repo, file, timeout, only=None):
     "Path in the hub's cache, downloaded if need be; any trouble is raised as it comes"
     from huggingface_hub import hf_hub_download, snapshot_download, try_to_load_from_cache
@@ -60,6 +62,22 @@ def _hub(repo, file, timeout, only=None):
     return Path(hf_hub_download(repo, file, etag_timeout=timeout))
 
 # %% ../nbs/weights.ipynb #88e1fe43
+def _named_file(name):
+    "The existing file or folder that a name means, None where it is no path; `WeightsNotFound` for a path to nothing"
+    path = Path(name).expanduser()
+    as_path = path.suffix in SUFFIXES or path.is_absolute() or name.startswith('.')
+    if (as_path or os.sep in name) and os.path.exists(path): return path
+    if not as_path: return None
+    if (why := found_at(path))=='does not exist': raise WeightsNotFound(f'no weights at {shown(path.absolute())}')
+    raise WeightsNotFound(f'{shown(path.absolute())} {why}')
+
+def _wanted_at(name, file):
+    "Where the user's own folder would hold them"
+    mine = settings.get('weights')
+    if file is None: return mine/name
+    return mine/f'{name}.safetensors' if file.endswith('.safetensors') else mine/name/file
+
+# %% ../nbs/weights.ipynb #b079e318
 def locate(
     name:str|Path,                     # A name, a hub id OWNER/NAME, or the path of an existing file or folder
     file:str|None='model.safetensors', # The file wanted of a folder or hub repository, None for the whole folder
@@ -68,12 +86,8 @@ def locate(
     only:list|None=None,               # Of a whole folder, download the files that fit one of these patterns
 )->Path: # Of a file, or of a folder if `file` is None
     "Path of pretrained weights: an existing path, shipped, the user's folder, the hub; else `WeightsNotFound`"
-    path,name = Path(name).expanduser(),str(name)
-    as_path = path.suffix in SUFFIXES or path.is_absolute() or name.startswith('.')
-    if (as_path or os.sep in name) and os.path.exists(path): return path
-    if as_path and (why := found_at(path))=='does not exist': raise WeightsNotFound(f'no weights at {shown(path.absolute())}')
-    if as_path: raise WeightsNotFound(f'{shown(path.absolute())} {why}')
-    if found := _local(name, file): return found
+    name = str(name)
+    if found := _named_file(name) or _local(name, file): return found
     known = settings.resolve().get(f'weights_{name.lower()}')
     repo = hub or (known and known.value) or (name if name.count('/')==1 else None)
     reason = f'no hub id is known for it (setting weights_{name})'
@@ -81,9 +95,8 @@ def locate(
         try: return _hub(repo, file, timeout, only)
         except ImportError: reason = f'huggingface_hub is not installed, so {repo} cannot be downloaded'
         except Exception as e: reason = f'the hub did not give {repo} ({_first_line(e)})'
-    mine = settings.get('weights')
-    target = mine/name if file is None else mine/f'{name}.safetensors' if file.endswith('.safetensors') else mine/name/file
-    raise WeightsNotFound(f'weights {name!r} not found: they are not in {mine}, and {reason}. Put them at {target}') from None
+    raise WeightsNotFound(f'weights {name!r} not found: they are not in {settings.get("weights")}, and {reason}. Put '
+                          f'them at {_wanted_at(name, file)}') from None
 
 # %% ../nbs/weights.ipynb #09176014
 def need(
@@ -101,7 +114,7 @@ def need(
 def load_weights(
     path:str|Path, # .safetensors, or .pt, .pth, .bin that hold nothing but tensors
 )->dict[str,torch.Tensor]: # name → tensor, on the CPU
-    "Read a table of weights without unpickling; `ValueError` if that cannot be done, `WeightsNotFound` if there is none"
+    "Read a table of weights without unpickling; `ValueError` where that cannot be done, `WeightsNotFound` for none"
     path,what = Path(path),('a table of weights','it is not opened; fetch it again, or save it as safetensors')
     if path.suffix not in SUFFIXES: raise ValueError(f'{shown(path)}: weights end in {", ".join(SUFFIXES)}')
     if found_at(path)=='does not exist': raise WeightsNotFound(f'no weights at {shown(path)}')
@@ -109,6 +122,7 @@ def load_weights(
     state = read_torch(path, *what)
     for key in ('state_dict', 'model'): state = state.get(key, state) if isinstance(state, dict) else state
     with reading(path, *what):
-        if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(o, torch.Tensor) for k,o in state.items()):
+        table = isinstance(state, dict)
+        if not table or not all(isinstance(k, str) and isinstance(o, torch.Tensor) for k,o in state.items()):
             raise Unfit('holds no table of weights (name → tensor)')
     return state

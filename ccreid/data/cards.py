@@ -12,9 +12,11 @@ import yaml
 from dataclasses import dataclass,field
 from pathlib import Path
 import pandas as pd
+from fastcore.basics import patch
 from .folders import read_text
 from .samples import SPLITS, DataError
 from ..files import shown
+from ..values import folded
 
 # %% ../../nbs/data/cards.ipynb #fcb33eaf
 def card_folders():
@@ -27,10 +29,12 @@ def card_names()->list: # Names of all cards that are there
     return sorted({p.stem for f in card_folders() if f.is_dir() for p in f.glob('*.md')})
 
 # %% ../../nbs/data/cards.ipynb #701c5f92
-COUNTED = ('images','identities','clothes','cameras','infrared','tracklets') # What a card may count; `infrared`: infrared images
+# What a card may count; `infrared`: infrared images
+COUNTED = ('images','identities','clothes','cameras','infrared','tracklets')
 CARD = 2**20 # Bytes of a card at most
 RULED = ('identity','clothes','camera','modality','tracklet','role') # Columns that a card's rule may speak of
 
+# %% ../../nbs/data/cards.ipynb #a1401188
 @dataclass
 class Card:
     "A data card: the facts of its head, and its prose"
@@ -43,91 +47,123 @@ class Card:
     layout:str          # Name of the layout it lies in
     modality:list       # visible, infrared
     protocols:list      # Names of its protocols
-    rules:list          # {'rule': sentence, 'column': ..., 'split': [...], and 'between': [lo, hi], 'among': [...] or 'one_identity': True}
+    rules:list          # Dicts: rule (a sentence), column, split, and between, among or one_identity
     counts:dict         # split -> {'images': (value, source), ...}; empty where computed
     text:str=field(repr=False) # The prose
     by_option:dict=field(default_factory=dict, repr=False) # 'option=value' -> counts of the splits that it changes
     head:dict=field(default_factory=dict, repr=False) # The whole head
 
-    @property
-    def withdrawn(self): # True where nobody offers the data any more
-        "Have its authors withdrawn the data set?"
-        return self.head.get('status') == 'withdrawn'
+# %% ../../nbs/data/cards.ipynb #7709de1e
+@patch(as_prop=True)
+def withdrawn(self:Card): # True where nobody offers the data any more
+    "Have its authors withdrawn the data set?"
+    return self.head.get('status') == 'withdrawn'
 
-    def counts_for(self, **options): # Options of `load_dataset`
-        "`counts` as other options change them: split -> {what: (value, source)}"
-        res = dict(self.counts)
-        for option,value in options.items(): res |= self.by_option.get(f'{option}={value}', {})
-        return res
+@patch
+def counts_for(self:Card, **options): # Options of `load_dataset`
+    "`counts` as other options change them: split -> {what: (value, source)}"
+    res = dict(self.counts)
+    for option,value in options.items(): res |= self.by_option.get(f'{option}={value}', {})
+    return res
 
-    def expected(self, split, what, **options): # Number, or None where the card is silent
-        "The count that the card states"
-        return self.counts_for(**options).get(split, {}).get(what, (None,))[0]
+@patch
+def expected(self:Card, split, what, **options): # Number, or None where the card is silent
+    "The count that the card states"
+    return self.counts_for(**options).get(split, {}).get(what, (None,))[0]
 
-    def table(self, **options): # One row a count
-        "All counts with their sources"
-        rows = [dict(split=s, what=w, count=v, source=src) for s,c in self.counts_for(**options).items() for w,(v,src) in c.items()]
-        return pd.DataFrame(rows, columns=['split','what','count','source'])
+# %% ../../nbs/data/cards.ipynb #27148f43
+@patch
+def table(self:Card, **options): # One row a count
+    "All counts with their sources"
+    rows = [dict(split=s, what=w, count=v, source=src) for s,c in self.counts_for(**options).items()
+            for w,(v,src) in c.items()]
+    return pd.DataFrame(rows, columns=['split','what','count','source'])
 
-    def _repr_markdown_(self): return f"**{self.pretty_name}** ({'withdrawn; ' if self.withdrawn else ''}{self.license_details})\n\n{self.obtain}\n"
+@patch
+def _repr_markdown_(self:Card):
+    return (f"**{self.pretty_name}** "
+            f"({'withdrawn; ' if self.withdrawn else ''}{self.license_details})\n\n{self.obtain}\n")
+
+@patch
+def __repr__(self:Card):
+    protocols = [f'{p},' for p in self.protocols]
+    return folded(f'Card({self.name!r},', f'{self.pretty_name!r},', f'{self.license},', f'layout {self.layout},',
+                  f"modality {', '.join(self.modality)};", 'protocols', *protocols, indent=5).removesuffix(',')+')'
 
 # %% ../../nbs/data/cards.ipynb #2b6462d8
 def _counts(source, counts):
     "Counts as the head states them -> split -> {what: (value, source)}; each is checked"
-    if not isinstance(counts, dict): raise DataError(f'{source}: counts maps each split to what it holds, or says computed')
+    if not isinstance(counts, dict):
+        raise DataError(f'{source}: counts maps each split to what it holds, or says computed')
     for split,facts in counts.items():
         if split not in ('total',*SPLITS) or not isinstance(facts, dict):
             raise DataError(f"{source}: counts: {split!r} must be one of total, {', '.join(SPLITS)}, and hold counts")
         for what,fact in facts.items():
-            if what not in COUNTED: raise DataError(f"{source}: counts: {split}: {what!r} is none of {', '.join(COUNTED)}")
+            if what not in COUNTED:
+                raise DataError(f"{source}: counts: {split}: {what!r} is none of {', '.join(COUNTED)}")
             if not isinstance(fact, dict) or type(fact.get('value')) is not int or not fact.get('source'):
-                raise DataError(f'{source}: counts: {split}: {what} needs a whole value and a source (or the word unverified)')
+                raise DataError(f'{source}: counts: {split}: {what} needs a whole value and a source (or the word '
+                                'unverified)')
     return {s: {w: (f['value'], str(f['source'])) for w,f in facts.items()} for s,facts in counts.items()}
 
+# %% ../../nbs/data/cards.ipynb #289f655c
+def _wrong_rule(r):
+    "What is wrong with a rule, in words; '' for nothing"
+    kinds = [k for k in ('between','among','one_identity') if k in r]
+    odd = sorted(set(r) - {'rule','column','split','between','among','one_identity'})
+    splits,span = r.get('split', list(SPLITS)),r.get('between', [0,0])
+    if r.get('column') not in RULED: return f'column must be one of {", ".join(RULED)}'
+    if odd: return f'unknown key {odd[0]!r}'
+    if len(kinds) != 1: return 'say one of between, among, one_identity'
+    if not isinstance(splits, list) or not set(map(str, splits)) <= set(SPLITS):
+        return f'split is a list of {", ".join(SPLITS)}'
+    if not (isinstance(span, list) and len(span)==2 and all(type(v) is int for v in span) and span[0] <= span[1]):
+        return 'between takes [lowest, highest]'
+    if not isinstance(r.get('among', []), list) or r.get('among')==[]: return 'among takes a list'
+    return '' if r.get('one_identity', True) is True else 'one_identity is true or left out'
+
+# %% ../../nbs/data/cards.ipynb #6511c161
 def _rules(source, rules):
     "The list of rules, checked"
     if not isinstance(rules, list): raise DataError(f'{source}: rules must be a list')
     for i,r in enumerate(rules, 1):
-        if not isinstance(r, dict) or not isinstance(r.get('rule'), str): raise DataError(f'{source}: rule {i} has no sentence `rule`')
-        kinds = [k for k in ('between','among','one_identity') if k in r]
-        odd = sorted(set(r) - {'rule','column','split','between','among','one_identity'})
-        splits,span = r.get('split', list(SPLITS)),r.get('between', [0,0])
-        wrong = (f'column must be one of {", ".join(RULED)}' if r.get('column') not in RULED else f'unknown key {odd[0]!r}' if odd else
-                 'say one of between, among, one_identity' if len(kinds) != 1 else
-                 f'split is a list of {", ".join(SPLITS)}' if not isinstance(splits, list) or not set(map(str, splits)) <= set(SPLITS) else
-                 'between takes [lowest, highest]' if not (isinstance(span, list) and len(span)==2 and all(type(v) is int for v in span) and span[0] <= span[1]) else
-                 'among takes a list' if not isinstance(r.get('among', []), list) or r.get('among')==[] else
-                 'one_identity is true or left out' if r.get('one_identity', True) is not True else '')
-        if wrong: raise DataError(f"{source}: rule {i} ({r['rule']}): {wrong}")
+        if not isinstance(r, dict) or not isinstance(r.get('rule'), str):
+            raise DataError(f'{source}: rule {i} has no sentence `rule`')
+        if wrong := _wrong_rule(r): raise DataError(f"{source}: rule {i} ({r['rule']}): {wrong}")
     return rules
 
-_opens = (yaml.FlowSequenceStartToken,yaml.FlowMappingStartToken,yaml.BlockSequenceStartToken,yaml.BlockMappingStartToken)
+# %% ../../nbs/data/cards.ipynb #81d5fe9d
+_opens = (yaml.FlowSequenceStartToken,yaml.FlowMappingStartToken,yaml.BlockSequenceStartToken,
+          yaml.BlockMappingStartToken)
 _closes = (yaml.FlowSequenceEndToken,yaml.FlowMappingEndToken,yaml.BlockEndToken)
 
+def _plain_yaml(source, text):
+    "What a YAML text holds; one with aliases, which may grow without bound, or nested too deeply is refused"
+    depth = 0
+    for t in yaml.scan(text, Loader=yaml.SafeLoader):
+        if isinstance(t, (yaml.AliasToken,yaml.AnchorToken)):
+            raise DataError(f'{source}: the head must not hold aliases (& and *)')
+        depth += isinstance(t, _opens) - isinstance(t, _closes)
+        if depth > 100: raise RecursionError
+    return yaml.safe_load(text)
+
+# %% ../../nbs/data/cards.ipynb #f6d030aa
 def _head(source, text):
     "The YAML of a head; what is no head of a card is a `DataError` in one line"
-    try:
-        depth = 0
-        for t in yaml.scan(text, Loader=yaml.SafeLoader):
-            if isinstance(t, (yaml.AliasToken,yaml.AnchorToken)): raise DataError(f'{source}: the head must not hold aliases (& and *)')
-            depth += isinstance(t, _opens) - isinstance(t, _closes)
-            if depth > 100: raise RecursionError
-        return yaml.safe_load(text)
+    try: return _plain_yaml(source, text)
     except DataError: raise
-    except yaml.YAMLError as e: raise DataError(f"{source}: the head is no valid YAML: {shown(' '.join(str(e).split()))[:200]}") from None
+    except yaml.YAMLError as e:
+        raise DataError(f"{source}: the head is no valid YAML: {shown(' '.join(str(e).split()))[:200]}") from None
     except RecursionError: raise DataError(f'{source}: the head is no valid YAML: it is nested too deeply') from None
-    except (ValueError, TypeError) as e: raise DataError(f'{source}: the head holds a value that cannot be read: {shown(e)[:100]}') from None
+    except (ValueError, TypeError) as e:
+        raise DataError(f'{source}: the head holds a value that cannot be read: {shown(e)[:100]}') from None
 
-def parse_card(
-    text:str,       # Content of a card
-    source:str='card', # Its name, for messages
-)->Card:            # Checked
-    "Read a card; raises `DataError` in one line naming what is wrong with its head"
-    parts = text.replace('\r\n', '\n').split('---\n', 2)
-    if len(parts) < 3 or parts[0].strip(): raise DataError(f'{source}: a card begins with a YAML head between two lines of three dashes')
-    head = _head(source, parts[1])
-    need = [k for k in Card.__dataclass_fields__ if k not in ('text','head','by_option')]
-    missing = [k for k in need if not isinstance(head, dict) or k not in head]
+# %% ../../nbs/data/cards.ipynb #2d9eb9f6
+_need = [k for k in Card.__dataclass_fields__ if k not in ('text','head','by_option')]
+
+def _checked_facts(source, head):
+    "The fields of a card from its head, checked"
+    missing = [k for k in _need if not isinstance(head, dict) or k not in head]
     if missing: raise DataError(f"{source}: the head lacks {', '.join(missing)}")
     lists = [k for k in ('modality','protocols') if not isinstance(head[k], list) or not head[k]]
     if lists: raise DataError(f'{source}: {lists[0]} must be a list with something in it')
@@ -135,16 +171,31 @@ def parse_card(
     by_option = head.get('counts_by_option', {})
     if not isinstance(by_option, dict) or not all('=' in str(o) for o in by_option):
         raise DataError(f'{source}: counts_by_option maps option=value to counts')
-    checked = dict(rules=_rules(source, head['rules']), counts=counts, by_option={o: _counts(f'{source}: {o}', c) for o,c in by_option.items()})
-    return Card(**{k: head[k] for k in need} | checked, text=parts[2].strip(), head=head)
+    return {k: head[k] for k in _need} | dict(rules=_rules(source, head['rules']), counts=counts,
+        by_option={o: _counts(f'{source}: {o}', c) for o,c in by_option.items()})
 
+# %% ../../nbs/data/cards.ipynb #061f644a
+def parse_card(
+    text:str,       # Content of a card
+    source:str='card', # Its name, for messages
+)->Card:            # Checked
+    "Read a card; raises `DataError` in one line naming what is wrong with its head"
+    parts = text.replace('\r\n', '\n').split('---\n', 2)
+    if len(parts) < 3 or parts[0].strip():
+        raise DataError(f'{source}: a card begins with a YAML head between two lines of three dashes')
+    head = _head(source, parts[1])
+    return Card(**_checked_facts(source, head), text=parts[2].strip(), head=head)
+
+# %% ../../nbs/data/cards.ipynb #be4294fd
 def load_card(
     name:str, # Name of a data set
 )->Card:      # Its card
     "Find and read a card; raises `DataError` where there is none"
     for folder in card_folders():
-        if len(str(name))<100 and (path := folder/f'{str(name).lower()}.md').is_file(): return parse_card(read_text(path, 'a card', CARD), path.name)
-    raise DataError(f"there is no card {str(name)[:99]!r}; cards: {', '.join(card_names()) or 'none'}\nlooked in {' and '.join(map(str, card_folders()))}")
+        if len(str(name))<100 and (path := folder/f'{str(name).lower()}.md').is_file():
+            return parse_card(read_text(path, 'a card', CARD), path.name)
+    raise DataError(f"there is no card {str(name)[:99]!r}; cards: {', '.join(card_names()) or 'none'}\nlooked in "
+                    f"{' and '.join(map(str, card_folders()))}")
 
 # %% ../../nbs/data/cards.ipynb #755c779d
 def _parts(card, what):
@@ -154,12 +205,17 @@ def _parts(card, what):
     values = [card.expected(s, what) for s in splits]
     return ' / '.join('?' if v is None else f'{v:,}' for v in values) if any(v is not None for v in values) else '-'
 
+def _row(card):
+    "A card as a row of `compare_cards`"
+    counted = [n for s in card.counts if (n := card.expected(s, 'cameras')) is not None]
+    cameras = max(counted, default='computed' if card.head['counts']=='computed' else '-')
+    return {'name': card.pretty_name, 'images': _parts(card, 'images'), 'identities': _parts(card, 'identities'),
+            'clothes': _parts(card, 'clothes'), 'cameras': cameras, 'modality': ', '.join(card.modality),
+            'protocols': ', '.join(card.protocols), 'licence': 'withdrawn' if card.withdrawn else card.license}
+
+# %% ../../nbs/data/cards.ipynb #5a6b9d60
 def compare_cards(
     names=None, # Names; default: all cards
-)->pd.DataFrame: # One row a data set; counts are train / query / gallery, or train / test; ? is not known, - is not labelled
+)->pd.DataFrame: # One row a data set; train / query / gallery, or train / test; ? is not known, - is not labelled
     "Images, identities, clothes and cameras of the parts, protocols, modality and terms"
-    def row(c):
-        cameras = max((v for s in c.counts if (v := c.expected(s, 'cameras')) is not None), default='computed' if c.head['counts']=='computed' else '-')
-        return {'name': c.pretty_name, 'images': _parts(c, 'images'), 'identities': _parts(c, 'identities'), 'clothes': _parts(c, 'clothes'), 'cameras': cameras,
-                'modality': ', '.join(c.modality), 'protocols': ', '.join(c.protocols), 'licence': 'withdrawn' if c.withdrawn else c.license}
-    return pd.DataFrame([row(load_card(n)) for n in (card_names() if names is None else names)]).set_index('name')
+    return pd.DataFrame([_row(load_card(n)) for n in (card_names() if names is None else names)]).set_index('name')

@@ -13,6 +13,7 @@ from collections import defaultdict
 from dataclasses import dataclass,field
 from pathlib import Path
 import pandas as pd
+from fastcore.basics import patch
 from .cards import card_names,load_card
 from .folders import Folder
 from .inspecting import Inspection,inspect_images,misplaced
@@ -30,7 +31,7 @@ def compare(
     found:pd.DataFrame, # `summary()` of the data on disk
     expected:dict,      # split -> {what: (count, source)}
     parts:tuple=PARTS,  # Splits to look at
-)->list:                # One dict a count: split, what, found, expected, source, state (ok, differs, unverified, unknown)
+)->list: # One dict a count: split, what, found, expected, source, state (ok, differs, unverified, unknown)
     "Counts on disk beside counts that should be"
     rows = []
     for split in parts:
@@ -52,31 +53,49 @@ def compare_total(
     "All images beside those that should be"
     parts = [expected[s]['images'][0] for s in (*PARTS,'test') if 'images' in expected.get(s, {})]
     total = {'total': expected['total']} if expected.get('total', {}).get('images', (None,))[0]==sum(parts) else {}
-    return [r for r in compare(pd.DataFrame(dict(images=[images]), index=['total']), total, ('total',)) if total and r['what']=='images']
+    return [r for r in compare(pd.DataFrame(dict(images=[images]), index=['total']), total, ('total',)) if total
+            and r['what']=='images']
 
 # %% ../../nbs/data/checks.ipynb #fa415e69
 def _manifest(base):
     "The folder, here or above, with the manifest of the copy that starts at `base`; None where there is none"
     return next((p for p in (Path(base), *Path(base).parents[:2]) if (p/'mannequins.json').is_file()), None)
 
+_advice = 'write the mannequins again'
+
+def _plan(head):
+    "{path: scene} of a manifest; `Unfit` where it describes something else"
+    images,res = head.get('images'),{}
+    if not isinstance(images, dict): raise Unfit(f'holds no images: {_advice}')
+    for path,scene in images.items():
+        if os.path.normpath(path)[:2]=='..' or os.path.isabs(path): continue
+        res[path] = dict(zip(('identity','clothes','camera','frame'), scene))
+        if len(res[path])!=4 or any(type(n) is not int for n in res[path].values()):
+            raise Unfit(f'describes an image by something other than four numbers: {_advice}')
+    return res
+
+# %% ../../nbs/data/checks.ipynb #d259d2a6
+def _domains(folder, named):
+    "Folders beside a manifest that hold its domains; `Unfit` where one is none"
+    below = Folder(folder).entries('')
+    for d in named:
+        if not isinstance(d, str) or below.get(d)!='folder':
+            raise Unfit(f'names a domain {shown(d)[:40]!r} that is no folder beside it: {_advice}')
+    return [folder/d for d in named]
+
 def _planned(folder, domains=True):
     "(paths, {list file: its text}) that a manifest names, absolute"
-    what,advice = 'a manifest of mannequins','write the mannequins again'
-    head = read_json(manifest := folder/'mannequins.json', what, advice, DataError)
-    with reading(manifest, what, advice, DataError):
+    what = 'a manifest of mannequins'
+    head = read_json(manifest := folder/'mannequins.json', what, _advice, DataError)
+    with reading(manifest, what, _advice, DataError):
         if 'images' not in head and domains:
-            below = Folder(folder).entries('')
-            for d in (named := list(head.get('domains', ()))):
-                if not isinstance(d, str) or below.get(d)!='folder': raise Unfit(f'names a domain {shown(d)[:40]!r} that is no folder beside it: {advice}')
-            parts = [_planned(folder/d, False) for d in named]
+            parts = [_planned(d, False) for d in _domains(folder, list(head.get('domains', ())))]
             return [p for ps,_ in parts for p in ps], {k: v for _,texts in parts for k,v in texts.items()}
-        images = head.get('images')
-        if not isinstance(images, dict): raise Unfit(f'holds no images: {advice}')
-        plan = {p: dict(zip(('identity','clothes','camera','frame'), scene)) for p,scene in images.items() if os.path.normpath(p)[:2]!='..' and not os.path.isabs(p)}
-        if any(len(s)!=4 or any(type(n) is not int for n in s.values()) for s in plan.values()): raise Unfit(f'describes an image by something other than four numbers: {advice}')
+        plan = _plan(head)
         texts = TEXTS[head['layout']](MannequinWorld(**head['world']), plan) if head.get('layout') in TEXTS else {}
     return [folder/p for p in plan], {folder/p: t for p,t in texts.items()}
 
+# %% ../../nbs/data/checks.ipynb #8b66b229
 def _summary(ds, layout):
     "Counts of each part; without cameras where they are made up"
     return ds.summary().drop(columns=[] if layout.camera else 'cameras')
@@ -86,28 +105,35 @@ def manifest_counts(
     base,    # Folder where the layout starts
 )->dict:     # split -> {what: (count, 'mannequins.json')}
     "What a mannequin copy should hold by its manifest; raises `DataError` where there is none"
-    if (home := _manifest(base)) is None: raise DataError(f'{base}: there is no mannequins.json here or above; counts can only come from the card')
+    if (home := _manifest(base)) is None:
+        raise DataError(f'{base}: there is no mannequins.json here or above; counts can only come from the card')
     paths,texts = _planned(home)
     below = lambda p: os.path.relpath(p, base).replace(os.sep, '/')
-    try: counts = _summary(read_names(layout, [q for p in paths if (q := below(p))[:3] != '../'], {below(p): t for p,t in texts.items()}), layout)
-    except DataError as e: raise DataError(f'{home}/mannequins.json lists no file of the layout {layout}: {str(e).splitlines()[0]}') from None
+    paths = [q for q in map(below, paths) if not q.startswith('../')]
+    try: counts = _summary(read_names(layout, paths, {below(p): t for p,t in texts.items()}), layout)
+    except DataError as e:
+        said = str(e).splitlines()[0]
+        raise DataError(f'{home}/mannequins.json lists no file of the layout {layout}: {said}') from None
     return {s: {w: (int(v), 'mannequins.json') for w,v in row.items()} for s,row in counts.iterrows()}
 
 # %% ../../nbs/data/checks.ipynb #328df452
 def broken_rules(
     table:pd.DataFrame, # Sample table
-    rules:list,         # Of a card: dicts with `rule` (a sentence), `column`, `between`, `among` or `one_identity`, and perhaps `split` (a list)
+    rules:list,         # Of a card: dicts with `rule`, `column`, `between`, `among` or `one_identity`, perhaps `split`
 )->list:                # One dict a rule: rule, broken (number of images), first (three of their paths)
     "Which images break which rules; raises `DataError` on a rule that cannot be read"
     res = []
     for r in rules:
         t = table[table.split.isin(r['split'])] if r.get('split') else table
-        if r['column'] not in t: raise DataError(f"the rule {r['rule']!r} is about a column {r['column']}, which this data set does not have")
+        if r['column'] not in t:
+            raise DataError(f"the rule {r['rule']!r} is about a column {r['column']}, "
+                            "which this data set does not have")
         c = t[r['column']]
         known = c.ne(-1)
         if 'between' in r: bad = known & ~c.between(*r['between'])
         elif 'among' in r: bad = known & ~c.isin(r['among'])
-        elif r.get('one_identity'): bad = known & c.map((t.identity.astype(str)+t.split.eq('train').map(str)).groupby(c).nunique()).gt(1)
+        elif r.get('one_identity'):
+            bad = known & c.map((t.identity.astype(str)+t.split.eq('train').map(str)).groupby(c).nunique()).gt(1)
         else: raise DataError(f"the rule {r['rule']!r} says neither between, among nor one_identity")
         res.append(dict(rule=r['rule'], broken=int(bad.sum()), first=t.path[bad].head(3).tolist()))
     return res
@@ -128,56 +154,130 @@ class CheckReport:
     decoded:bool=True  # Were files opened?
     skipped_files:dict=field(default_factory=dict) # reason -> number of files; 0 for lines of lists
 
-    @property
-    def ok(self): return not (self.problems or self.unreadable or any(r['broken'] for r in self.rules) or any(r['state']=='differs' for r in self.counts))
-    def as_dict(self): return dict(ok=self.ok, **{k: getattr(self, k) for k in self.__dataclass_fields__})
-    def table(self): # One row a split, `found / expected`
-        "Counts, found beside expected"
-        def cell(r):
-            mark = dict(ok='', unknown='', differs=' !', unverified=' ?')[r['state']]
-            return f"{r['found']:,}" if r['expected'] is None else f"{r['found']:,} / {r['expected']:,}{mark}"
-        rows = defaultdict(dict)
-        for r in self.counts: rows[r['split']][r['what']] = cell(r)
-        return pd.DataFrame(rows).T.fillna('')
-    def title(self): return f"{'all is well' if self.ok else 'something is off'} (found / expected; ! differs)"
-    def lines(self): # Paths are relative to the root
-        "The report but for its table, a sentence each"
-        return [shown(t.replace(f'{self.root}{os.sep}', '')) for t in self._lines()]
-    def _lines(self):
-        if any(r['state']=='unverified' for r in self.counts): yield '? differs from a number of the card that is unverified'
-        yield from (f'problem: {t}' for t in self.problems)
-        for r in self.rules:
-            if r['broken']: yield f"problem: {r['broken']:,} image(s) break the rule \"{r['rule']}\", first: {', '.join(r['first'])}"
-        if self.unreadable: yield f'problem: {len(self.unreadable):,} image(s) cannot be read:'
-        for path,reason in list(self.unreadable.items())[:10]: yield f'  {path}: {reason}'
-        if len(self.unreadable) > 10: yield f'  and {len(self.unreadable)-10:,} more (all of them with --json)'
-        yield from self.notes
-        if not self.decoded: yield 'no image was opened'
-    def __str__(self): return '\n'.join([f'{self.name} in {shown(self.root)}: {self.title()}', self.table().to_string(), *self.lines()])
-    def _repr_html_(self):
-        items = ''.join(f'<li>{html.escape(l)}</li>' for l in self.lines())
-        return f'<p><b>{self.name}</b>: {self.title()}</p>{self.table().to_html()}<ul>{items}</ul>'
+# %% ../../nbs/data/checks.ipynb #800404e0
+@patch(as_prop=True)
+def ok(self:CheckReport):
+    "Is nothing off?"
+    return not (self.problems or self.unreadable or any(r['broken'] for r in self.rules)
+                or any(r['state']=='differs' for r in self.counts))
+
+@patch
+def as_dict(self:CheckReport): # Ready for JSON
+    "All of it, and whether it is ok"
+    return dict(ok=self.ok, **{k: getattr(self, k) for k in self.__dataclass_fields__})
+
+@patch
+def table(self:CheckReport): # One row a split, `found / expected`
+    "Counts, found beside expected"
+    rows,marks = defaultdict(dict),dict(ok='', unknown='', differs=' !', unverified=' ?')
+    for r in self.counts:
+        expected = '' if r['expected'] is None else f" / {r['expected']:,}{marks[r['state']]}"
+        rows[r['split']][r['what']] = f"{r['found']:,}{expected}"
+    return pd.DataFrame(rows).T.fillna('')
+
+# %% ../../nbs/data/checks.ipynb #74bbd43e
+@patch
+def lines(self:CheckReport): # Paths are relative to the root
+    "The report but for its table, a sentence each"
+    return [shown(t.replace(f'{self.root}{os.sep}', '')) for t in self._lines()]
+
+@patch
+def _lines(self:CheckReport):
+    "The same with absolute paths"
+    if any(r['state']=='unverified' for r in self.counts):
+        yield '? differs from a number of the card that is unverified'
+    yield from (f'problem: {t}' for t in self.problems)
+    for r in self.rules:
+        if r['broken']:
+            yield (f"problem: {r['broken']:,} image(s) break the rule \"{r['rule']}\", first: "
+                   f"{', '.join(r['first'])}")
+    if self.unreadable: yield f'problem: {len(self.unreadable):,} image(s) cannot be read:'
+    for path,reason in list(self.unreadable.items())[:10]: yield f'  {path}: {reason}'
+    if len(self.unreadable) > 10: yield f'  and {len(self.unreadable)-10:,} more (all of them with --json)'
+    yield from self.notes
+    if not self.decoded: yield 'no image was opened'
+
+# %% ../../nbs/data/checks.ipynb #c199106c
+@patch
+def title(self:CheckReport): # One line
+    "The verdict, and how the table is read"
+    return f"{'all is well' if self.ok else 'something is off'} (found / expected; ! differs)"
+
+@patch
+def __str__(self:CheckReport):
+    return '\n'.join([f'{self.name} in {shown(self.root)}: {self.title()}', self.table().to_string(),
+                      *self.lines()])
+
+@patch
+def _repr_html_(self:CheckReport):
+    items = ''.join(f'<li>{html.escape(l)}</li>' for l in self.lines())
+    return f'<p><b>{self.name}</b>: {self.title()}</p>{self.table().to_html()}<ul>{items}</ul>'
+
+@patch
+def __repr__(self:CheckReport): return str(self)
 
 # %% ../../nbs/data/checks.ipynb #11d17ef5
 HARMLESS = (*REASONS[:2], REASONS[13]) # Of the reader's reasons to pass a file over
+
+def _harmless(form, reason):
+    "Would nobody miss what was passed over for this reason?"
+    # a layout with `rows` of its own, or with lists that leave images out, decides what it takes
+    return reason in HARMLESS or reason==REASONS[11] and bool(form.partial or form.rows)
 
 def _passed_over(form, ds):
     "A sentence on each reason that is a problem, with names that would have been right"
     right = ', '.join(list(dict.fromkeys(p.example for p in form.parts))[:3])
     for reason,paths in ds.skipped.items():
+        if _harmless(form, reason): continue
         want = f' (a good name: {right})' if reason==REASONS[2] and right else ''
-        n = len(paths) if reason in ENTRIES else ds.skipped_files[reason] or len(paths) # empty folders count as themselves
-        if not _harmless(form, reason): yield f"{n:,} passed over, {reason}: {', '.join(map(shown, paths[:3]))}{' ...' if len(paths)>3 else ''}{want}"
+        # empty folders count as themselves
+        n = len(paths) if reason in ENTRIES else ds.skipped_files[reason] or len(paths)
+        some = f"{', '.join(map(shown, paths[:3]))}{' ...' if len(paths)>3 else ''}"
+        yield f'{n:,} passed over, {reason}: {some}{want}'
 
-def _harmless(form, reason):
-    "Would nobody miss what was passed over for this reason? A layout with `rows` of its own, or with lists that leave images out, decides what it takes"
-    return reason in HARMLESS or reason==REASONS[11] and bool(form.partial or form.rows)
-
+# %% ../../nbs/data/checks.ipynb #5746fd22
 def _misplaced(table, copies):
     "Sentences on pictures in two places"
     for groups,words in zip(misplaced(table, copies), ('in training and in the test', 'under more than one person')):
         if groups: yield f"{len(groups):,} picture(s) lie {words}, first: {' = '.join(groups[0][:3])}"
 
+def _grave(note):
+    "Does a note of the reader tell of something that is wrong?"
+    if 'are in training and in the test' in note or 'no image in' in note: return True
+    return note.startswith('identity ') and 'was read as unknown' in note
+
+# %% ../../nbs/data/checks.ipynb #f87050d8
+def _sentences(form, ds, seen):
+    "(problems, notes) of a data set and its opened images, in words"
+    copies,harmful = seen[1],[r for r in REASONS if not _harmless(form, r)]
+    problems = [*(n for n in ds.notes if _grave(n)), *_passed_over(form, ds), *_misplaced(ds.samples, copies)]
+    notes = [n for n in ds.notes if not _grave(n) and not any(f', {r}: ' in n for r in harmful)] + list(seen.notes)
+    if copies:
+        notes.append(f'{sum(map(len, copies))-len(copies):,} file(s) are exact copies of another, first: '
+                     f'{" = ".join(copies[0][:2])}')
+    return problems,notes
+
+# %% ../../nbs/data/checks.ipynb #246b7772
+def _counted(form, ds, stated, counts_from):
+    "(counts beside those of card or manifest, a note where another source may be meant)"
+    written = _manifest(ds.root)
+    drawn = counts_from=='manifest' or written and not stated
+    expected = manifest_counts(form, ds.root) if drawn else stated
+    counts = compare(_summary(ds, form), expected) + compare_total(len(ds.samples), expected)
+    hint = ('mannequins drew this copy: to compare it with what they drew, take the counts from the manifest '
+            '(--counts-from manifest)')
+    return counts, [hint] if written and not drawn and any(r['state']=='differs' for r in counts) else []
+
+# %% ../../nbs/data/checks.ipynb #80d98656
+def _compared(name, root, counts_from, options):
+    "(data set, layout, rules of its card, counts, notes on them)"
+    ds = load_dataset(name, root, verbose=False, **options)
+    form,_ = find_form(ds.root, find_layout(ds.name, **(options if ds.name==str(name).lower() else {})))
+    card = load_card(name) if str(name).lower() in card_names() else None
+    counts,hints = _counted(form, ds, card.counts_for(**options) if card else {}, counts_from)
+    return ds, form, card.rules if card else [], counts, hints
+
+# %% ../../nbs/data/checks.ipynb #f985084b
 def check(
     name:str,              # Data set
     root,                  # Its folder
@@ -188,24 +288,10 @@ def check(
     **options,             # Of the layout
 )->CheckReport:            # Its `.ok`, `.as_dict()`, and itself as text or in a notebook
     "Compare a data set on disk with its card; raises `DataError` where there is nothing to compare"
-    if counts_from not in ('card','manifest'): raise DataError(f'counts_from must be card or manifest, not {counts_from!r}')
-    ds = load_dataset(name, root, verbose=False, **options)
-    form,_ = find_form(ds.root, find_layout(ds.name, **(options if ds.name==str(name).lower() else {})))
-    card = load_card(name) if str(name).lower() in card_names() else None
-    written,stated = _manifest(ds.root),card.counts_for(**options) if card else {}
-    drawn = counts_from=='manifest' or written and not stated
-    counts = compare(_summary(ds, form), expected := manifest_counts(form, ds.root) if drawn else stated) + compare_total(len(ds.samples), expected)
-    problems = [*(n for n in ds.notes if _grave(n)), *_passed_over(form, ds)]
-    notes = [n for n in ds.notes if not _grave(n) and not any(f', {r}: ' in n for r in REASONS if not _harmless(form, r))]
-    unreadable,copies = seen = inspect_images(ds.samples.path, workers, progress) if decode else Inspection(({},[]))
-    notes += seen.notes
-    problems += _misplaced(ds.samples, copies)
-    if copies: notes.append(f'{sum(map(len, copies))-len(copies):,} file(s) are exact copies of another, first: {" = ".join(copies[0][:2])}')
-    if written and not drawn and any(r['state']=='differs' for r in counts):
-        notes.append('mannequins drew this copy: to compare it with what they drew, take the counts from the manifest (--counts-from manifest)')
-    return CheckReport(ds.name, str(ds.root), counts, ds.skipped, notes, problems, broken_rules(ds.samples, card.rules if card else []), unreadable, copies, decode,
-                       ds.skipped_files)
-
-def _grave(note):
-    "Does a note of the reader tell of something that is wrong?"
-    return any(g in note for g in ('are in training and in the test', 'no image in')) or note.startswith('identity ') and 'was read as unknown' in note
+    if counts_from not in ('card','manifest'):
+        raise DataError(f'counts_from must be card or manifest, not {counts_from!r}')
+    ds,form,rules,counts,hints = _compared(name, root, counts_from, options)
+    seen = inspect_images(ds.samples.path, workers, progress) if decode else Inspection(({},[]))
+    problems,notes = _sentences(form, ds, seen)
+    return CheckReport(ds.name, str(ds.root), counts, ds.skipped, notes+hints, problems,
+                       broken_rules(ds.samples, rules), *seen, decode, ds.skipped_files)

@@ -16,7 +16,8 @@ def prcc(): # PRCC has no options
     "PRCC: three cameras, two outfits a person"
     named = r'(?P<camera>[ABC])_cropped_rgb(?P<frame>\d+)'
     def part(camera, split):
-        return Part(f'test/{camera}/{{identity}}', split, rf'(?:{camera}_)?cropped_rgb(?P<frame>\d+)', 'cropped_rgb001.jpg', known=dict(camera=camera))
+        return Part(f'test/{camera}/{{identity}}', split, rf'(?:{camera}_)?cropped_rgb(?P<frame>\d+)',
+                    'cropped_rgb001.jpg', known=dict(camera=camera))
     return Layout('prcc', (
             Part('train/{identity}', 'train', named, 'A_cropped_rgb001.jpg'),
             Part('val/{identity}', 'val', named, 'A_cropped_rgb001.jpg', required=False),
@@ -35,7 +36,8 @@ def ltcc(): # LTCC has no options
     return Layout('ltcc', tuple(Part(folder, split, name, example)
                                 for folder,split in (('train','train'),('query','query'),('test','gallery'))),
         identity=lambda g: int(g['identity']), clothes=lambda g: f"{g['identity']}_{g['clothes']}",
-        camera=lambda g: int(g['camera'])-1, aside=('info',), title='LTCC', roots=('LTCC_ReID','ltcc','ltcc/LTCC_ReID','LTCC'))
+        camera=lambda g: int(g['camera'])-1, aside=('info',), title='LTCC',
+        roots=('LTCC_ReID','ltcc','ltcc/LTCC_ReID','LTCC'))
 
 # %% ../../nbs/data/clothes_changing_sets.ipynb #f3828407
 @layout
@@ -43,15 +45,18 @@ def vc_clothes(): # VC-Clothes has no options
     "VC-Clothes: four rendered cameras, outfits numbered within a person"
     name,example = r'(?P<identity>\d+)-(?P<camera>0*[1-9]\d*)-(?P<clothes>\d+)-(?P<frame>\d+)', '0001-02-03-04.jpg'
     return Layout('vc_clothes', tuple(Part(s, s, name, example) for s in ('train','query','gallery')),
-        identity=lambda g: int(g['identity']), clothes=lambda g: (g['identity'],g['clothes']), camera=lambda g: int(g['camera'])-1,
+        identity=lambda g: int(g['identity']), clothes=lambda g: (g['identity'],g['clothes']),
+        camera=lambda g: int(g['camera'])-1,
         title='VC-Clothes', roots=('VC-Clothes','vc_clothes','vcclothes','VC-Clothes/VC-Clothes'))
 
 # %% ../../nbs/data/clothes_changing_sets.ipynb #e8a35881
 @layout
 def ccvid(): # CCVID has no options
     "CCVID: folders of frames named in three lists, walks in place of cameras"
-    line = r'(?P<path>\S*?session(?P<session>[1-3])[\\/](?P<person>\d+)_(?P<walk>0*[1-9]\d*))\s+(?P<identity>\d+)\s+(?P<clothes>\S+)'
-    return Layout('ccvid', tuple(Part('', s, r'(?:.*[^\d\n])?(?P<frame>\d*)', 'session1/001_01/00001.jpg', listed=f'{s}.txt', line=line, tracklets=True)
+    line = (r'(?P<path>\S*?session(?P<session>[1-3])[\\/](?P<person>\d+)_(?P<walk>0*[1-9]\d*))'
+            r'\s+(?P<identity>\d+)\s+(?P<clothes>\S+)')
+    return Layout('ccvid', tuple(Part('', s, r'(?:.*[^\d\n])?(?P<frame>\d*)', 'session1/001_01/00001.jpg',
+                                      listed=f'{s}.txt', line=line, tracklets=True)
                                  for s in ('train','query','gallery')),
         identity=lambda g: int(g['identity']), clothes=lambda g: f"{g['identity']}_{g['clothes']}",
         camera=lambda g: int(g['walk'])-1 + 12*(g['session']=='3'), tracklet=lambda g: g['tracklet'],
@@ -61,13 +66,15 @@ def ccvid(): # CCVID has no options
 @layout
 def last(): # LaST has no options
     "LaST: people in films, clothes known in training only, no cameras"
-    plain,worn,example = r'(?P<identity>\d+)_.+', r'(?P<identity>\d+)_(?:[^_.]*_)*(?P<clothes>[^_.]+)(?:\..*)?', '010903_012_01066_1075_01_000.jpg'
+    plain,worn,example = (r'(?P<identity>\d+)_.+', r'(?P<identity>\d+)_(?:[^_.]*_)*(?P<clothes>[^_.]+)(?:\..*)?',
+                          '010903_012_01066_1075_01_000.jpg')
     return Layout('last', (
             Part('train/{person}', 'train', worn, example),
             Part('val/query', 'val', plain, example, required=False, role='query'),
             Part('val/gallery/{person}', 'val', plain, example, required=False, role='gallery'),
             Part('test/query', 'query', plain, example), Part('test/gallery/{person}', 'gallery', plain, example)),
-        identity=lambda g: int(g['identity']), clothes=lambda g: f"{g['identity']}_{g['clothes']}" if 'clothes' in g else g['identity'],
+        identity=lambda g: int(g['identity']),
+        clothes=lambda g: f"{g['identity']}_{g['clothes']}" if 'clothes' in g else g['identity'],
         camera=None, witnesses=(folder_number,), title='LaST', roots=('last','last/last'))
 
 # %% ../../nbs/data/clothes_changing_sets.ipynb #2008c52c
@@ -77,18 +84,20 @@ def deepchange(): # DeepChange has no options
     name = r'[Pp](?P<identity>\d+)_[Cc](?P<camera>0*[1-9]\d*)_(?P<clothes>[^_.]+)(?:[_.].*)?'
     line = r'(?P<path>[^,]*[^,\s])\s*,\s*(?P<tracklet>\d+)\s*(?:,.*)?'
     def part(folder, split, role=''):
-        return Part(folder, split, name, 'P0702_C13_20200813_154757_000038_bbox.jpg', required=split!='val', listed=f'{folder}-bbox.txt', line=line, role=role)
+        return Part(folder, split, name, 'P0702_C13_20200813_154757_000038_bbox.jpg', required=split!='val',
+                    listed=f'{folder}-bbox.txt', line=line, role=role)
     return Layout('deepchange', (
             part('train-set','train'), part('val-set-query','val','query'), part('val-set-gallery','val','gallery'),
             part('test-set-query','query'), part('test-set-gallery','gallery')),
-        identity=lambda g: int(g['identity']), clothes=lambda g: (g['identity'],g['clothes']), camera=lambda g: int(g['camera'])-1,
-        tracklet=lambda g: (int(g['identity']),int(g['tracklet'])),
+        identity=lambda g: int(g['identity']), clothes=lambda g: (g['identity'],g['clothes']),
+        camera=lambda g: int(g['camera'])-1, tracklet=lambda g: (int(g['identity']),int(g['tracklet'])),
         title='DeepChange', roots=('DeepChangeDataset','DeepChange','DeepChange/DeepChangeDataset'))
 
 # %% ../../nbs/data/clothes_changing_sets.ipynb #34848e00
 @layout
 def celeb_reid(): # Celeb-reID has no options
     "Celeb-reID: street pictures of celebrities, neither clothes nor cameras; the test counts its people anew"
-    return Layout('celeb_reid', tuple(Part(s, s, r'(?P<identity>0*[1-9]\d*)_\d+(?:_.*)?', '12_3_0.jpg') for s in ('train','query','gallery')),
+    return Layout('celeb_reid',
+        tuple(Part(s, s, r'(?P<identity>0*[1-9]\d*)_\d+(?:_.*)?', '12_3_0.jpg') for s in ('train','query','gallery')),
         identity=lambda g: int(g['identity']), clothes=lambda g: None, camera=None, person=lambda g: None,
         title='Celeb-reID', roots=('Celeb-reID','celeb_reid','Celeb-reID/Celeb-reID'))

@@ -14,18 +14,21 @@ from .standard_sets import one_of
 # %% ../../nbs/data/cross_modality_sets.ipynb #abfcdbe9
 @layout
 def sysu_mm01(
-    train:str='train+val', # 'train+val': both lists are trained on; 'train': the people of `exp/val_id.txt` are the split `val`
+    train:str='train+val', # 'train+val': both lists are trained on; 'train': `exp/val_id.txt` is the split `val`
 ):
     "SYSU-MM01: four visible and two infrared cameras; infrared asks, visible is searched"
     whole = one_of('sysu_mm01: train', train, ('train+val','train'))=='train+val'
-    lists = {'train': ('train','val') if whole else ('train',), **({} if whole else {'val': ('val',)}), 'test': ('test',)}
+    lists = dict(train=('train','val')) if whole else dict(train=('train',), val=('val',))
+    lists['test'] = ('test',)
     def part(camera, split, who):
         role = 'query' if camera in '36' else 'gallery'
-        return Part(f'cam{camera}/{{identity}}', role if split=='test' else split, r'\d+', '0001.jpg', known=dict(camera=camera),
-                    only=tuple(f'exp/{w}_id.txt' for w in who), role=role if split=='val' else '')
+        return Part(f'cam{camera}/{{identity}}', role if split=='test' else split, r'\d+', '0001.jpg',
+                    known=dict(camera=camera), only=tuple(f'exp/{w}_id.txt' for w in who),
+                    role=role if split=='val' else '')
     return Layout('sysu_mm01', tuple(part(camera, *o) for o in lists.items() for camera in '123456'),
         identity=lambda g: int(g['identity']), clothes=lambda g: None, camera=lambda g: int(g['camera'])-1,
-        modality=lambda g: 'infrared' if g['camera'] in '36' else 'visible', folders=dict(identity=r'\d+'), aside=('cam1_2_video','pose',r'exp/.*'), title='SYSU-MM01',
+        modality=lambda g: 'infrared' if g['camera'] in '36' else 'visible',
+        folders=dict(identity=r'\d+'), aside=('cam1_2_video','pose',r'exp/.*'), title='SYSU-MM01',
         roots=('SYSU-MM01','sysu_mm01','sysu','SYSU-MM01/ori_data','ori_data','SYSU-MM01/SYSU-MM01'))
 
 # %% ../../nbs/data/cross_modality_sets.ipynb #094ff9b0
@@ -36,25 +39,31 @@ def regdb(
     "RegDB: one visible and one thermal camera, ten trials; train a new model for each"
     trial = one_of('regdb: trial', trial, tuple(range(1,11)))
     def part(split, folder):
-        return Part('', split, r'.+', f'{folder}/1/male_front_v_00007_1.bmp', listed=f"idx/{split}_{dict(Visible='visible', Thermal='thermal')[folder]}_{trial}.txt",
-                    line=rf'(?P<path>{folder}[\\/](?P<person>\d+)[\\/](?:.*\S)?)\s+(?P<identity>\d+)', known=dict(folder=folder))
+        return Part('', split, r'.+', f'{folder}/1/male_front_v_00007_1.bmp',
+                    listed=f"idx/{split}_{dict(Visible='visible', Thermal='thermal')[folder]}_{trial}.txt",
+                    line=rf'(?P<path>{folder}[\\/](?P<person>\d+)[\\/](?:.*\S)?)\s+(?P<identity>\d+)',
+                    known=dict(folder=folder))
     return Layout('regdb', tuple(part(s, f) for s in ('train','test') for f in ('Visible','Thermal')),
         identity=lambda g: int(g['identity']), clothes=lambda g: None, camera=lambda g: int(g['folder']=='Thermal'),
         modality=lambda g: 'infrared' if g['folder']=='Thermal' else 'visible', person=lambda g: int(g['person']),
-        witnesses=(lambda path, g: int(g['person']),), anew=True, aside=(r'idx/\w+\.txt',), title='RegDB', roots=('RegDB','RegDB/RegDB'))
+        witnesses=(lambda path, g: int(g['person']),), anew=True, aside=(r'idx/\w+\.txt',), title='RegDB',
+        roots=('RegDB','RegDB/RegDB'))
 
 # %% ../../nbs/data/cross_modality_sets.ipynb #a1d58175
 @layout
 def llcm(): # LLCM has no options
     "LLCM: nine cameras that see visible light or near infrared"
     def train(what):
-        return Part('', 'train', r'(?P<person>\d+)_c(?P<camera>0*[1-9])(?:_.*)?', f'{what}/0001/0001_c01_s185535_f7010_{what}.jpg', listed=f'idx/train_{what}.txt',
+        return Part('', 'train', r'(?P<person>\d+)_c(?P<camera>0*[1-9])(?:_.*)?',
+                    f'{what}/0001/0001_c01_s185535_f7010_{what}.jpg', listed=f'idx/train_{what}.txt',
                     line=r'(?P<path>.*\S)\s+(?P<identity>\d+)', known=dict(what=what))
     def test(what):
-        return Part(f'test_{what}/{{camera}}/{{identity}}', 'test', r'(?:(?P<named>\d+)_c\d.*|.+)', f'0003_c01_s185734_f3195_{what}.jpg', known=dict(what=what), only=('idx/test_id.txt',))
+        return Part(f'test_{what}/{{camera}}/{{identity}}', 'test', r'(?:(?P<named>\d+)_c\d.*|.+)',
+                    f'0003_c01_s185734_f3195_{what}.jpg', known=dict(what=what), only=('idx/test_id.txt',))
     def named(path, g): return int(n) if (n := g.get('person') or g.get('named')) else None
     return Layout('llcm', (train('vis'), train('nir'), test('vis'), test('nir')),
-        identity=lambda g: int(g['identity']), clothes=lambda g: None, camera=lambda g: int(g['camera'].removeprefix('cam'))-1,
-        modality=lambda g: 'infrared' if g['what']=='nir' else 'visible', person=lambda g: int(g.get('person') or g['identity']),
-        witnesses=(named,folder_number), anew=True,
+        identity=lambda g: int(g['identity']), clothes=lambda g: None,
+        camera=lambda g: int(g['camera'].removeprefix('cam'))-1,
+        modality=lambda g: 'infrared' if g['what']=='nir' else 'visible',
+        person=lambda g: int(g.get('person') or g['identity']), witnesses=(named,folder_number), anew=True,
         folders=dict(camera='cam[1-9]', identity=r'\d+'), title='LLCM', roots=('LLCM','LLCM/LLCM'))

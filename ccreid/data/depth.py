@@ -51,9 +51,11 @@ def to_rgb(
     return _shrunk(np.asarray(im))[0] if im.mode.startswith('I') else _eight(im)
 
 # %% ../../nbs/data/depth.ipynb #a55a47f6
-_SWAPPED = {f'{m};16{a}': f'{m};16{b}' for m in ('RGB','RGBX','RGBA') for a,b in ('LB','BL','NB' if np.little_endian else 'NL')}
+_SWAPPED = {f'{m};16{a}': f'{m};16{b}' for m in ('RGB','RGBX','RGBA')
+            for a,b in ('LB','BL','NB' if np.little_endian else 'NL')}
 
-def _raw(im): # Raw mode of the first tile
+def _raw(im):
+    "Raw mode of the first tile"
     args = im.tile[0][3] if im.tile else ''
     return args if isinstance(args, str) else str(args[0]) if args else ''
 
@@ -63,6 +65,7 @@ def is_deep(
     "Does the header declare more than 8 bits?"
     return im.mode.startswith('I') or ';16' in _raw(im)
 
+# %% ../../nbs/data/depth.ipynb #496a4944
 def stated_bits(
     im,         # A deep picture, not yet decoded
     data:bytes, # Its file
@@ -73,6 +76,15 @@ def stated_bits(
     depth,most = im.tag_v2.get(258, (16,))[0],im.tag_v2.get(281)
     return depth if depth<16 else int(max(most) if isinstance(most, tuple) else most).bit_length() if most else None
 
+# %% ../../nbs/data/depth.ipynb #c1c26c42
+def _low_bytes(im, swapped):
+    "The low bytes of a picture that Pillow reads as its high ones: it is opened as if its bytes were swapped"
+    args = [swapped if isinstance(t[3], str) else (swapped, *t[3][1:]) for t in im.tile]
+    im.tile = [t._replace(args=a) if hasattr(t, '_replace') else (*t[:3], a) for t,a in zip(im.tile, args)]
+    im.load()
+    return im
+
+# %% ../../nbs/data/depth.ipynb #9751a3c3
 def deep_rgb(
     im,              # A deep picture, not yet decoded
     again,           # Function that opens it once more
@@ -90,11 +102,6 @@ def deep_rgb(
         if stated==16 or high.max()>=64: return im,16
         values = high.astype(np.uint16)
         values <<= 8
-        if swapped:
-            low = again()
-            args = [swapped if isinstance(t[3], str) else (swapped, *t[3][1:]) for t in low.tile]
-            low.tile = [t._replace(args=a) if hasattr(t, '_replace') else (*t[:3], a) for t,a in zip(low.tile, args)]
-            low.load()
-            values |= np.asarray(_eight(upright(low)))
+        if swapped: values |= np.asarray(_eight(upright(_low_bytes(again(), swapped))))
     im,bits = _shrunk(values, stated)
     return Image.eval(im, lambda v: 255-v) if inverted else im, bits

@@ -14,49 +14,61 @@ from dataclasses import dataclass,field
 from pathlib import Path
 from .samples import DataError
 from ..files import shown
+from fastcore.basics import patch
+from ..values import folded
 
 # %% ../../nbs/data/descriptions.ipynb #d89d6b4a
 @dataclass(frozen=True)
 class Part:
     "One kind of folder of a layout, and the grammar of the files in it"
-    folder:str          # Below the layout's root; `{group}` stands for folders whose names are read, as in `test/{camera}/{identity}`
+    folder:str          # Below the layout's root; `{group}` stands for folders whose names are read
     split:str           # train, val, query, gallery or test
     name:str            # Regular expression with named groups; must match the whole base name, extension aside
     example:str         # A file name that fits, for messages
     required:bool=True  # Is its absence an error?
     known:dict=field(default_factory=dict) # Groups that this folder settles, such as {'camera': 'A'}
-    listed:str=''       # List file that names the images of this part, relative to `folder`; other files there are no part of it
-    line:str=''         # Regular expression of a line of that list; its group `path` is the image, its other groups are groups too
-    tracklets:bool=False # Does each line name a folder of frames? It becomes the group `tracklet`, and its files are the images
+    listed:str=''       # List file that names its images, relative to `folder`; other files there are no part of it
+    line:str=''         # Regular expression of a line of that list; its group `path` is the image
+    tracklets:bool=False # Does each line name a folder of frames? It becomes the group `tracklet`
     only:tuple=()       # Files of comma-separated numbers: the people (group `identity`) who belong to this part
     role:str=''         # query or gallery, where `split` is val and says neither
 
-@dataclass(frozen=True)
+# %% ../../nbs/data/descriptions.ipynb #ae61d29d
+@dataclass(frozen=True, repr=False)
 class Layout:
     "How a data set lies on disk and what its names say; rules get a dict of the named groups (strings)"
     name:str                 # Name of the data set
     parts:tuple              # Its `Part`s
-    identity:Callable        # Rule: groups -> whole number (-1 junk, -2 distractor), or a text; training people are numbered by the rank of this key
+    identity:Callable        # Rule: groups -> whole number (-1 junk, -2 distractor), or a text
     clothes:Callable         # Rule: groups -> sortable key, or None where unknown
-    camera:Callable|None     # Rule: groups -> int from 0, or -1; None: no camera labels, each image counts as a camera of its own
+    camera:Callable|None     # Rule: groups -> int from 0, or -1; None: no labels, each image is a camera of its own
     modality:Callable=lambda g: 'visible'      # Rule: groups -> visible or infrared
     dataset:Callable=None    # Rule: groups -> name for the column `dataset`, where one root holds several
     tracklet:Callable=None   # Rule: groups -> sortable key of the tracklet; None: no column `tracklet`
-    person:Callable=None     # Rule: groups -> key by which one person in training and test is noticed, None where the test counts anew; default: identity
-    witnesses:tuple=()       # Rules: (relative path, groups) -> number of the person by a second source, such as a folder; None where it says nothing
-    anew:bool=False          # Does `identity` count people anew, so that a second source has other numbers for the same people?
+    person:Callable=None     # Rule: groups -> key of a person in training and test alike, or None; default: identity
+    witnesses:tuple=()       # Rules: (relative path, groups) -> number of the person by a second source, or None
+    anew:bool=False          # Does `identity` count people anew, so that a second source has other numbers?
     folders:dict=field(default_factory=dict)   # Regular expression of each `{group}` folder; default: anything
     roots:tuple=()           # Where, below the folder a user names, the layout may start
     marker:str=''            # A file that must lie where the layout starts
     forms:tuple=()           # `Layout`s of the other forms that the data set is found in; the first that fits is read
-    rows:Callable=None       # Rule: `Reader` -> (split, relative path, groups) of each image, where no `Part` can describe them
-    aside:tuple=()           # Regular expressions of paths that belong to the data set and that this layout does not use
+    rows:Callable=None       # Rule: `Reader` -> (split, relative path, groups), where no `Part` can describe them
+    aside:tuple=()           # Regular expressions of paths of the data set that this layout does not use
     partial:bool=False       # Do its lists leave out images as a matter of course?
     title:str=''             # Name for messages
     extensions:tuple=('.jpg','.jpeg','.png','.bmp')
 
-    def __str__(self): return self.title or self.name
+# %% ../../nbs/data/descriptions.ipynb #74d610b0
+@patch
+def __str__(self:Layout): return self.title or self.name
 
+@patch
+def __repr__(self:Layout):
+    kinds = dict.fromkeys(p.split for p in self.parts)
+    return folded(f'Layout({self.name!r}:', f'{len(self.parts)} parts for', *(f'{k},' for k in kinds),
+                  f'{len(self.forms)+1} form(s))')
+
+# %% ../../nbs/data/descriptions.ipynb #c1f92690
 LAYOUTS = {} # name -> function from options to `Layout`
 
 def layout(f): # Function from options to `Layout`; its name is the data set's
@@ -71,7 +83,7 @@ def folder_number(path, groups): # Relative path of an image; its groups
 
 # %% ../../nbs/data/descriptions.ipynb #9f6baa67
 def _landmarks(layout):
-    "What tells that a layout starts here: its marker, its list files, the first folders of its parts; and whether each is required"
+    "What tells that a layout starts here (marker, list files, first folders of parts), and whether it is required"
     marks = {}
     for p in layout.parts:
         for m in (p.listed, *p.only, p.folder.split('{')[0]):
@@ -100,28 +112,42 @@ def _place(root, layout):
     best = max(places, key=lambda p: (not _fits(p, layout)[1], len(_fits(p, layout)[0])))
     return best, *_fits(best, layout)
 
+def _no_folder(root, layout):
+    "The error where the folder that the user named is none"
+    kind = 'is a file, not a folder' if os.path.exists(root) else 'does not exist'
+    near = next((p for p in root.parents if os.path.isdir(p)), root)
+    good = '' if os.path.exists(root) else f' (the path is good as far as {shown(near)})'
+    return DataError(f'{layout}: {shown(root)} {kind}\nname the folder that holds the data set{good}')
+
+# %% ../../nbs/data/descriptions.ipynb #e1146269
+def _hint(root, layout, have, missing):
+    "What to do where a layout was not found"
+    right = next((p for p in root.parents if not _fits(p, layout)[1] and _fits(p, layout)[0]), None)
+    if right: return f'{shown(right)} looks right: name that folder'
+    if have: return 'a part of the data set is missing, or this is another one'
+    return f'name the folder that holds {(missing or list(_landmarks(layout)))[0]}, or one above it'
+
+def _no_start(root, layout, best, have, missing):
+    "The error where a layout starts nowhere"
+    where = str(best if have else root)
+    try: found = sorted(shown(n) + '/'*os.path.isdir(os.path.join(where, n)) for n in os.listdir(where))
+    except OSError as e: return DataError(f'{layout}: {shown(where)} cannot be opened: {e.strerror}')
+    below = '' if have or not layout.roots else f" or one of {', '.join(layout.roots)} below it"
+    some = f"{', '.join(found[:8]) or 'an empty folder'}{' ...' if len(found)>8 else ''}"
+    return DataError(f'{layout}: looked for {", ".join(missing or _landmarks(layout))} in {shown(where)}{below}\n'
+                     f'found {some}; {_hint(root, layout, have, missing)}')
+
+# %% ../../nbs/data/descriptions.ipynb #eacdda9d
 def find_root(
     root,          # Folder the user named
     layout:Layout, # What to look for
 )->Path:           # The folder where the layout starts, absolute
     "Find where `layout` starts at or below `root`; raises `DataError` saying what was looked for and what was found"
     root = Path(os.path.abspath(os.path.expanduser(root)))
-    if not os.path.isdir(root):
-        kind = 'is a file, not a folder' if os.path.exists(root) else 'does not exist'
-        near = next((p for p in root.parents if os.path.isdir(p)), root)
-        raise DataError(f'{layout}: {shown(root)} {kind}\nname the folder that holds the data set'
-                        + ('' if os.path.exists(root) else f' (the path is good as far as {shown(near)})'))
+    if not os.path.isdir(root): raise _no_folder(root, layout)
     best,have,missing = _place(root, layout)
     if not missing and (have or not _landmarks(layout)): return Path(best)
-    where = str(best if have else root)
-    try: found = sorted(shown(n) + '/'*os.path.isdir(os.path.join(where, n)) for n in os.listdir(where))
-    except OSError as e: raise DataError(f'{layout}: {shown(where)} cannot be opened: {e.strerror}') from None
-    right = next((p for p in root.parents if not _fits(p, layout)[1] and _fits(p, layout)[0]), None)
-    hint = (f'{shown(right)} looks right: name that folder' if right else 'a part of the data set is missing, or this is another one' if have else
-            f'name the folder that holds {(missing or list(_landmarks(layout)))[0]}, or one above it')
-    below = '' if have or not layout.roots else f" or one of {', '.join(layout.roots)} below it"
-    raise DataError(f'{layout}: looked for {", ".join(missing or _landmarks(layout))} in {shown(where)}{below}\n'
-                    f"found {', '.join(found[:8]) or 'an empty folder'}{' ...' if len(found)>8 else ''}; {hint}")
+    raise _no_start(root, layout, best, have, missing)
 
 # %% ../../nbs/data/descriptions.ipynb #372047c5
 def find_form(

@@ -18,107 +18,159 @@ from ..files import shown
 
 # %% ../../nbs/data/finding.ipynb #49ff59d4
 CLUTTER = {'thumbs.db','desktop.ini','__macosx','@eadir'}
-REASONS = ('hidden or system file', 'not an image', 'name breaks the grammar', 'folder name breaks the grammar', 'link that leaves the folder',
-           'line breaks the grammar', 'listed but missing', 'listed twice', 'picture in a format that is not read', 'no ordinary file',
-           'folder that cannot be opened', 'in no list', 'in no part of the layout', 'not used by this layout', 'two sources name different people')
+REASONS = ('hidden or system file', 'not an image', 'name breaks the grammar', 'folder name breaks the grammar',
+           'link that leaves the folder', 'line breaks the grammar', 'listed but missing', 'listed twice',
+           'picture in a format that is not read', 'no ordinary file',
+           'folder that cannot be opened', 'in no list', 'in no part of the layout', 'not used by this layout',
+           'two sources name different people')
 ENTRIES = REASONS[5:8] # Of these, what is counted are lines and entries of lists, not files
-PICTURES = frozenset('.jpg .jpeg .jpe .jfif .jp2 .j2k .jxl .png .apng .bmp .gif .webp .tif .tiff .heic .heif .avif .svg .ppm .pgm .tga .dng .psd'.split())
+PICTURES = frozenset('.jpg .jpeg .jpe .jfif .jp2 .j2k .jxl .png .apng .bmp .gif .webp .tif .tiff .heic .heif .avif '
+                     '.svg .ppm .pgm .tga .dng .psd'.split())
 
+# %% ../../nbs/data/finding.ipynb #56ff26f9
 _endless = re.compile(r'\d{19}', re.ASCII).search
 def sound(groups): # name -> text
     "Can a table hold all numbers among the groups?"
     return not any(v and len(v)>18 and v.isdecimal() and (len(v)>255 or len(v.lstrip('0'))>18) for v in groups.values())
 
-def is_hidden(name): return name[0]=='.' or name.lower() in CLUTTER
-def ending(name): return os.path.splitext(name)[1].lower()
+def is_hidden(name): # Of a file or folder
+    "Is this a hidden file, or one that a system leaves behind?"
+    return name[0]=='.' or name.lower() in CLUTTER
+
+def ending(name): # Of a file
+    "The extension in small letters, with its dot"
+    return os.path.splitext(name)[1].lower()
 
 # %% ../../nbs/data/finding.ipynb #126c82b1
 class Reader:
-    "Finds the images of a layout's parts; `skipped[reason]` holds what was passed over, `notes` what else is worth a sentence"
+    "Finds a layout's images; `skipped[reason]` holds what was passed over, `notes` what else is worth a sentence"
     def __init__(self, tree, layout): # A `Folder` or `Names`; what to expect
         self.tree,self.layout,self.skipped,self.notes = tree,layout,defaultdict(set),[]
-        self.opened,self.met,self.seen,self.spellings = {''},defaultdict(set),{},{} # folders looked into; list -> its people who were met; (split, path) -> its list
+        # folders looked into; list -> its people who were met; (split, path) -> its list
+        self.opened,self.met,self.seen,self.spellings = {''},defaultdict(set),{},{}
 
-    def skip(self, reason, path):
+    def skip(self,
+        reason, # One of `REASONS`
+        path,   # Relative, or a line of a list
+    ):
         "Put down what is passed over; a picture of a format that is not read is more than \"not an image\""
         unread = reason==REASONS[1] and ending(path) in PICTURES and not self.is_image(path)
         self.skipped[REASONS[8] if unread else reason].add(path)
 
-    def is_image(self, name): return ending(name) in self.layout.extensions
+    def is_image(self, name): # Of a file
+        "Does the name end as an image of this layout does?"
+        return ending(name) in self.layout.extensions
 
-    def entries(self, relative):
-        "(name, kind, path) of the entries of a folder that may be looked at, in order of their names"
-        self.opened.add(relative)
-        for name,kind in sorted(self.tree.entries(relative).items()):
-            path = f'{relative}/{name}' if relative else name
-            if is_hidden(name): self.skip(REASONS[0], path)
-            elif kind=='link': self.skip(REASONS[4], path)
-            elif kind=='other': self.skip(REASONS[9], path)
-            else: yield name,kind,path
+# %% ../../nbs/data/finding.ipynb #a61180f3
+@patch
+def entries(self:Reader,
+    relative, # A folder
+):
+    "(name, kind, path) of the entries of a folder that may be looked at, in order of their names"
+    self.opened.add(relative)
+    for name,kind in sorted(self.tree.entries(relative).items()):
+        path = f'{relative}/{name}' if relative else name
+        if is_hidden(name): self.skip(REASONS[0], path)
+        elif kind=='link': self.skip(REASONS[4], path)
+        elif kind=='other': self.skip(REASONS[9], path)
+        else: yield name,kind,path
 
 # %% ../../nbs/data/finding.ipynb #3fe5bb3d
 @patch
-def dirs(self:Reader, levels, relative='', groups=None, inside=False):
+def dirs(self:Reader,
+    levels,       # Of a folder template, such as `test` and `{identity}`
+    relative='',  # Where to begin
+    groups=None,  # What the names above hold
+    inside=False, # Below a level with a name of its own?
+):
     "Folders that fit the template's `levels`, with the groups that their names hold"
-    if not levels:
-        yield relative, groups or {}
-        return
+    if not levels: yield relative, groups or {}
+    elif levels[0].startswith('{'): yield from self._any_dir(levels, relative, groups, inside)
+    else: yield from self._one_dir(levels, relative, groups)
+
+@patch
+def _one_dir(self:Reader, levels, relative, groups):
+    "A level with a name of its own: one folder"
     level,*rest = levels
-    if not level.startswith('{'):
-        above,path = self.tree.entries(relative),f'{relative}/{level}' if relative else level
-        if above.get(level)=='folder':
-            self.opened |= {relative, path}
-            yield from self.dirs(rest, path, groups, True)
-        elif above.get(level)=='link': self.skip(REASONS[4], path)
-        return
+    above,path = self.tree.entries(relative),f'{relative}/{level}' if relative else level
+    if above.get(level)=='link': self.skip(REASONS[4], path)
+    if above.get(level)!='folder': return
+    self.opened |= {relative, path}
+    yield from self.dirs(rest, path, groups, True)
+
+# %% ../../nbs/data/finding.ipynb #8c6d23e2
+@patch
+def _any_dir(self:Reader, levels, relative, groups, inside):
+    "A level that is a group, such as `{identity}`: all folders whose names fit"
+    level,*rest = levels
     group = level.strip('{}')
     for name,kind,path in self.entries(relative):
         fits = re.fullmatch(self.layout.folders.get(group, '.+'), name, re.ASCII) and sound({group: name})
         if kind=='folder' and fits: yield from self.dirs(rest, path, {**(groups or {}), group: name}, inside)
         elif inside: self.skip(REASONS[3] if kind=='folder' else REASONS[2 if self.is_image(name) else 1], path)
 
+# %% ../../nbs/data/finding.ipynb #0b47adf5
 @patch
-def images(self:Reader, part, relative, groups):
+def images(self:Reader,
+    part,     # Its names' grammar counts
+    relative, # A folder
+    groups,   # What the folders' names hold
+):
     "(relative path, groups) of the images in one folder"
     grammar = re.compile(part.name, re.ASCII)
     for name,kind,path in self.entries(relative):
         stem,extension = os.path.splitext(name)
         if kind=='folder': self.skip(REASONS[3], path)
         elif extension.lower() not in self.layout.extensions: self.skip(REASONS[1], path)
-        elif (m := grammar.fullmatch(stem)) and (not _endless(stem) or sound(m.groupdict())): yield path, {**m.groupdict(), **groups}
+        elif (m := grammar.fullmatch(stem)) and (not _endless(stem) or sound(m.groupdict())):
+            yield path, {**m.groupdict(), **groups}
         else: self.skip(REASONS[2], path)
 
+# %% ../../nbs/data/finding.ipynb #fb4282b0
 @patch
-def files(self:Reader, part):
+def files(self:Reader,
+    part, # A `Part` of the layout
+):
     "(relative path, groups) of each image of a part"
     settled = {**part.known, **(dict(role=part.role) if part.role else {})}
     lists = {f: set(map(int, self.numbers(f))) for f in part.only}
     everybody,met = set().union(*lists.values()),set()
     def belongs(who, path): return not lists or int(who) in everybody or self.skip(REASONS[11], path)
-    if part.listed: found = self.listed(part)
-    else: found = (i for relative,groups in self.dirs(part.folder.split('/') if part.folder else [])
-                   if 'identity' not in groups or belongs(groups['identity'], relative) for i in self.images(part, relative, groups))
-    for path,groups in found:
+    for path,groups in self.listed(part) if part.listed else self._placed(part, belongs):
         groups.update(settled)
         if lists and not belongs(groups['identity'], path): continue
         if lists: met.add(int(groups['identity']))
         yield path,groups
     for f,people in lists.items(): self.met[f] |= people & met
 
+# %% ../../nbs/data/finding.ipynb #6909fdee
+@patch
+def _placed(self:Reader, part, belongs):
+    "(relative path, groups) of the images in a part's folders, but for those of people who do not belong to it"
+    for relative,groups in self.dirs(part.folder.split('/') if part.folder else []):
+        if 'identity' in groups and not belongs(groups['identity'], relative): continue
+        yield from self.images(part, relative, groups)
+
 # %% ../../nbs/data/finding.ipynb #56d7505a
 @patch
-def numbers(self:Reader, file:str)->list:
+def numbers(self:Reader,
+    file:str, # Relative path
+)->list:
     "The whole numbers of a list file, however separated; raises `DataError` on anything else"
     words = [w for w in re.split(r'[\s,;]+', self.tree.text(file)) if w]
     bad = [w for w in words if not re.fullmatch(r'\d+', w, re.ASCII) or not sound({'': w})]
     if bad: raise DataError(f"{file}: expected whole numbers with commas between, found {shown(bad[0][:40])!r}")
     return words
 
+# %% ../../nbs/data/finding.ipynb #697bdd34
 def _composed(name): return unicodedata.normalize('NFC', name)
 
 @patch
-def alike(self:Reader, relative, name):
-    "The one entry of a folder with the same characters as `name`, differently composed; None where there is none, or several"
+def alike(self:Reader,
+    relative, # A folder
+    name,     # As a list writes it
+):
+    "The one entry with the same characters as `name`, differently composed; None for none, or several"
     if name.isascii(): return
     if relative not in self.spellings:
         self.spellings[relative] = defaultdict(list)
@@ -127,9 +179,13 @@ def alike(self:Reader, relative, name):
     found = self.spellings[relative].get(_composed(name), ())
     if len(found)==1: return found[0]
 
+# %% ../../nbs/data/finding.ipynb #2a085c7b
 @patch
-def locate(self:Reader, path:str, where:str):
-    "The relative path of a listed image or folder as it lies on disk, or None (counted) where it is missing; refuses what leads outside"
+def locate(self:Reader,
+    path:str,  # As a list writes it
+    where:str, # List and line, for messages
+):
+    "The relative path of a listed image or folder as it lies on disk, or None (counted); refuses what leads outside"
     path = clean_path(path, where)
     above,_,name = path.rpartition('/')
     if self.tree.entries(above).get(name) in ('file','folder'): return path   # a folder outside has no entries
@@ -138,7 +194,8 @@ def locate(self:Reader, path:str, where:str):
         entries = self.tree.entries(have)
         if n not in entries: n = self.alike(have, n) or n
         if (kind := entries.get(n))=='link':
-            raise DataError(f'{where} points outside the data set: {shown(path)} is a link that leads elsewhere\nnothing outside it is read')
+            raise DataError(f'{where} points outside the data set: {shown(path)} is a link that leads '
+                            'elsewhere\nnothing outside it is read')
         if kind is None: return self.skip(REASONS[6], path)
         have = f'{have}/{n}' if have else n
         if kind=='other': return self.skip(REASONS[9], have)
@@ -146,26 +203,35 @@ def locate(self:Reader, path:str, where:str):
 
 # %% ../../nbs/data/finding.ipynb #7b477761
 @patch
-def listed(self:Reader, part:Part):
-    "(relative path, groups) of the images that a part's list names; none where an optional part has no list"
-    if not part.required and self.tree.entries(part.listed.rpartition('/')[0]).get(part.listed.rpartition('/')[2]) is None: return
-    grammar,name,own = re.compile(part.line, re.ASCII),re.compile(part.name, re.ASCII),set()
-    elsewhere,below = re.compile(r'[\\/]|[A-Za-z]:').match,f'{part.folder}/' if part.folder else ''
+def _lines(self:Reader, part):
+    "(where it stands, groups) of each line of a part's list that fits its grammar"
+    grammar = re.compile(part.line, re.ASCII)
+    above,_,name = part.listed.rpartition('/')
+    if not part.required and name not in self.tree.entries(above): return
     for n,line in enumerate(re.split(r'\r\n?|\n', self.tree.text(part.listed)), 1):
         if not (line := line.strip()): continue
-        where = f'{part.listed}, line {n}'
-        if not (m := grammar.fullmatch(line)) or _endless(line) and not sound(m.groupdict()):
-            self.skip(REASONS[5], where)
-            continue
-        groups = m.groupdict()
-        given = groups.pop('path')
-        path = self.locate(given if elsewhere(given) else below+given, where)
+        where,m = f'{part.listed}, line {n}',grammar.fullmatch(line)
+        if m and (not _endless(line) or sound(m.groupdict())): yield where, m.groupdict()
+        else: self.skip(REASONS[5], where)
+
+# %% ../../nbs/data/finding.ipynb #5fe297a9
+@patch
+def listed(self:Reader,
+    part:Part, # With a list
+):
+    "(relative path, groups) of the images that a part's list names; none where an optional part has no list"
+    name,own = re.compile(part.name, re.ASCII),set()
+    elsewhere,below = re.compile(r'[\\/]|[A-Za-z]:').match,f'{part.folder}/' if part.folder else ''
+    for where,groups in self._lines(part):
+        named = groups.pop('path')
+        path = self.locate(named if elsewhere(named) else below+named, where)
         if path is None: continue
         stem,extension = os.path.splitext(path[path.rfind('/')+1:])
         if path in own or self.seen.get((part.split,path), part.listed)!=part.listed: self.skip(REASONS[7], where)
-        elif part.tracklets: yield from self.images(part, path, {**groups, 'tracklet': given})
+        elif part.tracklets: yield from self.images(part, path, {**groups, 'tracklet': named})
         elif extension.lower() not in self.layout.extensions: self.skip(REASONS[1], path)
-        elif (f := name.fullmatch(stem)) and (not _endless(stem) or sound(f.groupdict())): yield path, {**f.groupdict(), **groups}
+        elif (f := name.fullmatch(stem)) and (not _endless(stem) or sound(f.groupdict())):
+            yield path, {**f.groupdict(), **groups}
         else: self.skip(REASONS[2], path)
         own.add(path)
         self.seen[part.split,path] = part.listed
@@ -184,20 +250,25 @@ def stray(self:Reader,
     if any(re.fullmatch(a, path, re.ASCII) for a in self.layout.aside): return REASONS[13]
     if kind=='file' and not self.is_image(name): return REASONS[8 if ending(name) in PICTURES else 1]
     if kind=='folder' and not pictures: return REASONS[1]
-    return REASONS[11 if any(p.listed and f'{path}/'.startswith(f'{p.folder}/'.lstrip('/')) for p in self.layout.parts) else 12]
+    return REASONS[11 if any(p.listed and f'{path}/'.startswith(f'{p.folder}/'.lstrip('/')) for p in self.layout.parts)
+                   else 12]
 
+# %% ../../nbs/data/finding.ipynb #35f49647
 @patch
-def account(self:Reader,
-    used:set, # Relative paths of the images that were found
-)->dict:      # reason -> {path: number of files}; 0 for a line of a list and an empty folder
-    "Everything below the root that is not used, each file once, under its first reason"
-    for f,met in self.met.items():
-        for who in sorted(set(map(int, self.numbers(f))) - met): self.skip(REASONS[6], f'{f}: person {who}')
-    self.skipped[REASONS[11]] -= self.opened                                     # another part of the layout took them
-    reason = {p: r for r in reversed(REASONS) for p in self.skipped[r] if p not in used}
-    told,ours,known = set(reason),used | (self.tree.read - reason.keys()),{''}
+def _known(self:Reader, ours):
+    "Folders that were looked into or hold something of ours, and all above them"
+    known = {''}
     for p in (*self.opened, *{u.rpartition('/')[0] for u in ours}):
-        while p not in known: known.add(p); p = p.rpartition('/')[0]
+        while p not in known:
+            known.add(p)
+            p = p.rpartition('/')[0]
+    return known
+
+# %% ../../nbs/data/finding.ipynb #fceb77cf
+@patch
+def _leftovers(self:Reader, reason, ours):
+    "({file or folder: number of files}, folders with pictures) of what is not ours; lone files enter `reason`"
+    told,known = set(reason),self._known(ours)
     sizes,pictures,stack = Counter(),set(),[('','')]
     while stack:
         relative,owner = stack.pop()
@@ -212,7 +283,22 @@ def account(self:Reader,
                 sizes[owner] += 1
                 if ending(name) in PICTURES or self.is_image(name): pictures.add(owner)
             else: sizes[path],reason[path] = 1,self.stray(path, kind)
+    return sizes,pictures
+
+# %% ../../nbs/data/finding.ipynb #073c3182
+@patch
+def account(self:Reader,
+    used:set, # Relative paths of the images that were found
+)->dict:      # reason -> {path: number of files}; 0 for a line of a list and an empty folder
+    "Everything below the root that is not used, each file once, under its first reason"
+    for f,met in self.met.items():
+        for who in sorted(set(map(int, self.numbers(f))) - met): self.skip(REASONS[6], f'{f}: person {who}')
+    self.skipped[REASONS[11]] -= self.opened                                     # another part of the layout took them
+    reason = {p: r for r in reversed(REASONS) for p in self.skipped[r] if p not in used}
+    sizes,pictures = self._leftovers(reason, used | (self.tree.read - reason.keys()))
     for p in sizes: reason[p] = reason.get(p) or self.stray(p, 'folder', p in pictures)
     for p in self.tree.closed: reason[p] = REASONS[10]
     self.tree.read -= reason.keys()
-    return {r: {p: sizes[p] for p in ps} for r in REASONS if (ps := sorted(p for p,q in reason.items() if q==r))}
+    res = {r: {} for r in REASONS}
+    for p in sorted(reason): res[reason[p]][p] = sizes[p]
+    return {r: ps for r,ps in res.items() if ps}

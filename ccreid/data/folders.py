@@ -17,6 +17,17 @@ from ..files import Unfit,found_at,reading,shown
 # %% ../../nbs/data/folders.ipynb #a6a06f74
 LONGEST = 2**28 # Bytes of a list
 
+def _decoded(data):
+    "The text that bytes are; `Unfit` where they are not UTF-8"
+    if b'\0' in data:
+        wide = data[:2] in (b'\xff\xfe',b'\xfe\xff') or data.count(0)*3 > len(data)
+        raise Unfit('is UTF-16: save it as UTF-8' if wide else 'is no text')
+    try: return data.removeprefix(b'\xef\xbb\xbf').decode()
+    except UnicodeDecodeError as e:
+        line = data.count(10, 0, e.start)+1
+        raise Unfit(f"is not UTF-8 in line {line} (Latin-1 or another old encoding?): save it as UTF-8") from None
+
+# %% ../../nbs/data/folders.ipynb #d9a64602
 def read_text(
     path,               # A file
     what:str='a list',  # What it should be
@@ -29,11 +40,7 @@ def read_text(
             if not stat.S_ISREG(state.st_mode): raise Unfit(found_at(path))
             if state.st_size > most: raise Unfit(f'has {state.st_size:,} bytes, too many for {what}')
             if (instead := found_at(path)).endswith(('download','pull`)')): raise Unfit(instead)
-            with open(path, 'rb') as f: data = f.read(most)
-            if b'\0' in data: raise Unfit('is UTF-16: save it as UTF-8' if data[:2] in (b'\xff\xfe',b'\xfe\xff') or data.count(0)*3>len(data) else 'is no text')
-            try: text = data.removeprefix(b'\xef\xbb\xbf').decode()
-            except UnicodeDecodeError as e:
-                raise Unfit(f"is not UTF-8 in line {data.count(10, 0, e.start)+1} (Latin-1 or another old encoding?): save it as UTF-8") from None
+            with open(path, 'rb') as f: text = _decoded(f.read(most))
     except FileNotFoundError: raise DataError(f'{shown(path)} is missing') from None
     return text.replace('\r\n', '\n').replace('\r', '\n') if '\r' in text else text
 
@@ -47,12 +54,14 @@ def _blobs(real):
             return blobs if os.path.isdir(blobs) and not os.path.islink(blobs) else ''
     return ''
 
+# %% ../../nbs/data/folders.ipynb #553fd1e9
 class Folder:
     "What lies below `root`; paths are relative to it, with forward slashes, '' is the root itself"
     def __init__(self, root): # An existing folder
         self.root,self.real,self._listed = str(root),os.path.realpath(root),{}
         self.blobs = _blobs(self.real)
-        self.linked,self.closed,self.read = set(),set(),set() # folders that are links; those that cannot be opened; lists that were read
+        # folders that are links; those that cannot be opened; lists that were read
+        self.linked,self.closed,self.read = set(),set(),set()
 
     def inside(self, path): # An absolute path
         "Does a path stay below the root, or in the root's own cache, when links are followed?"
@@ -62,12 +71,16 @@ class Folder:
 
     def entries(self,
         relative:str, # A folder
-    )->dict:          # name -> 'file', 'folder', 'link' (one that leaves the root) or 'other'; nothing where there is no such folder
+    )->dict:          # name -> 'file', 'folder', 'link' (that leaves the root) or 'other'; nothing for no folder
         "What is in a folder; each folder is listed once"
         if relative not in self._listed: self._listed[relative] = self._list(relative)
         return self._listed[relative]
 
-    def path(self, relative): return f'{self.root}{os.sep*(self.root[-1]!=os.sep)}{relative}' # `os.path.join` takes five times as long
+# %% ../../nbs/data/folders.ipynb #5be73524
+@patch
+def path(self:Folder, relative): # `os.path.join` takes five times as long
+    "The absolute path of a relative one"
+    return f'{self.root}{os.sep*(self.root[-1]!=os.sep)}{relative}'
 
 # %% ../../nbs/data/folders.ipynb #ca3a3eaf
 @patch
@@ -84,8 +97,10 @@ def _list(self:Folder, relative):
         self.closed.add(relative)
         return {}
 
+# %% ../../nbs/data/folders.ipynb #ee7f7a64
 @patch
 def _kind(self:Folder, entry, relative):
+    "What an entry of a folder is; a folder reached through a link is put down"
     try:
         if entry.is_file(follow_symlinks=False): return 'file'
         if entry.is_dir(follow_symlinks=False): return 'folder'
@@ -96,13 +111,15 @@ def _kind(self:Folder, entry, relative):
     self.linked.add(f'{relative}/{entry.name}' if relative else entry.name)
     return 'folder'
 
+# %% ../../nbs/data/folders.ipynb #e616e644
 @patch
 def text(self:Folder,
     relative:str, # A file of text
 )->str:           # Its content; a byte order mark is dropped
     "Read a list file; raises `DataError` where it is missing, leaves the root or is no text in UTF-8"
     path = os.path.join(self.real, relative)
-    if not os.path.lexists(path) or not self.inside(path): raise DataError(f'{shown(relative)} is missing in {shown(self.root)}')
+    if not os.path.lexists(path) or not self.inside(path):
+        raise DataError(f'{shown(relative)} is missing in {shown(self.root)}')
     text = read_text(path)
     self.read.add(relative)
     return text
@@ -124,11 +141,18 @@ class Names(Folder):
             for i,n in enumerate(above): tree['/'.join(above[:i])].setdefault(n, 'folder')
         self._listed = tree
 
-    def entries(self, relative): return self._listed.get(relative, {})
-    def text(self, relative):
-        if relative not in self.texts: raise DataError(f'{shown(relative)} is missing in {shown(self.root)}')
-        self.read.add(relative)
-        return self.texts[relative].lstrip('\ufeff')
+# %% ../../nbs/data/folders.ipynb #77e2edbb
+@patch
+def entries(self:Names, relative): # A folder
+    "Name -> file or folder; nothing where there is no such folder"
+    return self._listed.get(relative, {})
+
+@patch
+def text(self:Names, relative): # A list file
+    "Its content; raises `DataError` where it is not among the texts"
+    if relative not in self.texts: raise DataError(f'{shown(relative)} is missing in {shown(self.root)}')
+    self.read.add(relative)
+    return self.texts[relative].lstrip('\ufeff')
 
 # %% ../../nbs/data/folders.ipynb #0e382b3e
 def clean_path(
@@ -136,9 +160,11 @@ def clean_path(
     where:str, # List and line, for the message
 )->str:        # Relative, with forward slashes
     "A listed path in one form; raises `DataError` where it leads out of the data set"
-    if '\\' not in path and '\0' not in path and path[1:2]!=':' and not {'', '.', '..'}.intersection(path.split('/')): return path
+    if '\\' not in path and '\0' not in path and path[1:2]!=':' and not {'', '.', '..'}.intersection(path.split('/')):
+        return path
     p = path.replace('\\', '/')
     parts = [q for q in p.split('/') if q not in ('', '.')]
     if p.startswith('/') or re.match(r'[A-Za-z]:', p) or '..' in parts or '\0' in p:
-        raise DataError(f'{where} points outside the data set: {shown(path)}\npaths in a list are relative to the data set; nothing outside it is read')
+        raise DataError(f'{where} points outside the data set: {shown(path)}\npaths in a list are relative to the data '
+                        'set; nothing outside it is read')
     return '/'.join(parts)

@@ -31,6 +31,7 @@ def _size(path):
     if at.st_size > MOST_BYTES: raise Refused(f'the file has {at.st_size:,} bytes, more than {MOST_BYTES:,}')
     return at.st_size
 
+# %% ../../nbs/data/images.ipynb #a8d8b208
 def content(
     path,   # Image file, or one that is open
 )->bytes:   # All of it
@@ -50,7 +51,9 @@ _PLAIN = dict(JPEG=JpegImagePlugin.JpegImageFile, PNG=PngImagePlugin.PngImageFil
               BMP=BmpImagePlugin.BmpImageFile, TIFF=TiffImagePlugin.TiffImageFile)
 
 def _bounded(width, height, share=1, of=''):
-    if width*height > (most := MOST_PIXELS//share): raise Refused(f'it declares {width:,} x {height:,} pixels{of}, more than {most:,}')
+    "`Refused` for more pixels than may be declared, or than a share of them"
+    if width*height > (most := MOST_PIXELS//share):
+        raise Refused(f'it declares {width:,} x {height:,} pixels{of}, more than {most:,}')
 
 def _webp_size(b):
     "(width, height) that the first 30 bytes declare"
@@ -59,6 +62,19 @@ def _webp_size(b):
     if b[12:16]==b'VP8L': return (n(21,4)&0x3fff)+1,(n(21,4)>>14&0x3fff)+1
     return n(26,2)&0x3fff,n(28,2)&0x3fff
 
+# %% ../../nbs/data/images.ipynb #1701d223
+def _opened(f, kind):
+    "Pillow's picture of a kind; one that declares too many pixels is `Refused`"
+    try: return Image.open(f, formats=(kind,))
+    except (MemoryError,Image.DecompressionBombError) as e:
+        f.seek(0)
+        if not isinstance(e, MemoryError): _bounded(*_PLAIN[kind](f).size)
+        raise
+    except Exception:                                   # says little: its plain class says more
+        f.seek(0)
+        return _PLAIN[kind](f)
+
+# %% ../../nbs/data/images.ipynb #c0b06301
 def _header(f):
     "Pillow's picture, its pixels not yet decoded, from a file that is open"
     start = f.read(30)
@@ -66,16 +82,10 @@ def _header(f):
     kind = next((k for k in FORMATS if Image.OPEN[k][1](start[:16]) is True), None)
     if kind is None: raise Refused(_FOREIGN)
     if kind=='WEBP': _bounded(*_webp_size(start))
-    try: im = Image.open(f, formats=(kind,))
-    except (MemoryError,Image.DecompressionBombError) as e:
-        f.seek(0)
-        if not isinstance(e, MemoryError): _bounded(*_PLAIN[kind](f).size)
-        raise
-    except Exception:                                   # says little: its plain class says more
-        f.seek(0)
-        im = _PLAIN[kind](f)
+    im = _opened(f, kind)
     _bounded(*im.size)
-    if kind=='TIFF': _bounded(*(max(v) if isinstance(v, tuple) else v for v in (im.tag_v2.get(t, 1) for t in (322,323))))
+    if kind=='TIFF':
+        _bounded(*(max(v) if isinstance(v, tuple) else v for v in (im.tag_v2.get(t, 1) for t in (322,323))))
     if is_deep(im) and not im.mode.startswith('I'): _bounded(*im.size, 4, ' of deep colour')
     return im
 
@@ -88,13 +98,16 @@ class _ReadingHere:
 _QUIET = ('ignore', _ReadingHere(), Warning, None, 0)
 logging.getLogger('PIL.TiffImagePlugin').addFilter(lambda record: not _QUIET[1].match(record))
 
+# %% ../../nbs/data/images.ipynb #c81657a2
 @contextmanager
 def _reading():
     "In here this thread hears no warning, and cut pictures do not pass"
     with _strict['lock']:
-        if not _strict['inside']: _strict['before'],ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES,False
+        if not _strict['inside']:
+            _strict['before'],ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES,False
         _strict['inside'] += 1
-        if warnings.filters[:1]!=[_QUIET]: warnings.filters[:] = [_QUIET, *(f for f in warnings.filters if f is not _QUIET)]
+        if warnings.filters[:1]!=[_QUIET]:
+            warnings.filters[:] = [_QUIET, *(f for f in warnings.filters if f is not _QUIET)]
     _mine.reading = getattr(_mine, 'reading', 0)+1
     try: yield
     finally:
@@ -128,6 +141,19 @@ def decode(
         im.load()
         return to_rgb(_upright(im)), None, False
 
+# %% ../../nbs/data/images.ipynb #a45e5065
+def _reason(path, error):
+    "Why a picture cannot be read: a sentence without the file"
+    said = getattr(error, 'strerror', None) or str(error) or type(error).__name__
+    if isinstance(error, FileNotFoundError): return 'there is no such file'
+    if isinstance(error, PermissionError): return 'there is no permission to read it'
+    if isinstance(error, Image.DecompressionBombError):
+        return f"Pillow's own bound, Image.MAX_IMAGE_PIXELS, was lowered and refuses it ({said})"
+    if said==_FOREIGN and not hasattr(path, 'read') and (found := found_at(path))!='is damaged':
+        return f'{said}; it {found}'
+    return said if isinstance(error, Refused) or getattr(error, 'errno', None) else f'its content is damaged ({said})'
+
+# %% ../../nbs/data/images.ipynb #f1a2d407
 def refusal(
     path,        # Of a picture, or a file that is open
     error,       # What reading it raised
@@ -135,16 +161,12 @@ def refusal(
 )->DataError:    # Its `reason` is a sentence without the file
     "The one error for a picture that cannot be read; what this machine lacks is raised as it is"
     if isinstance(error, MemoryError) or getattr(error, 'errno', None) in _HERE: raise error
-    said = getattr(error, 'strerror', None) or str(error) or type(error).__name__
-    reason = {FileNotFoundError: 'there is no such file', PermissionError: 'there is no permission to read it'}.get(type(error))
-    if isinstance(error, Image.DecompressionBombError): reason = f"Pillow's own bound, Image.MAX_IMAGE_PIXELS, was lowered and refuses it ({said})"
-    if not reason: reason = said if isinstance(error, Refused) or getattr(error, 'errno', None) else f'its content is damaged ({said})'
-    if said==_FOREIGN and not hasattr(path, 'read') and (found := found_at(path))!='is damaged': reason = f'{said}; it {found}'
-    reason = shown(' '.join(reason.split()))
+    reason = shown(' '.join(_reason(path, error).split()))
     new = DataError(f'cannot read the image {shown(path)}: {reason}\n{advice}')
     new.reason = reason
     return new
 
+# %% ../../nbs/data/images.ipynb #86b99102
 _told = set()
 
 def _helping():
@@ -160,8 +182,10 @@ def read_image(
     except Exception as e: raise refusal(path, e) from None # decoders raise many kinds on damaged files
     if guessed and not _told and not _helping():
         _told.add(path)
-        warnings.warn(f'{shown(path)} has more than 8 bits and does not say how many: by its brightest value it is read as one of {bits}. '
-                      '`ccreid check` counts such pictures; to be sure, save them with 8 bits or stretched to all 16', stacklevel=2)
+        warnings.warn(f'{shown(path)} has more than 8 bits and does not say how many: by its brightest value it is '
+                      f'read as one of {bits}. '
+                      '`ccreid check` counts such pictures; to be sure, save them with 8 bits or stretched to all 16',
+                      stacklevel=2)
     return im
 
 # %% ../../nbs/data/images.ipynb #b4c91fbe

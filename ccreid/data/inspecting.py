@@ -28,7 +28,8 @@ class Bar:
         if not self.stream.isatty() or done<total and now-self.last < .1: return
         self.last,taken,n = now,now-self.start,30*done//total
         rest = f'{_clock(taken/done*(total-done))} left' if done<total else f'{_clock(taken)}'
-        print(f"\r[{'#'*n}{'.'*(30-n)}] {done:,}/{total:,} images, {rest}".ljust(78), end='\n'*(done==total), file=self.stream, flush=True)
+        print(f"\r[{'#'*n}{'.'*(30-n)}] {done:,}/{total:,} images, {rest}".ljust(78), end='\n'*(done==total),
+              file=self.stream, flush=True)
 
 # %% ../../nbs/data/inspecting.ipynb #38186fe8
 SHARE = 64 # Files that a thread takes at a time
@@ -51,6 +52,7 @@ def _each(
             if progress: progress(done, len(paths))
     finally: pool.shutdown(cancel_futures=True)
 
+# %% ../../nbs/data/inspecting.ipynb #452909d5
 def _look(path):
     "(reason why it cannot be read or None, hash of its content, bits of a deep picture or None)"
     try:
@@ -59,6 +61,7 @@ def _look(path):
     except Exception as e: return refusal(path, e).reason, None, None
     return None, hashlib.blake2b(data, digest_size=16).digest(), bits
 
+# %% ../../nbs/data/inspecting.ipynb #caaf33f8
 class Inspection(tuple):
     "({path: reason}, [[path, ...]]): unreadable files, and files with the same content"
     deep = {} # {path: bits} of pictures of more than 8 bits
@@ -70,11 +73,12 @@ class Inspection(tuple):
         path,b = next(iter(self.deep.items()))
         return [f'{len(self.deep):,} picture(s) with more than 8 bits are read as {bits}, first: {path} ({b})']
 
+# %% ../../nbs/data/inspecting.ipynb #91f3007f
 def inspect_images(
     paths,            # Files to decode
     workers:int=None, # Threads; default: one a core
     progress=True,    # A bar on a terminal; or called with (done, total); None: nothing
-)->Inspection:        # ({path: reason} of unreadable files, [[path, ...]] of files with the same content), and `.deep`, {path: bits}
+)->Inspection:        # Unreadable files and copies; `.deep`: {path: bits}
     "Decode all files; raises `DataError` where there are fewer workers than one"
     unreadable,same,deep = {},defaultdict(list),{}
     for path,(reason,digest,bits) in _each(_look, list(dict.fromkeys(paths)), workers, progress):
@@ -91,7 +95,7 @@ def quick_look(
     workers:int=None, # Threads; default: one a core
     progress=None,    # True: a bar on a terminal; or called with (done, total); None: nothing
 )->dict:              # {path: reason} of those that cannot be read
-    "The quick part of the check: header, size and end of each file; raises `DataError` where there are fewer workers than one"
+    "The quick part of the check: header, size and end of each file; raises `DataError` for fewer workers than one"
     return {p: why for p,why in _each(glance, list(dict.fromkeys(paths)), workers, progress) if why}
 
 # %% ../../nbs/data/inspecting.ipynb #8052c1f9
@@ -99,9 +103,11 @@ def misplaced(
     table, # Sample table
     copies=(), # Groups of files with the same content
 ):         # (groups of files that lie in training and in the test, groups of files under more than one person)
-    "Pictures, by content or by path, whose places contradict each other; the people of training, validation and test are told apart only within each"
+    "Pictures, by content or by path, whose places contradict each other"
+    # training, validation and test each count their people for themselves
     owners = defaultdict(set)
-    for path,split,identity in zip(table.path, table.split, table.identity): owners[path].add((split if split in ('train','val') else 'test', identity))
+    for path,split,identity in zip(table.path, table.split, table.identity):
+        owners[path].add((split if split in ('train','val') else 'test', identity))
     leaks,mixed,copied = [],[],{p for c in copies for p in c}
     for group in [*copies, *([p] for p,o in owners.items() if len(o)>1 and p not in copied)]:
         who = set().union(*(owners[p] for p in group))

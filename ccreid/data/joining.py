@@ -14,6 +14,7 @@ from functools import lru_cache
 from itertools import accumulate,permutations
 import numpy as np
 import pandas as pd
+from fastcore.basics import patch
 from .samples import DataError,ReIDDataset,relabel
 
 # %% ../../nbs/data/joining.ipynb #16e271bd
@@ -33,26 +34,30 @@ class Share:
     start:dict    # Column -> what was added to its numbers (to identity and clothes: outside training)
     lacks:tuple=() # Columns of the joined table that the set does not have
 
-    def own(self,
-        table:pd.DataFrame, # Sample table of the joined set, or some of its rows
-    )->pd.DataFrame:        # The rows of this set, index kept
-        "The rows of the set with its own numbers; raises `ValueError` for a table with other numbers"
-        if 'dataset' not in table.columns: raise ValueError(f"{self.name}: the table has no column 'dataset', which says whose rows these are")
-        rows = table[table['dataset'].isin(self.members)].drop(columns=list(self.lacks), errors='ignore')
-        test = (rows['split'] != 'train').to_numpy() if 'split' in rows else np.ones(len(rows), bool)
-        for c,n in self.start.items():
-            if c not in rows: continue
-            known = (rows[c] >= 0).to_numpy() & (test if c in CLASSES else True)
-            if (rows[c][known] < n).any():
-                raise ValueError(f'{self.name}: {c} {rows[c][known].min()} is not from the joined table, where its numbers begin at {n}')
-            rows.loc[known, c] -= n
-        return rows
+# %% ../../nbs/data/joining.ipynb #5d71ba6a
+@patch
+def own(self:Share,
+    table:pd.DataFrame, # Sample table of the joined set, or some of its rows
+)->pd.DataFrame:        # The rows of this set, index kept
+    "The rows of the set with its own numbers; raises `ValueError` for a table with other numbers"
+    if 'dataset' not in table.columns:
+        raise ValueError(f"{self.name}: the table has no column 'dataset', which says whose rows these are")
+    rows = table[table['dataset'].isin(self.members)].drop(columns=list(self.lacks), errors='ignore')
+    test = (rows['split'] != 'train').to_numpy() if 'split' in rows else np.ones(len(rows), bool)
+    for c,n in self.start.items():
+        if c not in rows: continue
+        known = (rows[c] >= 0).to_numpy() & (test if c in CLASSES else True)
+        if (rows[c][known] < n).any():
+            raise ValueError(f'{self.name}: {c} {rows[c][known].min()} is not from the joined table, where its '
+                             f'numbers begin at {n}')
+        rows.loc[known, c] -= n
+    return rows
 
 # %% ../../nbs/data/joining.ipynb #3eb42031
 @lru_cache(None)
 def _among(kind):
     "The subclass of a protocol class whose objects look at one set of a joined table"
-    @dataclass(frozen=True)
+    @dataclass(frozen=True, repr=False)
     class Among(kind):
         shares:tuple=() # `Share`s, the outermost first
         def roles(self, table):
@@ -64,6 +69,7 @@ def _among(kind):
 
 def _make(kind, values): return (_among(kind) if values.get('shares') else kind)(**values)
 
+# %% ../../nbs/data/joining.ipynb #50a3c3e0
 def _inside(protocol, share):
     "The protocol of a set, for a table where the set is a share"
     values = {f.name: getattr(protocol, f.name) for f in fields(protocol)}
@@ -85,27 +91,38 @@ def rename(
     "The same data set under another name; one that holds several sets keeps their names in the column `dataset`"
     several = dataset.samples.dataset.nunique() > 1 or any(hasattr(p, 'shares') for p in dataset.protocols.values())
     table = dataset.samples if several else dataset.samples.assign(dataset=name)
-    return ReIDDataset(name, dataset.root, table, dataset.protocols, dataset.notes, dataset.no_cameras if several else [name]*bool(dataset.no_cameras))
+    return ReIDDataset(name, dataset.root, table, dataset.protocols, dataset.notes,
+                       dataset.no_cameras if several else [name]*bool(dataset.no_cameras))
 
+# %% ../../nbs/data/joining.ipynb #9b7699f1
+def _set_apart(ds, what, values, owner):
+    "Note whose the values are; raises `DataError` where another data set holds one of them"
+    both = next((v for v in values.unique() if v in owner), None)
+    if both: raise DataError(f'{owner[both]} and {ds.name} both hold {what} {both}\neach must belong to one set')
+    owner.update(dict.fromkeys(values, ds.name))
+
+# %% ../../nbs/data/joining.ipynb #31d9dbee
 def _by_name(datasets):
     "name -> data set, in order; raises `DataError` where two cannot be told apart"
-    if isinstance(datasets, ReIDDataset): raise DataError(f'{datasets.name} is one data set: give several of them in a list')
+    if isinstance(datasets, ReIDDataset):
+        raise DataError(f'{datasets.name} is one data set: give several of them in a list')
     if isinstance(datasets, dict): datasets = [ds if ds.name==n else rename(ds, n) for n,ds in datasets.items()]
-    res,owner,images = {},{},{}
+    res,rows,images = {},{},{}
     for ds in datasets:
-        if not isinstance(ds, ReIDDataset): raise DataError(f'{str(ds)[:80]!r} is no data set: read it with load_dataset first')
-        if ds.name in res: raise DataError(f"two data sets are called {ds.name}: {res[ds.name].root} and {ds.root}\n"
-                                           "name them in a dict, {'this': a, 'that': b}, or rename(a, 'this') one of them")
+        if not isinstance(ds, ReIDDataset):
+            raise DataError(f'{str(ds)[:80]!r} is no data set: read it with load_dataset first')
+        if ds.name in res:
+            raise DataError(f"two data sets are called {ds.name}: {res[ds.name].root} and {ds.root}\n"
+                            "name them in a dict, {'this': a, 'that': b}, or rename(a, 'this') one of them")
         res[ds.name] = ds
-        for what,seen,values in ('rows of the data set', owner, ds.samples.dataset), ('the picture', images, ds.samples.path):
-            both = next((v for v in values.unique() if v in seen), None)
-            if both: raise DataError(f'{seen[both]} and {ds.name} both hold {what} {both}\neach must belong to one set')
-            seen.update(dict.fromkeys(values, ds.name))
+        _set_apart(ds, 'rows of the data set', ds.samples.dataset, rows)
+        _set_apart(ds, 'the picture', ds.samples.path, images)
     if not res: raise DataError('there is no data set in the list')
     return res
 
 # %% ../../nbs/data/joining.ipynb #a5b9cf27
-def _blank(column): return -1 if pd.api.types.is_integer_dtype(column) else '' if not pd.api.types.is_numeric_dtype(column) else np.nan
+def _blank(column):
+    return -1 if pd.api.types.is_integer_dtype(column) else '' if not pd.api.types.is_numeric_dtype(column) else np.nan
 
 def _stack(tables):
     "One table under the other; whole numbers stay whole where a table lacks their column"
@@ -119,25 +136,41 @@ def _root(datasets):
     try: return os.path.commonpath([str(ds.root) for ds in datasets])
     except ValueError: return datasets[0].root
 
+# %% ../../nbs/data/joining.ipynb #7fdf119c
+def _offsets(sets, tables, training):
+    "(of training rows, of all others): column -> what each set's numbers begin with, and where the last ends"
+    def column(c, rows): return [t[c][r] if c in t else () for t,r in zip(tables, rows)]
+    others,everything = [~r for r in training],[slice(None)]*len(tables)
+    train = {c: _starts(column(c, training)) for c in CLASSES}
+    start = {c: _starts(column(c, others), train[c][-1]) for c in CLASSES}
+    start |= {c: _starts(column(c, everything)) for c in NUMBERS[2:]}
+    if huge := [c for c in NUMBERS if start[c][-1] >= 2**63]:
+        raise DataError(f"{' + '.join(ds.name for ds in sets)}: labels in column {huge[0]} are so large that no whole "
+                        "number is left for the others: make them smaller")
+    return train,start
+
+def _shares(sets, tables, start):
+    "The `Share` of each data set"
+    every = list(dict.fromkeys(c for t in tables for c in t))
+    return [Share(ds.name, tuple(t.dataset.unique()), {c: start[c][k] for c in NUMBERS if c in t},
+                  tuple(c for c in every if c not in t))
+            for k,(ds,t) in enumerate(zip(sets, tables))]
+
+# %% ../../nbs/data/joining.ipynb #d4a54601
 def join(
     datasets, # `ReIDDataset`s in a list, or a dict of them by name
 )->ReIDDataset: # Called A+B; its protocols are called A/standard, B/standard, ...
-    "One data set out of several, no number used by two; raises `DataError` where two have one name, hold the same picture or leave no numbers"
+    "Several data sets as one; raises `DataError` where two share a name or a picture, or leave no numbers"
     sets = list(_by_name(datasets).values())
     tables,training = [ds.samples.copy() for ds in sets],[(ds.samples.split=='train').to_numpy() for ds in sets]
-    def column(c, rows=None): return [() if c not in t else t[c] if rows is None else t[c][r] for t,r in zip(tables, rows or training)]
-    train = {c: _starts(column(c, training)) for c in CLASSES}
-    start = {c: _starts(column(c, [~r for r in training]), train[c][-1]) for c in CLASSES} | {c: _starts(column(c)) for c in NUMBERS[2:]}
-    if huge := [c for c in NUMBERS if start[c][-1] >= 2**63]:
-        raise DataError(f"{' + '.join(ds.name for ds in sets)}: labels in column {huge[0]} are so large that no whole number is left for the others: make them smaller")
-    every = list(dict.fromkeys(c for t in tables for c in t))
-    shares = [Share(ds.name, tuple(t.dataset.unique()), {c: start[c][k] for c in NUMBERS if c in t}, tuple(c for c in every if c not in t))
-              for k,(ds,t) in enumerate(zip(sets, tables))]
+    train,start = _offsets(sets, tables, training)
+    shares = _shares(sets, tables, start)
     for k,(t,r,s) in enumerate(zip(tables, training, shares)):
         for c,n in s.start.items(): t[c] += np.where(t[c]<0, 0, np.where(r, train[c][k], n) if c in CLASSES else n)
     protocols = {f'{s.name}/{name}': _inside(p, s) for ds,s in zip(sets, shares) for name,p in ds.protocols.items()}
     notes = [f'{ds.name}: {n}' for ds in sets for n in ds.notes]
-    return ReIDDataset('+'.join(ds.name for ds in sets), _root(sets), _stack(tables), protocols, notes, _without_cameras(sets))
+    return ReIDDataset('+'.join(ds.name for ds in sets), _root(sets), _stack(tables), protocols, notes,
+                       _without_cameras(sets))
 
 # %% ../../nbs/data/joining.ipynb #f5cbab5b
 def separate(
@@ -152,8 +185,10 @@ def separate(
             parts.setdefault(s.name, (s, {}))[1][name.removeprefix(f'{s.name}/')] = _outside(p)
     taken = [m for s,_ in parts.values() for m in s.members]
     found = [(name, s.own(dataset.samples), protocols) for name,(s,protocols) in parts.items()]
-    found += [(d, dataset.samples[dataset.samples.dataset==d], free or None) for d in dataset.samples.dataset.unique() if d not in taken]
-    return {name: ReIDDataset(name, dataset.root, relabel(rows), protocols, no_cameras=dataset.no_cameras) for name,rows,protocols in found if len(rows)}
+    found += [(d, dataset.samples[dataset.samples.dataset==d], free or None) for d in dataset.samples.dataset.unique()
+              if d not in taken]
+    return {name: ReIDDataset(name, dataset.root, relabel(rows), protocols, no_cameras=dataset.no_cameras)
+            for name,rows,protocols in found if len(rows)}
 
 # %% ../../nbs/data/joining.ipynb #9e2741f6
 def transfer(
@@ -166,9 +201,11 @@ def transfer(
     if not len(source.train): raise DataError(f'{source.name} has no training images: nothing can be learned from it')
     if not len(target.query) or not len(target.gallery):
         raise DataError(f'{target.name} has no query or no gallery images: nothing can be tested on it')
-    return ReIDDataset(f'{source.name}->{target.name}', _root([source, target]), _stack([train, test]), target.protocols,
-                       [f'{ds.name}: {n}' for ds in (source, target) for n in ds.notes], _without_cameras([source, target]))
+    return ReIDDataset(f'{source.name}->{target.name}', _root([source, target]), _stack([train, test]),
+                       target.protocols, [f'{ds.name}: {n}' for ds in (source, target) for n in ds.notes],
+                       _without_cameras([source, target]))
 
+# %% ../../nbs/data/joining.ipynb #663ea5b5
 def single_source(
     datasets, # `ReIDDataset`s in a list, or a dict of them by name
 )->dict:      # 'a->b' -> `ReIDDataset`, for all ordered pairs

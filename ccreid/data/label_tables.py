@@ -18,6 +18,19 @@ from .samples import SPLITS,DataError
 from ..files import shown
 
 # %% ../../nbs/data/label_tables.ipynb #9dc4f81f
+def _check_headings(head, first, file):
+    "Raises `DataError` for a column that is unknown, there twice, or missing"
+    columns = f"columns are path, {', '.join(PLACES)}"
+    for h in head:
+        if h not in ('path', *PLACES):
+            raise DataError(f'{file} has a column {quoted(h)} that means nothing here\n{columns}')
+        if head.count(h)>1: raise DataError(f'{file} has two columns {h!r}\n{columns}')
+    for h in 'path','identity':
+        if h not in head:
+            raise DataError(f"{file} has no column {h!r}, its first line is: "
+                            f"{first.strip()[:80] or '(empty)'}\n{columns}")
+
+# %% ../../nbs/data/label_tables.ipynb #da0e793e
 def _table(text, file):
     "(where, {heading: cell}) of each line; raises `DataError` naming the line"
     if '\0' in text: raise DataError(f'{file} holds NUL characters: it is damaged, or UTF-16\nsave it as UTF-8')
@@ -25,12 +38,7 @@ def _table(text, file):
     lines = csv_reader(StringIO(text, newline=''), delimiter=max(',;\t', key=first.count), strict=True)
     try:
         head = [h.strip().casefold() for h in next(lines, [])]
-        columns = f"columns are path, {', '.join(PLACES)}"
-        for h in head:
-            if h not in ('path', *PLACES): raise DataError(f'{file} has a column {quoted(h)} that means nothing here\n{columns}')
-            if head.count(h)>1: raise DataError(f'{file} has two columns {h!r}\n{columns}')
-        for h in 'path','identity':
-            if h not in head: raise DataError(f"{file} has no column {h!r}, its first line is: {first.strip()[:80] or '(empty)'}\n{columns}")
+        _check_headings(head, first, file)
         for cells in lines:
             where = f'{file}, line {lines.line_num}'
             if not any(c.strip() for c in cells): continue
@@ -53,7 +61,8 @@ def _checked(row, where, missing=None):
     said = spell(row, missing)
     for k in NAMED:
         if _rounded(row.get(k, '')): wrong(k, 'a number that was rounded when it was saved; write all its digits')
-    for k in too_low(said): wrong(k, f"labels are words or numbers from 0; -1 is unknown{', -2 a passer-by'*(k=='identity')}")
+    for k in too_low(said):
+        wrong(k, f"labels are words or numbers from 0; -1 is unknown{', -2 a passer-by'*(k=='identity')}")
     frame = said.get('frame', '-1')
     if frame!='-1' and not re.fullmatch(r'\d{1,18}', frame, re.ASCII): wrong('frame', 'it must be a whole number')
     return said
@@ -77,6 +86,5 @@ def read_labels(
         if not reader.is_image(name) or reader.tree.entries(above).get(name)!='file': reader.skip('not an image', path)
         elif (role := SPLIT_WORDS.get(row.get('split', '').casefold())) in roles: reader.skip('listed twice', where)
         else:
-            found.append((path, row))
-            roles.add(role)
+            found.append((path, row)); roles.add(role)
     return found

@@ -17,25 +17,30 @@ from ..files import shown
 
 # %% ../../nbs/data/label_words.ipynb #f86563bc
 UNKNOWN = ('','-1','unknown') # Said on purpose
-MISSING = frozenset(('na n/a n.a. n.a n/d n.d. #n/a #na #nv #n/d nan -nan +nan <na> none null nil nul <null> (null) [null] \\n '
-                     '-inf +inf 1.#ind -1.#ind 1.#qnan -1.#qnan unk undefined missing').split() +
-                    ['#n/a n/a','not available','not known']) # Not on purpose
+MISSING = frozenset((                # Not on purpose
+    'na n/a n.a. n.a n/d n.d. #n/a #na #nv #n/d nan -nan +nan <na> none null nil nul <null> (null) [null] \\n '
+    '-inf +inf 1.#ind -1.#ind 1.#qnan -1.#qnan unk undefined missing').split()
+    + ['#n/a n/a','not available','not known'])
+
+# %% ../../nbs/data/label_words.ipynb #ad716b8e
 _blanks = ' \t\n\r\v\f\xa0\xad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff' # Some of them cannot be seen
 
 def _bare(word):
+    "A word without blanks around it, its signs for minus as one"
     word = unicodedata.normalize('NFC', word.strip().strip(_blanks).strip())
     return re.sub(r'^[\u2010-\u2015\u2212\ufe63\uff0d](?=\d)', '-', word) # other signs for minus
 
 @lru_cache(2**16)
 def is_missing(
     word:str,            # As it was written
-    missing:tuple=None,  # Words that say it, in small letters; default: `MISSING`, punctuation and the errors of spreadsheets
+    missing:tuple=None,  # Words that say it, in small letters; default: `MISSING`, punctuation, spreadsheets' errors
 )->bool:                 # False for what says it on purpose
     "Is it a word for a value that is missing?"
     word = _bare(word).casefold()
     if word in UNKNOWN: return False
     if missing is not None: return word in missing
-    return word in MISSING or re.fullmatch(r'#\S*[!?]', word) is not None or all(unicodedata.category(c)[0]=='P' for c in word)
+    if word in MISSING or re.fullmatch(r'#\S*[!?]', word): return True
+    return all(unicodedata.category(c)[0]=='P' for c in word)
 
 # %% ../../nbs/data/label_words.ipynb #2dbcb9ab
 _whole = re.compile(r'-?\d+', re.ASCII)
@@ -69,7 +74,8 @@ def _look(word):
     "What is seen of a word at a glance"
     word = unicodedata.normalize('NFKC', unicodedata.normalize('NFKC', word).casefold())
     word = ''.join(c for c in word if not c.isspace() and unicodedata.category(c) not in ('Cc','Cf'))
-    if len(word)<20 and re.fullmatch(r'[+-]?\d+([.,]\d+)?(e[+-]?\d{1,3})?', word, re.ASCII): return str(Decimal(word.replace(',', '.')).normalize())
+    if len(word)<20 and re.fullmatch(r'[+-]?\d+([.,]\d+)?(e[+-]?\d{1,3})?', word, re.ASCII):
+        return str(Decimal(word.replace(',', '.')).normalize())
     return re.sub(r'(?<!\d)0+(?=\d)', '', word)
 
 def lookalikes(
@@ -85,7 +91,8 @@ PLACES = ('identity','clothes','camera','frame','tracklet','modality','split') #
 NAMED = ('identity','clothes','camera','tracklet')                             # Of these, the labels
 
 def _words(**meanings): return {w: meaning for meaning,words in meanings.items() for w in words.split()}
-SPLIT_WORDS = _words(train='train training', val='val valid validation', query='query probe', gallery='gallery', test='test testing')
+SPLIT_WORDS = _words(train='train training', val='val valid validation', query='query probe', gallery='gallery',
+                     test='test testing')
 MODALITY_WORDS = _words(visible='visible vis v rgb', infrared='infrared ir nir i thermal')
 
 def spell(
@@ -99,7 +106,8 @@ def too_low(
     said:dict, # As of `spell`
 )->list:       # Of names in `NAMED`
     "Which labels are numbers below those that mean something: −2 for people, −1 for others"
-    return [k for k in NAMED if re.fullmatch(r'-\d+([.,]\d*)?(e[+-]?\d+)?', said.get(k, ''), re.ASCII | re.I) and said[k] not in ('-1', '-2'*(k=='identity'))]
+    return [k for k in NAMED if re.fullmatch(r'-\d+([.,]\d*)?(e[+-]?\d+)?', said.get(k, ''), re.ASCII | re.I)
+            and said[k] not in ('-1', '-2'*(k=='identity'))]
 
 # %% ../../nbs/data/label_words.ipynb #0c126f6b
 def quoted(
@@ -109,6 +117,7 @@ def quoted(
     cut = [w if len(w)<41 else f'{w[:40]}...' for w in words]
     return ', '.join(repr(w) if w.isprintable() else f"'{shown(w)}'" for w in cut)
 
+# %% ../../nbs/data/label_words.ipynb #ab4847b1
 def doubts(
     found,        # [(relative path, {what: word, as it was written})]
     clothes:str,  # Does a garment belong to one person ('own') or not ('shared')?
@@ -122,7 +131,10 @@ def doubts(
         for k in (k for k in NAMED if k in g):
             if is_missing(g[k], missing): gone[k,g[k].strip()].append(path)
             alike[k,whose.get(k)].add(said[k])
-    for (k,word),paths in gone.items(): yield f'{k} {quoted(word)} was read as unknown, in {len(paths)} image(s) such as {min(paths)}'
+    for (k,word),paths in gone.items():
+        yield f'{k} {quoted(word)} was read as unknown, in {len(paths)} image(s) such as {min(paths)}'
     for k in NAMED:
         twins = [ws for (what,_),words in alike.items() if what==k for ws in lookalikes(words)]
-        if twins: yield f"{k} {quoted(*twins[0])} look alike and count as different{f', and so do {len(twins)-1} more' if twins[1:] else ''}"
+        if twins:
+            yield (f"{k} {quoted(*twins[0])} look alike and count as "
+                   f"different{f', and so do {len(twins)-1} more' if twins[1:] else ''}")

@@ -22,7 +22,8 @@ from .own_folders import folder
 from .joining import join
 
 # %% ../../nbs/data/layouts.ipynb #72a46f04
-_all_ = ['layout','prcc','ltcc','vc_clothes','ccvid','last','deepchange','celeb_reid','market1501','dukemtmc','msmt17','cuhk03_np','sysu_mm01','regdb','llcm','folder','join']
+_all_ = ['layout','prcc','ltcc','vc_clothes','ccvid','last','deepchange','celeb_reid','market1501','dukemtmc','msmt17',
+         'cuhk03_np','sysu_mm01','regdb','llcm','folder','join']
 
 # %% ../../nbs/data/layouts.ipynb #d5c55d39
 def _native(name):
@@ -56,21 +57,25 @@ def find_layout(
     if wrong: raise DataError(f"{key} has no option {', '.join(wrong)}\nits options are: {', '.join(known) or 'none'}")
     return LAYOUTS[key](**options)
 
+# %% ../../nbs/data/layouts.ipynb #35301ff8
 def _written_as(root, layout):
     "The layout that a mannequin world was written in, by its manifest"
     manifest = root/layout.marker
-    if not Folder(root).inside(manifest): raise DataError(f'{shown(manifest)} is a link that leads elsewhere; nothing outside the data set is read')
-    name = read_json(manifest, 'a manifest of mannequins', 'write the mannequins again', DataError).get('layout', 'mannequins')
+    if not Folder(root).inside(manifest):
+        raise DataError(f'{shown(manifest)} is a link that leads elsewhere; nothing outside the data set is read')
+    head = read_json(manifest, 'a manifest of mannequins', 'write the mannequins again', DataError)
+    name = head.get('layout', 'mannequins')
     if not isinstance(name, str) or name not in LAYOUTS:
         raise DataError(f'{shown(manifest)}: unknown layout {shown(name)[:40]!r}; known are {", ".join(LAYOUTS)}')
     return layout if name=='mannequins' else LAYOUTS[name]()
 
+# %% ../../nbs/data/layouts.ipynb #085a6baf
 def load_dataset(
     name:str,          # One of `DATASETS`
     root,              # Folder of the data set, or one above or below it
     verbose:bool=True, # Print what was skipped and what looks odd?
     **options,         # The layout's own options
-)->ReIDDataset:        # `.samples` is its table; `.train`, `.query`, `.gallery` and `.val` are parts; `.notes`, `.skipped`, `.skipped_files`
+)->ReIDDataset:        # Table and parts, with `.notes`, `.skipped` and `.skipped_files`
     "Read a data set from disk; opens no image. Raises `DataError` in two lines when that cannot be done"
     layout = find_layout(name, **options)
     if layout.marker: layout = _written_as(find_root(root, layout), layout)

@@ -9,6 +9,7 @@ __all__ = ['KINDS', 'DEFAULT', 'grammar', 'folder', 'PLACES', 'UNKNOWN']
 
 # %% ../../nbs/data/own_folders.ipynb #aec6ecf5
 import os,re,unicodedata
+from operator import itemgetter
 from .folders import clean_path
 from .label_tables import read_labels
 from .label_words import MODALITY_WORDS,PLACES,SPLIT_WORDS,UNKNOWN,doubts,numbers,spell,too_low
@@ -33,7 +34,8 @@ def _groups(
         person,camera = people[g['identity']],cameras[g.get('camera', '-1')]
         worn,walk = g.get('clothes', '-1'),g.get('tracklet', '-1')
         yield SPLIT_WORDS.get(g.get('split'), split), path, dict(
-            identity=person, name=g['identity'], camera=camera, frame=g.get('frame'), modality=MODALITY_WORDS.get(g.get('modality'), 'visible'),
+            identity=person, name=g['identity'], camera=camera, frame=g.get('frame'),
+            modality=MODALITY_WORDS.get(g.get('modality'), 'visible'),
             clothes=None if worn=='-1' else worn if clothes=='shared' else (person,worn),
             tracklet=None if walk=='-1' else (person,camera,walk))
 
@@ -41,7 +43,35 @@ def _groups(
 KINDS = (('.jpg','.jpeg'),('.png',),('.bmp',),('.webp',),('.tif','.tiff')) # Extensions of one kind of file
 _any = tuple(e for kind in KINDS for e in kind)
 _help = f"placeholders are {', '.join('{%s}' % p for p in PLACES)}; * stands for anything"
+_sample = dict(identity='0001', clothes='2', camera='1', frame='0003', tracklet='4', modality='visible', split='train')
 
+def _group(place, seen, before, after):
+    "Regular expression of a placeholder between two pieces of text"
+    if place in seen: return f'(?P={place})'
+    if place in ('split','modality'):
+        return f"(?P<{place}>(?i:{'|'.join(SPLIT_WORDS if place=='split' else MODALITY_WORDS)}))"
+    if place=='frame' or place=='camera' and before[-1:].isalpha(): return f'(?P<{place}>\\d{{1,18}})'
+    return f'(?P<{place}>[^/{re.escape(after)}]+)'
+
+# %% ../../nbs/data/own_folders.ipynb #9b032ece
+def _walk(tokens, wrong):
+    "(regular expression, example) of the pieces of a pattern; `wrong` raises what is wrong with one"
+    regex,example,seen = '','',set()
+    for before,t,after in zip(['',*tokens], tokens, [*tokens[1:],'/']):
+        if after[0] in '{*' and (t=='*' or t[0]=='{'):
+            wrong(f'has {t}{after} without a character between them: where would the first one end?')
+        if t=='*': regex,example = regex+f'[^/{re.escape(after[0])}]*',example+'x'
+        elif not re.fullmatch(r'\{.*\}', t):
+            if '{' in t or '}' in t: wrong('has a brace without its partner')
+            regex,example = regex+re.escape(t),example+t
+        else:
+            if (place := t[1:-1]) not in PLACES: wrong(f'has an unknown placeholder {t}')
+            regex,example = regex+_group(place, seen, before, after[0]),example+_sample[place]
+            seen.add(place)
+    if 'identity' not in seen: wrong('does not say where the person is: {identity} is missing')
+    return regex,example
+
+# %% ../../nbs/data/own_folders.ipynb #d892685e
 def grammar(
     pattern:str, # Such as `{identity}_{clothes}_c{camera}_{frame}.jpg`
 ):               # (regular expression of a path without extension, extensions, how deep files lie, an example)
@@ -52,39 +82,28 @@ def grammar(
     kinds = [k for k in KINDS if ending and ending[0].lower() in k] or [_any]
     if ending and ending[1]!='*' and kinds==[_any]:
         wrong(f"ends in {ending[0]}, which is no kind of image: use one of {', '.join(_any)}, .* or nothing")
-    tokens = [t for t in re.split(r'(\{[^{}]*\}|\*)', path[:ending.start()] if ending else path) if t]
-    sample = dict(identity='0001', clothes='2', camera='1', frame='0003', tracklet='4', modality='visible', split='train')
-    regex,example,seen = '','',set()
-    for i,t in enumerate(tokens):
-        after,place = tokens[i+1] if i+1<len(tokens) else '/',t[1:-1]
-        if after[0] in '{*' and (t=='*' or t[0]=='{'):
-            wrong(f'has {t}{after} without a character between them: where would the first one end?')
-        if t=='*': regex,example = regex+f'[^/{re.escape(after[0])}]*',example+'x'
-        elif not re.fullmatch(r'\{.*\}', t):
-            if '{' in t or '}' in t: wrong('has a brace without its partner')
-            regex,example = regex+re.escape(t),example+t
-        else:
-            if place not in PLACES: wrong(f'has an unknown placeholder {t}')
-            if place in seen: what = f'(?P={place})'
-            elif place in ('split','modality'): what = f"(?P<{place}>(?i:{'|'.join(SPLIT_WORDS if place=='split' else MODALITY_WORDS)}))"
-            elif place=='frame' or place=='camera' and i and tokens[i-1][-1].isalpha(): what = f'(?P<{place}>\\d{{1,18}})'
-            else: what = f'(?P<{place}>[^/{re.escape(after[0])}]+)'
-            regex,example = regex+what,example+sample[place]
-            seen.add(place)
-    if 'identity' not in seen: wrong('does not say where the person is: {identity} is missing')
-    return re.compile(regex, re.ASCII), kinds[0], path.count('/'), example+(ending[0] if ending and ending[1]!='*' else '.jpg')
+    pieces = re.split(r'(\{[^{}]*\}|\*)', path[:ending.start()] if ending else path)
+    regex,example = _walk([t for t in pieces if t], wrong)
+    extension = ending[0] if ending and ending[1]!='*' else '.jpg'
+    return re.compile(regex, re.ASCII), kinds[0], path.count('/'), example+extension
 
 # %% ../../nbs/data/own_folders.ipynb #994ad6d0
+def _leads_back(reader, path, above):
+    "Is a folder a link to one of those that it lies in?"
+    full = os.path.join(reader.tree.real, path)
+    return os.path.islink(full) and os.path.realpath(full) in above
+
 def _files(reader, depth, relative='', above=()):
-    "Paths of the images at most `depth` folders below; whatever else there is is counted, and no link leads back to where it lies"
+    "Paths of the images at most `depth` folders below, links that lead back aside; whatever else there is is counted"
     above = (*above, os.path.realpath(os.path.join(reader.tree.real, relative)))
     for name,kind,path in reader.entries(relative):
-        back = kind=='folder' and os.path.islink(full := os.path.join(reader.tree.real, path)) and os.path.realpath(full) in above
-        if kind=='folder' and depth and not back: yield from _files(reader, depth-1, path, above)
+        if kind=='folder' and depth and not _leads_back(reader, path, above):
+            yield from _files(reader, depth-1, path, above)
         elif kind=='folder': reader.skip('folder name breaks the grammar', path)
         elif not reader.is_image(name): reader.skip('not an image', path)
         else: yield path
 
+# %% ../../nbs/data/own_folders.ipynb #6c039a13
 def _by_pattern(reader, pattern, missing=None):
     "(relative path, {what: word}) of the images that fit; raises `DataError` where there are images and none fits"
     regex,extensions,depth,_ = grammar(pattern)
@@ -94,33 +113,47 @@ def _by_pattern(reader, pattern, missing=None):
         m = fits(unicodedata.normalize('NFC', stem)) if extension.lower() in extensions else None
         if m and not too_low(spell(m.groupdict(), missing)): found.append((path, m.groupdict()))
         else: reader.skip('name breaks the grammar', path)
-    if not found and (bad := sorted(reader.skipped['name breaks the grammar'] | reader.skipped['folder name breaks the grammar'])):
-        some = ' or '.join(dict.fromkeys((bad[0], bad[-1])))
-        raise DataError(f'folder: nothing in {shown(reader.tree.root)} fits the pattern {shown(pattern)}, not {shown(some)}\n{_help}')
-    return found
+    if found: return found
+    bad = sorted(reader.skipped['name breaks the grammar'] | reader.skipped['folder name breaks the grammar'])
+    if not bad: return found
+    some = ' or '.join(dict.fromkeys((bad[0], bad[-1])))
+    raise DataError(f'folder: nothing in {shown(reader.tree.root)} fits the pattern {shown(pattern)}, not '
+                    f'{shown(some)}\n{_help}')
 
 # %% ../../nbs/data/own_folders.ipynb #765f708f
 DEFAULT = '{identity}_{clothes}_c{camera}_{frame}.jpg'
 
+def _check_options(pattern, csv, split, clothes):
+    "Raises `DataError` for options that do not exist or exclude each other"
+    if split not in SPLITS: raise DataError(f"folder: split is {split!r}, it must be one of {', '.join(SPLITS)}")
+    if clothes not in ('own','shared'):
+        raise DataError(f"folder: clothes is {clothes!r}, it must be 'own' (names count within a person) or 'shared'")
+    if csv is not None and pattern!=DEFAULT:
+        raise DataError('folder: a pattern and a table were given: labels come from one of them\nleave out '
+                        f'pattern={pattern!r} or csv={str(csv)!r}')
+
+def _words(missing):
+    "The user's own words for a missing value, in small letters; None for those of `is_missing`"
+    if missing is None: return None
+    return tuple(str(w).strip().casefold() for w in (missing.split(',') if isinstance(missing, str) else missing))
+
+# %% ../../nbs/data/own_folders.ipynb #ad7d5f4c
 @layout
 def folder(
     pattern:str=DEFAULT, # What the names say; not used with `csv`
     csv:str=None,        # Table of labels, relative to the folder
     split:str='test',    # Of images about which neither says anything: train, val, query, gallery, or test (both roles)
     clothes:str='own',   # Is a garment worn by one person (own), or may people share it (shared)?
-    missing:str=None,    # Words for a missing value, with commas between, in place of those of `is_missing`; '' for none
+    missing:str=None, # Words for a missing value, with commas between, in place of those of `is_missing`; '' for none
 ):
     "A user's own images: labels by a pattern of the names, or by a table"
-    if split not in SPLITS: raise DataError(f"folder: split is {split!r}, it must be one of {', '.join(SPLITS)}")
-    if clothes not in ('own','shared'): raise DataError(f"folder: clothes is {clothes!r}, it must be 'own' (names count within a person) or 'shared'")
-    if csv is not None and pattern!=DEFAULT:
-        raise DataError(f'folder: a pattern and a table were given: labels come from one of them\nleave out pattern={pattern!r} or csv={str(csv)!r}')
-    example = grammar(pattern)[3] if csv is None else f'those that {csv} lists'
-    gone = None if missing is None else tuple(str(w).strip().casefold() for w in (missing.split(',') if isinstance(missing, str) else missing))
+    _check_options(pattern, csv, split, clothes)
+    example,words = grammar(pattern)[3] if csv is None else f'those that {csv} lists',_words(missing)
     def rows(reader):
-        found = _by_pattern(reader, pattern, gone) if csv is None else read_labels(reader, str(csv), gone)
-        reader.notes += doubts(found, clothes, gone)
-        return _groups(found, split, clothes, gone)
-    def group(k): return lambda g: g[k]
-    return Layout('folder', (Part('', split, r'.*', example, required=False, listed='' if csv is None else str(csv)),), rows=rows, extensions=_any,
-        person=lambda g: g['name'] if g['identity']>=0 else None, **{k: group(k) for k in ('identity','clothes','camera','modality','tracklet')})
+        found = _by_pattern(reader, pattern, words) if csv is None else read_labels(reader, str(csv), words)
+        reader.notes += doubts(found, clothes, words)
+        return _groups(found, split, clothes, words)
+    rules = {k: itemgetter(k) for k in ('identity','clothes','camera','modality','tracklet')}
+    part = Part('', split, r'.*', example, required=False, listed='' if csv is None else str(csv))
+    return Layout('folder', (part,), rows=rows, extensions=_any,
+                  person=lambda g: g['name'] if g['identity']>=0 else None, **rules)

@@ -19,7 +19,8 @@ from .samples import DataError,ReIDDataset,make_table
 from ..files import shown
 
 # %% ../../nbs/data/reading.ipynb #5852022f
-_all_ = ['LAYOUTS','Layout','Part','layout','find_root','find_form','folder_number','CLUTTER','ENTRIES','PICTURES','REASONS','Reader']
+_all_ = ['LAYOUTS','Layout','Part','layout','find_root','find_form','folder_number','CLUTTER','ENTRIES','PICTURES',
+         'REASONS','Reader']
 
 # %% ../../nbs/data/reading.ipynb #b81d92ee
 def _rank(keys, start=0):
@@ -27,7 +28,7 @@ def _rank(keys, start=0):
     rank = {k:i for i,k in enumerate(sorted({k for k in keys if k[1] is not None}), start)}
     return [rank.get(k, -1) for k in keys], start+len(rank)
 
-def _shift(datasets, values):
+def _numbered_apart(datasets, values):
     "Let the values of each data set start after the largest of the one before; negative values stay"
     if len(set(datasets))==1: return values
     start,offset = 0,{}
@@ -36,6 +37,35 @@ def _shift(datasets, values):
         start += 1 + max((v for e,v in zip(datasets, values) if e==d), default=-1)
     return [v if v<0 else v+offset[d] for d,v in zip(datasets, values)]
 
+# %% ../../nbs/data/reading.ipynb #664a2060
+def _training_ranks(split, dataset, identity):
+    "Identities of which the training people are ranks; all others keep their numbers"
+    res = list(_numbered_apart(dataset, identity))
+    rows = [i for i,s in enumerate(split) if s=='train' and identity[i] >= 0]
+    for i,r in zip(rows, _rank([(dataset[i], identity[i]) for i in rows])[0]): res[i] = r
+    return res
+
+def _clothes_ranks(split, identity, clothes):
+    "Clothes numbers: ranks of training, validation and test, one after the other"
+    res,end = [-1]*len(split),0
+    for splits in ('train',),('val',),('query','gallery','test'):
+        rows = [i for i,s in enumerate(split) if s in splits and identity[i]!=-1]   # junk is dropped, and leaves no gap
+        ranks,end = _rank([clothes[i] for i in rows], end)
+        for i,r in zip(rows, ranks): res[i] = r
+    return res
+
+# %% ../../nbs/data/reading.ipynb #98c98f65
+def _optional(layout, dataset, groups):
+    "The columns that only some layouts have: tracklet, frame, role"
+    res = {}
+    if layout.tracklet:
+        walks,n = _rank([(d, layout.tracklet(g)) for d,g in zip(dataset, groups)])
+        if n: res['tracklet'] = walks
+    if all(str(g.get('frame')).isdecimal() for g in groups): res['frame'] = [int(g['frame']) for g in groups]
+    if any('role' in g for g in groups): res['role'] = [g.get('role', '') for g in groups]
+    return res
+
+# %% ../../nbs/data/reading.ipynb #19ae6c80
 def label(
     layout:Layout, # Gives the rules
     files:list,    # (split, absolute path, groups) of each image
@@ -47,22 +77,9 @@ def label(
     if any(isinstance(i, str) for i in identity): identity = _rank([(0, str(i)) for i in identity])[0]
     camera = [layout.camera(g) for g in groups] if layout.camera else list(range(len(files)))
     clothes = [(d, layout.clothes(g)) for d,g in zip(dataset, groups)]
-    final,worn,end = _shift(dataset, identity),[-1]*len(files),0
-    for splits in ('train',),('val',),('query','gallery','test'):
-        rows = [i for i,s in enumerate(split) if s in splits and identity[i]!=-1]   # junk is dropped, and leaves no gap
-        ranks,end = _rank([clothes[i] for i in rows], end)
-        for i,r in zip(rows, ranks): worn[i] = r
-        if splits == ('train',):
-            rows = [i for i in rows if identity[i] >= 0]
-            for i,r in zip(rows, _rank([(dataset[i], identity[i]) for i in rows])[0]): final[i] = r
-    res = dict(dataset=dataset, path=path, identity=final, clothes=worn, camera=_shift(dataset, camera),
-               modality=[layout.modality(g) for g in groups], split=split)
-    if layout.tracklet:
-        walks,n = _rank([(d, layout.tracklet(g)) for d,g in zip(dataset, groups)])
-        if n: res['tracklet'] = walks
-    if all(str(g.get('frame')).isdecimal() for g in groups): res['frame'] = [int(g['frame']) for g in groups]
-    if any('role' in g for g in groups): res['role'] = [g.get('role', '') for g in groups]
-    return res
+    return dict(dataset=dataset, path=path, identity=_training_ranks(split, dataset, identity),
+                clothes=_clothes_ranks(split, identity, clothes), camera=_numbered_apart(dataset, camera),
+                modality=[layout.modality(g) for g in groups], split=split, **_optional(layout, dataset, groups))
 
 # %% ../../nbs/data/reading.ipynb #b5aee6c8
 def _partners(pairs):
@@ -76,6 +93,7 @@ def _partners(pairs):
         taken.update(uses)
     return kept
 
+# %% ../../nbs/data/reading.ipynb #344f4326
 def contradictions(
     layout:Layout, # Gives the rules
     files:list,    # (split, relative path, groups) of each image
@@ -95,16 +113,6 @@ def _short(text, most=80): return text if len(text)<=most else f'{text[:most-20]
 
 def _some(keys, n=5): return ', '.join(_short(shown(k)) for k in keys[:n]) + ' ...'*(len(keys)>n)
 
-def _oddities(layout, files, table):
-    "Sentences on labels that look wrong"
-    key = layout.person or layout.identity
-    def people(*splits): return {(layout.dataset(g), k) if layout.dataset else k for s,_,g in files if s in splits and (k := key(g)) is not None}
-    both = sorted(p for p in people('train') & people('query','gallery','test') if isinstance(p, (str,tuple)) or p >= 0)
-    if both: yield f"{len(both)} people are in training and in the test: {_some(both)}"
-    query = set(table.identity[table.split.isin(('query','test')) & (table.identity >= 0)])
-    lost = sorted(query - set(table.identity[table.split.isin(('gallery','test'))]))
-    if lost: yield f"{len(lost)} of {len(query)} query people are not in the gallery and cannot be scored: {_some(lost)}"
-
 def _say(text):
     "Print a line; what the terminal's encoding does not know is escaped"
     encoding = getattr(sys.stdout, 'encoding', None) or 'utf-8'
@@ -117,50 +125,96 @@ def _passed_over(reason, paths):
     say = '; these are dropped, images whose sources agree stay'*(reason==REASONS[-1])
     return f"skipped {sum(paths.values())} file(s), {reason}: {_some(names, 3)}{say}"
 
+# %% ../../nbs/data/reading.ipynb #9c645a45
+def _people(layout, files, *splits):
+    "Keys of the people in some splits; with their data set where a layout holds several"
+    key,res = layout.person or layout.identity,set()
+    for split,_,groups in files:
+        if split not in splits or (who := key(groups)) is None: continue
+        res.add((layout.dataset(groups), who) if layout.dataset else who)
+    return res
+
+def _oddities(layout, files, table):
+    "Sentences on labels that look wrong"
+    both = _people(layout, files, 'train') & _people(layout, files, 'query', 'gallery', 'test')
+    both = sorted(p for p in both if isinstance(p, (str,tuple)) or p >= 0)
+    if both: yield f"{len(both)} people are in training and in the test: {_some(both)}"
+    query = set(table.identity[table.split.isin(('query','test')) & (table.identity >= 0)])
+    lost = sorted(query - set(table.identity[table.split.isin(('gallery','test'))]))
+    if lost:
+        yield f"{len(lost)} of {len(query)} query people are not in the gallery and cannot be scored: {_some(lost)}"
+
+# %% ../../nbs/data/reading.ipynb #cf069067
+def _absent(layout, table):
+    "Parts that a layout requires and of which there is no image"
+    have = set(zip(table.split, table.get('role', table.split)))
+    empty = [p for p in layout.parts if p.required and not have & {(p.split, p.role or p.split), (p.split, p.role)}]
+    return dict.fromkeys(p.folder or p.listed for p in empty)
+
+def _notes(reader, skipped, files, table):
+    "All that is worth a sentence: what was passed over, what was dropped, what looks odd"
+    layout = reader.layout
+    yield from (_passed_over(reason, paths) for reason,paths in skipped.items())
+    yield from map(shown, reader.notes)
+    if table.attrs['junk']: yield f"dropped {table.attrs['junk']} junk images (identity -1)"
+    if layout.camera is None: yield 'no camera labels: every image counts as a camera of its own'
+    yield from (f'no image in {f}' for f in _absent(layout, table))
+    yield from _oddities(layout, files, table)
+
 # %% ../../nbs/data/reading.ipynb #3fb728ab
 def _nothing(layout, tree, skipped):
     "The error where no image was found"
     seen = [f'{shown(p)} ({reason})' for reason,ps in skipped.items() for p in ps]
-    want = ', '.join([*dict.fromkeys(f"{p.folder}/{p.example}".lstrip('/') for p in layout.parts)][:3]) or layout.marker
+    examples = dict.fromkeys(f"{p.folder}/{p.example}".lstrip('/') for p in layout.parts)
+    want = ', '.join([*examples][:3]) or layout.marker
+    others = f' and {len(seen)-3} more' if len(seen)>3 else ''
     return DataError(f"{layout}: 0 images in {shown(tree.root)}; expected files such as {want}\n"
-                     f"found {', '.join(seen[:3]) or 'only empty folders'}{f' and {len(seen)-3} more' if len(seen)>3 else ''}")
+                     f"found {', '.join(seen[:3]) or 'only empty folders'}{others}")
 
 def _found(reader):
     "(split, relative path, groups) of each image; those that are contradicted are passed over"
     layout = reader.layout
-    rows = list(layout.rows(reader) if layout.rows else ((p.split, path, g) for p in layout.parts for path,g in reader.files(p)))
+    if layout.rows: rows = list(layout.rows(reader))
+    else: rows = [(p.split, path, g) for p in layout.parts for path,g in reader.files(p)]
     wrong = contradictions(layout, rows)
     for i in wrong: reader.skip(REASONS[-1], rows[i][1])
     return [r for i,r in enumerate(rows) if i not in wrong] if wrong else rows
 
+# %% ../../nbs/data/reading.ipynb #fd1da4f4
+def _table(layout, tree, files):
+    "The sample table of the images that were found"
+    table = make_table(label(layout, files), str(layout))
+    if len(table): return table
+    raise DataError(f'{layout}: all {len(files)} images in {shown(tree.root)} are junk (identity -1)')
+
 def _read(layout, tree, verbose):
+    "A data set, whether its files are asked of a disk or of a list of names"
     reader = Reader(tree, layout)
     rows = _found(reader)
     skipped = reader.account({path for _,path,_ in rows})
     if not rows: raise _nothing(layout, tree, skipped)
     files = [(split, tree.path(path), g) for split,path,g in rows]
-    table = make_table(label(layout, files), str(layout))
-    if not len(table): raise DataError(f'{layout}: all {len(files)} images in {shown(tree.root)} are junk (identity -1)')
-    notes = [_passed_over(reason, paths) for reason,paths in skipped.items()] + list(map(shown, reader.notes))
-    if table.attrs['junk']: notes.append(f"dropped {table.attrs['junk']} junk images (identity -1)")
-    if layout.camera is None: notes.append('no camera labels: every image counts as a camera of its own')
-    have = set(zip(table.split, table.get('role', table.split)))
-    absent = [p.folder or p.listed for p in layout.parts if p.required and (p.split, p.role or p.split) not in have and (p.split, p.role) not in have]
-    notes += [f'no image in {f}' for f in dict.fromkeys(absent)] + list(_oddities(layout, files, table))
+    notes = list(_notes(reader, skipped, files, table := _table(layout, tree, files)))
     if verbose:
         for n in notes: _say(f'{layout.name}: {n}')
-    res = ReIDDataset(layout.name, tree.root, table, notes=notes, no_cameras=() if layout.camera else table.dataset.unique())
-    res.skipped = {reason: list(paths) for reason,paths in skipped.items()}
-    res.skipped_files = {reason: sum(paths.values()) for reason,paths in skipped.items()}
-    res.lists = sorted(tree.read)
-    return res
+    res = ReIDDataset(layout.name, tree.root, table, notes=notes,
+                      no_cameras=() if layout.camera else table.dataset.unique())
+    return _with_account(res, skipped, tree)
+
+# %% ../../nbs/data/reading.ipynb #5bc0a191
+def _with_account(dataset, skipped, tree):
+    "The data set, with what its reader passed over and the lists that were read"
+    dataset.skipped = {reason: list(paths) for reason,paths in skipped.items()}
+    dataset.skipped_files = {reason: sum(paths.values()) for reason,paths in skipped.items()}
+    dataset.lists = sorted(tree.read)
+    return dataset
 
 # %% ../../nbs/data/reading.ipynb #fbbb2729
 def read(
     layout:Layout,     # What to expect
     root,              # Folder the user named
     verbose:bool=True, # Print the notes?
-)->ReIDDataset:        # With `.skipped` (reason -> sorted relative paths), `.skipped_files` (reason -> number of files) and `.lists` (list files that were read)
+)->ReIDDataset:        # With `.skipped` (reason -> paths), `.skipped_files` (reason -> number), `.lists` (read)
     "Read a data set from disk, in whichever of its forms it lies there; raises `DataError` where nothing can be read"
     form,base = find_form(root, layout)
     return _read(form, Folder(base), verbose)

@@ -49,50 +49,87 @@ class ReIDDataset:
         notes:list=(),         # What was skipped or looks odd, one sentence each
         no_cameras:tuple=(),   # Values of the column `dataset` whose cameras are made up, one for each image
     ):
-        self.name,self.root,self.notes,self._protocols,self.no_cameras = name,Path(root),[shown(n) for n in notes],protocols,tuple(no_cameras)
-        self.skipped,self.skipped_files,self.lists = {},{},[] # What a reader passed over by reason, how many files that is, and the lists it read
+        self.name,self.root,self.no_cameras,self._protocols = name,Path(root),tuple(no_cameras),protocols
+        self.notes = [shown(n) for n in notes]
+        # what a reader passed over by reason, how many files that is, and the lists it read
+        self.skipped,self.skipped_files,self.lists = {},{},[]
         self.samples = validate(samples.reset_index(drop=True), name)
-        for c in 'identity','clothes':
-            have = np.unique(self.train[c][self.train[c] >= 0])
-            if len(have) and have[-1] != len(have)-1:
-                raise DataError(f'{name}: training {c} labels must be 0..{len(have)-1} without gaps, they reach {have[-1]}\n'
-                                'pass the table through ccreid.data.samples.relabel first')
+        self._check_training()
 
-    def part(self, *splits): return self.samples[self.samples.split.isin(splits)]
-    @property
-    def train(self): return self.part('train')
-    @property
-    def val(self): return self.part('val')
-    @property
-    def query(self): return self.part('query','test')
-    @property
-    def gallery(self): return self.part('gallery','test')
-    @property
-    def identities(self): return int(self.train.identity[self.train.identity >= 0].nunique())
-    @property
-    def clothes(self): return int(self.train.clothes[self.train.clothes >= 0].nunique())
-    @property
-    def protocols(self):
-        if self._protocols is None:
-            self._protocols = protocols_of(self.name)
-        return self._protocols
+# %% ../../nbs/data/samples.ipynb #dc4539e8
+@patch
+def part(self:ReIDDataset,
+    *splits:str, # Values of the column `split`
+)->pd.DataFrame:
+    "The rows of some splits, index kept"
+    return self.samples[self.samples.split.isin(splits)]
+
+@patch
+def _check_training(self:ReIDDataset):
+    "Raises `DataError` where the training labels are not 0, 1, 2, ..."
+    for c in 'identity','clothes':
+        have = np.unique(self.train[c][self.train[c] >= 0])
+        if len(have) and have[-1] != len(have)-1:
+            raise DataError(f'{self.name}: training {c} labels must be 0..{len(have)-1} without gaps, they reach '
+                            f'{have[-1]}\npass the table through ccreid.data.samples.relabel first')
+
+# %% ../../nbs/data/samples.ipynb #470fbf74
+@patch(as_prop=True)
+def train(self:ReIDDataset):
+    "The images to learn from"
+    return self.part('train')
+
+@patch(as_prop=True)
+def val(self:ReIDDataset):
+    "The images for validation, where a data set has its own"
+    return self.part('val')
+
+@patch(as_prop=True)
+def query(self:ReIDDataset):
+    "The images that are asked for"
+    return self.part('query','test')
+
+@patch(as_prop=True)
+def gallery(self:ReIDDataset):
+    "The images that are searched"
+    return self.part('gallery','test')
+
+# %% ../../nbs/data/samples.ipynb #35d50a84
+@patch(as_prop=True)
+def identities(self:ReIDDataset):
+    "How many people are to be learned"
+    return int(self.train.identity[self.train.identity >= 0].nunique())
+
+@patch(as_prop=True)
+def clothes(self:ReIDDataset):
+    "How many outfits are known among them"
+    return int(self.train.clothes[self.train.clothes >= 0].nunique())
+
+@patch(as_prop=True)
+def protocols(self:ReIDDataset):
+    "Name -> evaluation protocol"
+    if self._protocols is None:
+        self._protocols = protocols_of(self.name)
+    return self._protocols
 
 # %% ../../nbs/data/samples.ipynb #da53b19d
 @patch
 def summary(
     self:ReIDDataset,
-)->pd.DataFrame: # One row a part: images, identities, clothes, cameras; tracklets and infrared images where there are any
-    "Counts of each part"
+)->pd.DataFrame: # One row a part; tracklets and infrared images are counted where there are any
+    "Images, identities, clothes and cameras of each part"
     known = lambda t, c: int(t[c][t[c]>=0].nunique())
     def cameras(t):
         real = t[~t.dataset.isin(self.no_cameras)]
         return known(real, 'camera') if len(real) else '-'
-    count = dict(images=len, identities=lambda t: known(t, 'identity'), clothes=lambda t: known(t, 'clothes'), cameras=cameras)
+    count = dict(images=len, identities=lambda t: known(t, 'identity'), clothes=lambda t: known(t, 'clothes'),
+                 cameras=cameras)
     if 'tracklet' in self.samples: count['tracklets'] = lambda t: known(t, 'tracklet')
     if (self.samples.modality=='infrared').any(): count['infrared'] = lambda t: int((t.modality=='infrared').sum())
     parts = {s: t for s in ('train','val','query','gallery') if len(t := getattr(self, s))}
     return pd.DataFrame({k: [f(t) for t in parts.values()] for k,f in count.items()}, index=list(parts))
 
+# %% ../../nbs/data/samples.ipynb #8667b383
 @patch
 def __repr__(self:ReIDDataset): return f'{self.name}: {len(self.samples)} images\n{self.summary()}'
 
@@ -105,11 +142,11 @@ def _repr_html_(self:ReIDDataset):
 # %% ../../nbs/data/samples.ipynb #bf130a2c
 @patch
 def evaluate(self:ReIDDataset,
-    features, # Path (absolute, or relative to the root) -> vector; or a function from a table of the N rows that need one to [N,D]
+    features, # Path (absolute, or relative to the root) -> vector; or a function from N rows to [N,D]
     protocol, # Name of one of `protocols`, or a `Protocol`
     **kwargs, # ranks, chunk_bytes, tolerance
 ): # `RetrievalMetrics`, means over the draws where there are several
-    "Figures under a protocol; raises `DataError` on an unknown protocol, or where images that are compared have no feature"
+    "Figures under a protocol; raises `DataError` on an unknown protocol, or an image without a feature"
     return score_of(self, features, protocol, **kwargs)
 
 # %% ../../nbs/data/samples.ipynb #6606c3bd
@@ -117,12 +154,13 @@ def hold_out(
     dataset:ReIDDataset,   # Data set with a training part
     identities:int|float,  # How many training people to take out, or which share of them in (0,1)
     seed:int=0,            # Chooses them
-)->tuple[ReIDDataset,ReIDDataset]: # The data set without them, relabelled; their images, split `test`, labels as they were
+)->tuple[ReIDDataset,ReIDDataset]: # The others, relabelled; their images as split `test`, with their labels
     "Take validation people out of the training part; raises `DataError` if nobody, or everybody, would go"
     people = np.unique(dataset.train.identity[dataset.train.identity >= 0])
     n = round(identities*len(people)) if isinstance(identities, float) else int(identities)
     if not 0 < n < len(people):
-        raise DataError(f'{dataset.name}: cannot hold out {n} of {len(people)} training people: choose 1 to {len(people)-1}')
+        raise DataError(f'{dataset.name}: cannot hold out {n} of {len(people)} training people: choose 1 to '
+                        f'{len(people)-1}')
     held = np.random.default_rng(seed).permutation(people)[:n]
     s = dataset.samples
     out = (s.split == 'train') & s.identity.isin(held)

@@ -12,25 +12,30 @@ from .reading import Layout, Part, folder_number, layout
 from .samples import DataError
 
 # %% ../../nbs/data/standard_sets.ipynb #0f241f60
-MARKET = (('bounding_box_train','train'), ('query','query'), ('bounding_box_test','gallery')) # Folders and splits that many data sets took over
+# Folders and splits that many data sets took over
+MARKET = (('bounding_box_train','train'), ('query','query'), ('bounding_box_test','gallery'))
 
 def _market_style(name, grammar, example, above='', **rules):
     "Three flat folders; a name states person and camera"
     return Layout(name, tuple(Part(above+folder, split, grammar, example) for folder,split in MARKET),
-        clothes=lambda g: None, camera=lambda g: int(g['camera'])-1, **{'identity': lambda g: int(g['identity']), **rules})
+        clothes=lambda g: None, camera=lambda g: int(g['camera'])-1,
+        **{'identity': lambda g: int(g['identity']), **rules})
 
 @layout
 def market1501(): # Market-1501 has no options
     "Market-1501: six cameras; junk is dropped, distractors are kept"
-    return _market_style('market1501', r'(?P<identity>-1|\d+)_c(?P<camera>[1-6])s\d+_(?P<frame>\d+)_\d+(?:\.jpg)?', '0002_c1s1_000451_03.jpg',
+    return _market_style('market1501', r'(?P<identity>-1|\d+)_c(?P<camera>[1-6])s\d+_(?P<frame>\d+)_\d+(?:\.jpg)?',
+        '0002_c1s1_000451_03.jpg',
         identity=lambda g: int(g['identity']) or -2, aside=('gt_bbox','gt_query'), title='Market-1501',
-        roots=('Market-1501-v15.09.15','market1501','market1501/Market-1501-v15.09.15','market1501/market1501','Market-1501','Market'))
+        roots=('Market-1501-v15.09.15','market1501','market1501/Market-1501-v15.09.15','market1501/market1501',
+               'Market-1501','Market'))
 
 # %% ../../nbs/data/standard_sets.ipynb #2e417541
 @layout
 def dukemtmc(): # DukeMTMC-reID has no options
     "DukeMTMC-reID: eight cameras; withdrawn by its authors, never downloaded"
-    return _market_style('dukemtmc', r'(?P<identity>\d+)_c(?P<camera>[1-8])_f(?P<frame>\d+)', '0001_c2_f0046182.jpg', title='DukeMTMC-reID',
+    return _market_style('dukemtmc', r'(?P<identity>\d+)_c(?P<camera>[1-8])_f(?P<frame>\d+)', '0001_c2_f0046182.jpg',
+        title='DukeMTMC-reID',
         roots=('DukeMTMC-reID','dukemtmcreid','dukemtmc-reid','dukemtmc-reid/DukeMTMC-reID','dukemtmc','duke'))
 
 # %% ../../nbs/data/standard_sets.ipynb #e5ade170
@@ -45,27 +50,40 @@ def one_of(
     raise DataError(f"{name}={value!r} does not exist: use one of {', '.join(map(repr, allowed))}")
 
 # %% ../../nbs/data/standard_sets.ipynb #405e81bc
+_MSMT17_FOLDERS = ('train','test','mask_train_v2','mask_test_v2','bounding_box_train','bounding_box_test','query')
+_msmt17 = dict(person=lambda g: None, title='MSMT17',
+               roots=('MSMT17_V1','MSMT17_V2','MSMT17','msmt17/MSMT17_V1','msmt17/MSMT17_V2','msmt17/MSMT17'))
+_msmt17_camera = '(?P<camera>0?[1-9]|1[0-5])'
+
+def _listed_msmt17(train, test, val, **kw):
+    "MSMT17 with its lists, in folders of either version"
+    def part(folder, split, which):
+        return Part(folder, split, rf'(?P<named>\d+)_\d+_{_msmt17_camera}_.+',
+                    '0000/0000_000_01_0303morning_0008_0.jpg',
+                    listed=f'list_{which}.txt', line=r'(?P<path>.*\S)\s+(?P<identity>\d+)')
+    parts = (part(train,'train','train'), part(train,val,'val'), part(test,'query','query'),
+             part(test,'gallery','gallery'))
+    return Layout('msmt17', parts,
+        identity=lambda g: int(g['identity']), clothes=lambda g: None, camera=lambda g: int(g['camera'])-1,
+        witnesses=(folder_number, lambda path, g: int(g['named'])), anew=True, partial=True, aside=_MSMT17_FOLDERS,
+        **_msmt17, **kw)
+
+# %% ../../nbs/data/standard_sets.ipynb #d4c4fd38
 @layout
 def msmt17(
     train:str='train+val', # 'train+val': both lists are trained on; 'train': `list_val.txt` is the split `val`
 ):
     "MSMT17: fifteen cameras; V1, V2 or re-packed like Market-1501; the test numbers its people from 0 again"
     val = 'train' if one_of('msmt17: train', train, ('train+val','train'))=='train+val' else 'val'
-    camera,old = '(?P<camera>0?[1-9]|1[0-5])','0000/0000_000_01_0303morning_0008_0.jpg'
-    rules = dict(person=lambda g: None, title='MSMT17', roots=('MSMT17_V1','MSMT17_V2','MSMT17','msmt17/MSMT17_V1','msmt17/MSMT17_V2','msmt17/MSMT17'))
-    def listed(folder, split, which):
-        return Part(folder, split, rf'(?P<named>\d+)_\d+_{camera}_.+', old, listed=f'list_{which}.txt', line=r'(?P<path>.*\S)\s+(?P<identity>\d+)')
-    folders = ('train','test','mask_train_v2','mask_test_v2','bounding_box_train','bounding_box_test','query') # of all forms
-    def original(train, test, **kw):
-        return Layout('msmt17', (listed(train,'train','train'), listed(train,val,'val'), listed(test,'query','query'), listed(test,'gallery','gallery')),
-            identity=lambda g: int(g['identity']), clothes=lambda g: None, camera=lambda g: int(g['camera'])-1,
-            witnesses=(folder_number, lambda path, g: int(g['named'])), anew=True, partial=True, aside=folders, **rules, **kw)
     def refuse(reader):
-        raise DataError(f"MSMT17: {reader.tree.root} is re-packed, and does not say which of its training images are for validation\n"
+        raise DataError(f"MSMT17: {reader.tree.root} is re-packed, and does not say which of its training images are "
+                        "for validation\n"
                         "use train='train+val', or the original folders with list_train.txt and list_val.txt")
-    repacked = _market_style('msmt17', rf'(?P<identity>\d+)_(?:c|\d+_(?=\d\d_)){camera}(?:_.+)?', '0000_c14_0030.jpg', rows=None if val=='train' else refuse,
-        aside=(*folders, r'list_\w+\.txt'), **rules)
-    return original('train', 'test', forms=(original('mask_train_v2','mask_test_v2'), repacked))
+    repacked = _market_style('msmt17', rf'(?P<identity>\d+)_(?:c|\d+_(?=\d\d_)){_msmt17_camera}(?:_.+)?',
+                             '0000_c14_0030.jpg', rows=None if val=='train' else refuse,
+                             aside=(*_MSMT17_FOLDERS, r'list_\w+\.txt'), **_msmt17)
+    second = _listed_msmt17('mask_train_v2', 'mask_test_v2', val)
+    return _listed_msmt17('train', 'test', val, forms=(second, repacked))
 
 # %% ../../nbs/data/standard_sets.ipynb #9d2082b8
 @layout
@@ -74,5 +92,6 @@ def cuhk03_np(
 ):
     "CUHK03-NP: two cameras; boxes that were detected or labeled"
     kinds = ('detected','labeled')
-    return _market_style('cuhk03_np', r'(?P<identity>\d+)_c(?P<camera>[12])_\d+', '0001_c1_23.png', above=f"{one_of('cuhk03_np: boxes', boxes, kinds)}/",
+    return _market_style('cuhk03_np', r'(?P<identity>\d+)_c(?P<camera>[12])_\d+', '0001_c1_23.png',
+        above=f"{one_of('cuhk03_np: boxes', boxes, kinds)}/",
         aside=kinds, title='CUHK03-NP', roots=('cuhk03-np','cuhk03np','CUHK03_NP','cuhk03-np/cuhk03-np','cuhk03'))

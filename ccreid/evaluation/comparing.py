@@ -24,7 +24,8 @@ def real_numbers(
         values = np.asarray(values)
         if values.dtype.kind not in 'fiu': raise ValueError(f'{what} must be real numbers, not {values.dtype}')
         small = values.dtype.kind in 'iu' and values.dtype.itemsize <= 2
-        if values.dtype not in (np.float16, np.float32, np.float64): values = values.astype(np.float32 if small else np.float64)
+        if values.dtype not in (np.float16, np.float32, np.float64):
+            values = values.astype(np.float32 if small else np.float64)
         return torch.as_tensor(values)
     if values.dtype.is_complex or values.dtype == torch.bool or values.is_quantized:
         raise ValueError(f'{what} must be real numbers, not {values.dtype}')
@@ -40,7 +41,8 @@ def pool_tracklets(
 )->tuple:            # ([T] tracklets, ascending; [T,D] mean features)
     "Mean feature of each tracklet's frames"
     names, codes, count = np.unique(np.asarray(tracklets), return_inverse=True, return_counts=True)
-    codes, positions, count = (torch.as_tensor(np.asarray(x), device=features.device) for x in (codes, positions, count))
+    codes, positions, count = (torch.as_tensor(np.asarray(x), device=features.device)
+                               for x in (codes, positions, count))
     total = torch.zeros(len(names), features.shape[1], dtype=torch.float64, device=features.device)
     for c, p in zip(codes.split(chunk), positions.split(chunk)): total.index_add_(0, c, features[p].double())
     mean = total / count[:, None]
@@ -49,7 +51,37 @@ def pool_tracklets(
 # %% ../../nbs/evaluation/comparing.ipynb #ff156bf5
 def _frames(table, protocol, pairs):
     "All frames of the tracklets that some pair holds: (query rows, gallery rows)"
-    return [role[role['tracklet'].isin(pd.concat([p['tracklet'] for p in parts]).unique())] for role, parts in zip(protocol.roles(table), zip(*pairs))]
+    return [role[role['tracklet'].isin(pd.concat([p['tracklet'] for p in parts]).unique())]
+            for role, parts in zip(protocol.roles(table), zip(*pairs))]
+
+# %% ../../nbs/evaluation/comparing.ipynb #eebe019a
+def _checked(features, table, rows):
+    "(features as a matrix of real numbers, index label of each row); raises `ValueError` where they do not fit"
+    features = real_numbers(features)
+    if not table.index.is_unique:
+        raise ValueError("the table's index has repeated labels; use table.reset_index(drop=True)")
+    index = table.index if rows is None else pd.Index(rows)
+    if len(features) != len(index):
+        raise ValueError(f"features has {len(features)} rows, but the {'table' if rows is None else 'list of rows'} "
+                         f"has {len(index)}")
+    if features.ndim != 2: raise ValueError(f"features must be a matrix [N,D], not of shape {tuple(features.shape)}")
+    return features, index
+
+def _places(index, part):
+    "Row of the features of each row of a table; raises `ValueError` where one has none"
+    where = index.get_indexer(part.index)
+    if (where < 0).any():
+        raise ValueError(f"row {part.index[int((where < 0).argmax())]} is compared, but has no feature")
+    return where
+
+# %% ../../nbs/evaluation/comparing.ipynb #8c22e04d
+def _pooled(features, index, frames):
+    "Function of (rows of a role, role) -> mean feature of each one's tracklet"
+    pools = [pool_tracklets(features, _places(index, part), part['tracklet']) for part in frames]
+    def take(part, role):
+        tracklets, means = pools[role]
+        return means[torch.as_tensor(np.searchsorted(tracklets, part['tracklet']), device=features.device)]
+    return take
 
 def compared(
     features,             # [N,D], one row for each row of `table`, or of `rows`
@@ -57,21 +89,11 @@ def compared(
     protocol:Protocol,    # Who is asked for, who is searched
     rows=None,            # Index labels of the rows that have features, where these are not all
 ):                        # Yields (query features, gallery features, query, gallery), once a draw
-    "Select rows and gather their features; raises `ValueError` on mismatched lengths, a row without a feature, or what are no real numbers"
-    features = real_numbers(features)
-    if not table.index.is_unique: raise ValueError("the table's index has repeated labels; use table.reset_index(drop=True)")
-    index = table.index if rows is None else pd.Index(rows)
-    if len(features) != len(index): raise ValueError(f"features has {len(features)} rows, but the {'table' if rows is None else 'list of rows'} has {len(index)}")
-    if features.ndim != 2: raise ValueError(f"features must be a matrix [N,D], not of shape {tuple(features.shape)}")
-    def at(part):
-        where = index.get_indexer(part.index)
-        if (where < 0).any(): raise ValueError(f"row {part.index[int((where < 0).argmax())]} is compared, but has no feature")
-        return where
+    "Select rows and gather their features; raises `ValueError` on lengths that differ or a row without a feature"
+    features, index = _checked(features, table, rows)
     pairs = protocol.select(table)
-    if protocol.unit == 'tracklet':
-        pools = [pool_tracklets(features, at(part), part['tracklet']) for part in _frames(table, protocol, pairs)]
-        take = lambda part, role: pools[role][1][torch.as_tensor(np.searchsorted(pools[role][0], part['tracklet']), device=features.device)]
-    else: take = lambda part, role: features[torch.as_tensor(at(part), device=features.device)]
+    if protocol.unit == 'tracklet': take = _pooled(features, index, _frames(table, protocol, pairs))
+    else: take = lambda part, role: features[torch.as_tensor(_places(index, part), device=features.device)]
     for query, gallery in pairs: yield take(query, 0), take(gallery, 1), query, gallery
 
 # %% ../../nbs/evaluation/comparing.ipynb #ca14ce93

@@ -61,11 +61,13 @@ def prcc():
 @convention('vc_clothes', source='Simple-CCReID: data/datasets/vcclothes.py, modes all, sc and cc')
 def vc_clothes():
     "All cameras; cameras 2 and 3; cameras 3 and 4"
-    return [STANDARD, at_cameras(STANDARD, (1, 2), (1, 2), name='same-clothes'), at_cameras(STANDARD, (2, 3), (2, 3), name='clothes-changing')]
+    return [STANDARD, at_cameras(STANDARD, (1, 2), (1, 2), name='same-clothes'),
+            at_cameras(STANDARD, (2, 3), (2, 3), name='clothes-changing')]
 
 # %% ../../nbs/evaluation/conventions.ipynb #346999e5
 @convention('celeb_reid', source='FIRe: dataset/CelebreID.py')
-@convention('market1501', 'dukemtmc', 'msmt17', 'cuhk03_np', source="each data set's own test code, after that of Market-1501")
+@convention('market1501', 'dukemtmc', 'msmt17', 'cuhk03_np',
+            source="each data set's own test code, after that of Market-1501")
 def only_standard():
     "The standard setting"
     return [STANDARD]
@@ -73,7 +75,8 @@ def only_standard():
 def with_validation(p): # A protocol
     "The protocol on the test people, and on a data set's own validation people"
     role = lambda r: {'role': (r,)}
-    return [p, replace(p, name=p.name+'-val', query_splits=('val',), gallery_splits=('val',), query_where=role('query'), gallery_where=role('gallery'))]
+    return [p, replace(p, name=p.name+'-val', query_splits=('val',), gallery_splits=('val',), query_where=role('query'),
+                       gallery_where=role('gallery'))]
 
 @convention('last', source='Simple-CCReID: data/datasets/last.py, test.py')
 def last():
@@ -92,15 +95,20 @@ def across(
 )->list:                # Visible to infrared, infrared to visible
     "Both directions between modalities"
     where = lambda m: {'modality': (m,)}
-    return [kind(f'{q}-to-{g}', query_where=where(q), gallery_where=where(g), **fields) for q, g in (('visible', 'infrared'), ('infrared', 'visible'))]
+    return [kind(f'{q}-to-{g}', query_where=where(q), gallery_where=where(g), **fields)
+            for q, g in (('visible', 'infrared'), ('infrared', 'visible'))]
 
-@convention('sysu_mm01', source="rules: the authors' evaluation code (evaluation_SYSU_MM01.m); seeded draws: data_manager.py of the LLCM repository")
+@convention('sysu_mm01', source="rules: the authors' evaluation code (evaluation_SYSU_MM01.m); seeded draws: "
+                                "data_manager.py of the LLCM repository")
 def sysu_mm01(permutations=None): # File `rand_perm_cam.mat`
     "Infrared asks; one or ten images of each person and camera are searched, indoors or everywhere"
     return [SharedRoom(f'{where}-{shots}-shot', shots=shots, each=each, permutations=permutations and str(permutations),
-                       query_where={'modality': ('infrared',)}, gallery_where={'modality': ('visible',), 'camera': cameras})
-            for where, cameras in (('all-search', (0, 1, 3, 4)), ('indoor', (0, 1))) for shots, each in (('single', 1), ('multi', 10))]
+                       query_where={'modality': ('infrared',)},
+                       gallery_where={'modality': ('visible',), 'camera': cameras})
+            for where, cameras in (('all-search', (0, 1, 3, 4)), ('indoor', (0, 1)))
+            for shots, each in (('single', 1), ('multi', 10))]
 
+# %% ../../nbs/evaluation/conventions.ipynb #2cc62fe5
 @convention('regdb', source='test.py and eval_metrics.py of Cross-Modal-Re-ID-baseline')
 def regdb():
     "Both directions, all images, no junk"
@@ -129,7 +137,8 @@ def conventions(
     f = CONVENTIONS.get(plain, three_settings)
     known = inspect.signature(f).parameters
     if wrong := [o for o in options if o not in known]:
-        raise ValueError(f"the protocols of {name} have no option {wrong[0]!r}" + (f"; they have {', '.join(known)}" if known else ''))
+        raise ValueError(f"the protocols of {name} have no option {wrong[0]!r}"
+                         + (f"; they have {', '.join(known)}" if known else ''))
     return {p.name: p for p in f(**options) if plain == str(name).lower() or 'test' in p.query_splits}
 
 def main_protocols(
@@ -139,6 +148,7 @@ def main_protocols(
     test = {k: p for k, p in protocols.items() if 'test' in p.query_splits}
     return {k: p for k, p in test.items() if not p.drawn} or test
 
+# %% ../../nbs/evaluation/conventions.ipynb #90589815
 def splits_of(
     protocols, # `Protocol`s
 )->list:       # Values of the column `split`, sorted
@@ -146,19 +156,37 @@ def splits_of(
     return sorted({s for p in protocols for s in (*p.query_splits, *p.gallery_splits)})
 
 # %% ../../nbs/evaluation/conventions.ipynb #5dc0928e
+def _where_in_words(where):
+    "Which rows a role takes, cameras counted from 1"
+    parts = []
+    for column, values in (where or {}).items():
+        parts.append(f"{column} {'/'.join(str(v + 1) if column == 'camera' else v for v in values)}")
+    return ', '.join(parts) or 'all'
+
+def _junk_in_words(p):
+    "What a protocol's junk rule removes"
+    if 'rule' in vars(type(p)): return 'everybody by camera 2, for queries of camera 3'
+    seen = {'': None, 'camera': 'same camera', 'tracklet': 'same tracklet'}.get(p.seen_by, f'same {p.seen_by}')
+    clothes = {'standard': None, 'same-clothes': 'other clothes', 'clothes-changing': 'same clothes'}[p.setting]
+    parts = [words for words in (seen, clothes) if words]
+    return f"own person, {' or '.join(parts)}" if parts else 'nothing'
+
+# %% ../../nbs/evaluation/conventions.ipynb #b7663bbb
+def _draws_in_words(p):
+    "What a protocol draws, and how often"
+    if not p.drawn: return 'none'
+    what = f'{p.each} of each person and camera' if isinstance(p, DrawnPerCamera) else 'one of each person'
+    return f'{p.draws} times {what}' + ', as queries'*getattr(p, 'transposed', False)
+
 def conventions_table(
     names=None, # Data sets; default: all of the register
 )->pd.DataFrame: # One row a protocol
     "Every protocol in words"
-    def words(where): return ', '.join(f"{k} {'/'.join(str(v + 1) if k == 'camera' else v for v in vs)}" for k, vs in (where or {}).items()) or 'all'
-    def junk(p):
-        if 'rule' in vars(type(p)): return 'everybody by camera 2, for queries of camera 3'
-        seen = {'': None, 'camera': 'same camera', 'tracklet': 'same tracklet'}.get(p.seen_by, f'same {p.seen_by}')
-        parts = [o for o in (seen, {'standard': None, 'same-clothes': 'other clothes', 'clothes-changing': 'same clothes'}[p.setting]) if o]
-        return f"own person, {' or '.join(parts)}" if parts else 'nothing'
-    def draws(p):
-        if not p.drawn: return 'none'
-        return f'{p.draws} times ' + (f'{p.each} of each person and camera' if isinstance(p, DrawnPerCamera) else 'one of each person') + ', as queries'*getattr(p, 'transposed', False)
-    rows = [{'data set': n, 'protocol': p.name, 'queries': words(p.query_where), 'gallery': words(p.gallery_where), 'junk': junk(p), 'draws': draws(p),
-             'compared': p.unit+'s', 'ranks count': 'people' if p.by_identity else p.unit+'s'} for n in names or CONVENTIONS for p in conventions(n).values()]
+    rows = []
+    for n in names or CONVENTIONS:
+        for p in conventions(n).values():
+            rows.append({'data set': n, 'protocol': p.name, 'queries': _where_in_words(p.query_where),
+                         'gallery': _where_in_words(p.gallery_where), 'junk': _junk_in_words(p),
+                         'draws': _draws_in_words(p), 'compared': p.unit+'s',
+                         'ranks count': 'people' if p.by_identity else p.unit+'s'})
     return pd.DataFrame(rows).set_index(['data set', 'protocol'])

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy.io import loadmat
 from torch import BoolTensor
+from fastcore.basics import patch
 from ..tables import DataError
 from .protocols import Protocol, label_tensors
 
@@ -25,11 +26,14 @@ def seeded_draw(
     seed:int,          # Of this draw: the number of the trial
     each:int=1,        # Images of each person and camera; all where there are fewer
 )->pd.DataFrame:       # The drawn rows in their order, index kept; distractors all stay
-    "Images of each person by each camera, as `random.seed(seed)` and `random.choice` draw them from sorted names; more than one by `random.sample`"
+    "Images of each person by each camera, as Python's `random.choice` (or `sample`) draws them from sorted names"
     label_tensors(rows, ('identity', 'camera'))
-    if 'path' not in rows.columns: raise ValueError(f"the table has no column 'path' (it has {', '.join(map(str, rows.columns))}): draws go by file name")
+    if 'path' not in rows.columns:
+        raise ValueError(f"the table has no column 'path' (it has {', '.join(map(str, rows.columns))}): draws go by "
+                         "file name")
     rng, people = random.Random(seed), rows['identity'].to_numpy() >= 0
-    groups = pd.DataFrame(dict(person=rows['identity'].map('{:04d}'.format).to_numpy(), camera=rows['camera'].to_numpy(), at=np.arange(len(rows)),
+    groups = pd.DataFrame(dict(person=rows['identity'].map('{:04d}'.format).to_numpy(),
+                               camera=rows['camera'].to_numpy(), at=np.arange(len(rows)),
                                name=rows['path'].astype(str).str.replace('\\', '/').to_numpy()))[people]
     taken = np.flatnonzero(~people).tolist()
     for _, at in groups.sort_values(['person', 'camera', 'name']).groupby(['person', 'camera'], sort=False)['at']:
@@ -41,10 +45,33 @@ def seeded_draw(
 @lru_cache(maxsize=2)
 def _orders(path, changed):
     "[camera-1][identity-1] -> int array [trials, images]"
-    try: return [[np.atleast_2d(orders) for orders in camera.ravel()] for camera in loadmat(path)['rand_perm_cam'].ravel()]
+    try:
+        return [[np.atleast_2d(orders) for orders in camera.ravel()]
+                for camera in loadmat(path)['rand_perm_cam'].ravel()]
     except Exception as e: # a damaged file may fail in any way
         raise DataError(f"{path} is no rand_perm_cam.mat, or is damaged ({type(e).__name__}: {e})") from None
 
+# %% ../../nbs/evaluation/cross_modality.ipynb #cd95a130
+def _numbered(rows):
+    "Camera, person and number by the names of SYSU-MM01, and place in `rows`"
+    names = rows['path'].astype(str).str.replace('\\', '/')
+    parts = names.str.extract(r'cam(\d+)/(\d+)/(\d+)\.[^/.]+$')
+    if (other := parts.isna().any(axis=1).to_numpy()).any():
+        raise DataError(f"official draws need the file names of SYSU-MM01, such as cam1/0006/0001.jpg\n{other.sum()} "
+                        f"of {len(rows)} are called otherwise, first {names[other].iloc[0]}")
+    parts = parts.astype(int).set_axis(['camera', 'person', 'number'], axis=1)
+    return parts.assign(at=np.arange(len(rows)))
+
+def _order(orders, path, camera, person, trial):
+    "The drawn order of one person's images by one camera; raises `DataError` where the file has none"
+    known = 1 <= camera <= len(orders) and 1 <= person <= len(orders[camera-1]) and orders[camera-1][person-1]
+    if known is False or known.shape[1] == 0:
+        raise DataError(f"{path} holds no order for cam{camera}/{person:04}, which the table has: it belongs to "
+                        "other images")
+    if trial >= len(known): raise DataError(f"{path} holds {len(known)} draws, draw {trial+1} was asked for")
+    return known[trial]
+
+# %% ../../nbs/evaluation/cross_modality.ipynb #af8b65d2
 def official_draw(
     rows:pd.DataFrame, # Rows whose files are called as in SYSU-MM01: .../cam1/0006/0001.jpg
     path,              # The file `rand_perm_cam.mat`
@@ -53,24 +80,20 @@ def official_draw(
 )->pd.DataFrame:       # The drawn rows in their order, index kept
     "The images that SYSU-MM01's authors drew; raises `DataError` where the file is missing or does not fit the table"
     if not (path := Path(path).expanduser()).is_file():
-        raise DataError(f"there is no file {path}: it comes with the evaluation code of SYSU-MM01 (data_split/rand_perm_cam.mat)\nwithout `permutations` the draws are seeded")
-    orders, names = _orders(str(path), path.stat().st_mtime_ns), rows['path'].astype(str).str.replace('\\', '/')
-    parts = names.str.extract(r'cam(\d+)/(\d+)/(\d+)\.[^/.]+$')
-    if (other := parts.isna().any(axis=1).to_numpy()).any():
-        raise DataError(f"official draws need the file names of SYSU-MM01, such as cam1/0006/0001.jpg\n{other.sum()} of {len(rows)} are called otherwise, first {names[other].iloc[0]}")
-    parts, taken = parts.astype(int).set_axis(['camera', 'person', 'number'], axis=1).assign(at=np.arange(len(rows))), []
-    for (camera, person), files in parts.groupby(['camera', 'person']):
-        known = 1 <= camera <= len(orders) and 1 <= person <= len(orders[camera-1]) and orders[camera-1][person-1]
-        if known is False or known.shape[1] == 0: raise DataError(f"{path} holds no order for cam{camera}/{person:04}, which the table has: it belongs to other images")
-        if trial >= len(known): raise DataError(f"{path} holds {len(known)} draws, draw {trial+1} was asked for")
-        place, drawn = dict(zip(files['number'], files['at'])), known[trial, :each].astype(int).tolist()
+        raise DataError(f"there is no file {path}: it comes with the evaluation code of SYSU-MM01 "
+                        "(data_split/rand_perm_cam.mat)\nwithout `permutations` the draws are seeded")
+    orders, taken = _orders(str(path), path.stat().st_mtime_ns), []
+    for (camera, person), files in _numbered(rows).groupby(['camera', 'person']):
+        drawn = _order(orders, path, camera, person, trial)[:each].astype(int).tolist()
+        place = dict(zip(files['number'], files['at']))
         if lost := [n for n in drawn if n not in place]:
-            raise DataError(f"{path} draws cam{camera}/{person:04}/{lost[0]:04}.jpg, which the table does not have\nthe images are incomplete, or the file belongs to others")
+            raise DataError(f"{path} draws cam{camera}/{person:04}/{lost[0]:04}.jpg, which the table does not "
+                            "have\nthe images are incomplete, or the file belongs to others")
         taken += [place[n] for n in drawn]
     return rows.iloc[sorted(taken)]
 
 # %% ../../nbs/evaluation/cross_modality.ipynb #3e6ef4ff
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DrawnPerCamera(Protocol):
     "Galleries with `each` images of every person by every camera, drawn `draws` times; ranks count people"
     each:int=1                 # Images of each person and camera
@@ -79,15 +102,26 @@ class DrawnPerCamera(Protocol):
     by_identity:bool=True      # Ranks count people
 
     @property
-    def drawn(self): return True
+    def drawn(self)->bool:
+        "Always"
+        return True
 
-    def draw(self, query, gallery, k):
-        "Draw `k`, by the file of permutations or by seed"
-        rows = query if self.transposed else gallery
-        rows = official_draw(rows, self.permutations, k, self.each) if self.permutations else seeded_draw(rows, self.seed + k, self.each)
-        return (rows, gallery) if self.transposed else (query, rows)
+# %% ../../nbs/evaluation/cross_modality.ipynb #85589d1f
+@patch
+def draw(self:DrawnPerCamera,
+    query,   # Query rows
+    gallery, # Gallery rows
+    k,       # Which draw
+):
+    "Draw `k`, by the file of permutations or by seed"
+    rows = query if self.transposed else gallery
+    if self.permutations: rows = official_draw(rows, self.permutations, k, self.each)
+    else: rows = seeded_draw(rows, self.seed + k, self.each)
+    return (rows, gallery) if self.transposed else (query, rows)
 
 # %% ../../nbs/evaluation/cross_modality.ipynb #0cfc5142
 class SharedRoom(DrawnPerCamera):
-    "SYSU-MM01: camera 3 stands in the room of camera 2 (2 and 1 in the table), so its queries ignore all that camera 2 saw"
-    def rule(self, q, g)->BoolTensor: return (q['camera'] == 2) & (g['camera'] == 1)
+    "SYSU-MM01: camera 3 stands in the room of camera 2, so its queries ignore all that camera 2 saw"
+    def rule(self, q:dict, g:dict)->BoolTensor:
+        "Everybody by camera 2 (1 in the table), for queries of camera 3 (2 in the table)"
+        return (q['camera'] == 2) & (g['camera'] == 1)

@@ -9,15 +9,18 @@ __all__ = ['RetrievalMetrics', 'summarise', 'metrics_from_distances', 'retrieval
 
 # %% ../../nbs/evaluation/metrics.ipynb #8995462b
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 from .comparing import compared, real_numbers
 from .protocols import Protocol, label_tensors, protocol_of
 from .ranking import own_images, positive_ranks, identity_ranks, cosine_tolerance
 from .statistics import paired_bootstrap
+from ..values import WIDTH, folded
 
 # %% ../../nbs/evaluation/metrics.ipynb #1f0a096f
 @dataclass(eq=False)
@@ -30,8 +33,8 @@ class RetrievalMetrics:
     skipped:int             # How many were left out because no valid positive is in the gallery
     ap:Tensor               # [queries] float32
     inp:Tensor              # [queries] float32
-    first_rank:Tensor       # [queries] rank of the first positive, in images or people (float32: a mean where draws were averaged)
-    query_rows:np.ndarray   # [queries] index labels of the counted rows of the query table (a tracklet's is its first frame's)
+    first_rank:Tensor       # [queries] rank of the first positive, in images or people; a mean over draws
+    query_rows:np.ndarray   # [queries] index labels of the counted query rows (a tracklet's first frame)
     ranks:tuple=(1,5,10,20) # Which ranks to report
     protocol:str=''         # Name of the protocol
     draws:int=1             # How many galleries were averaged
@@ -41,22 +44,34 @@ class RetrievalMetrics:
     def __post_init__(self):
         if self.hits is None: self.hits = (self.first_rank <= 1).float()
 
-    def rank(self, k:int)->float:
-        "Fraction of queries with a positive among the first `k`"
-        if self.draws == 1: return (self.first_rank <= k).double().mean().item()
-        return float(self.cmc[min(k, len(self.cmc)) - 1])
+# %% ../../nbs/evaluation/metrics.ipynb #5fbd9a1a
+@patch
+def rank(self:RetrievalMetrics, k:int)->float:
+    "Fraction of queries with a positive among the first `k`"
+    if self.draws == 1: return (self.first_rank <= k).double().mean().item()
+    return float(self.cmc[min(k, len(self.cmc)) - 1])
 
-    def as_dict(self)->dict:
-        "Plain numbers, ready for a table or JSON"
-        res = {f'rank-{k}': self.rank(k) for k in self.ranks} | dict(mAP=self.mAP, mINP=self.mINP)
-        res |= dict(queries=self.queries, skipped=self.skipped, protocol=self.protocol, draws=self.draws)
-        return res | (dict(spread=dict(self.spread)) if self.draws > 1 else {})
+@patch
+def as_dict(self:RetrievalMetrics)->dict:
+    "Plain numbers, ready for a table or JSON"
+    res = {f'rank-{k}': self.rank(k) for k in self.ranks} | dict(mAP=self.mAP, mINP=self.mINP)
+    res |= dict(queries=self.queries, skipped=self.skipped, protocol=self.protocol, draws=self.draws)
+    return res | (dict(spread=dict(self.spread)) if self.draws > 1 else {})
 
-    def __repr__(self):
-        of = lambda k, v: (f'{k} {100*v:.1f}' if v == v else f'{k} n/a') + (f'±{100*self.spread[k]:.1f}' if k in self.spread else '')
-        figures = [of(f'rank-{k}', self.rank(k)) for k in self.ranks] + [of('mAP', self.mAP), of('mINP', self.mINP)]
-        return (f"{self.protocol}: " * bool(self.protocol) + ' · '.join(figures) + f' % ({self.queries} queries, {self.skipped} skipped' +
-                f', {self.draws} draws' * (self.draws > 1) + ')')
+# %% ../../nbs/evaluation/metrics.ipynb #ec12ff54
+@patch
+def __repr__(self:RetrievalMetrics):
+    def figure(name, value):
+        text = f'{name} {100*value:.1f}' if value == value else f'{name} n/a'
+        return text + (f'±{100*self.spread[name]:.1f}' if name in self.spread else '')
+    ranks = [figure(f'rank-{k}', self.rank(k)) for k in self.ranks]
+    means = [figure('mAP', self.mAP), f"{figure('mINP', self.mINP)} %"]
+    counts = f'({self.queries} queries, {self.skipped} skipped' + f', {self.draws} draws'*(self.draws > 1) + ')'
+    title = f'{self.protocol}: '*bool(self.protocol)
+    whole = f"{title}{' · '.join(ranks + means)} {counts}"
+    if len(whole) <= WIDTH or not ranks: return whole
+    return (folded(title + ranks[0], *(f'· {r}' for r in ranks[1:])) + '\n' +
+            folded(f'  {means[0]}', f'· {means[1]}', counts))
 
 # %% ../../nbs/evaluation/metrics.ipynb #64a1b9e7
 def summarise(
@@ -70,12 +85,26 @@ def summarise(
     "From values of each query to means; warns when no query has a valid positive"
     keep = ~ap.isnan()
     ap, inp, first, n = ap[keep], inp[keep], first[keep], int(keep.sum())
-    if n == 0: warnings.warn(f"none of the {len(keep)} queries has a valid positive in the gallery: all skipped", stacklevel=3)
+    if n == 0:
+        warnings.warn(f"none of the {len(keep)} queries has a valid positive in the gallery: all skipped", stacklevel=3)
     cmc = torch.bincount(first.long() - 1, minlength=gallery)[:gallery].cumsum(0).double() / n
-    return RetrievalMetrics(cmc.float(), ap.mean().item(), inp.mean().item(), n, len(keep) - n, ap.float(), inp.float(), first.float(),
-                            np.asarray(rows)[keep.numpy()], **kwargs)
+    return RetrievalMetrics(cmc.float(), ap.mean().item(), inp.mean().item(), n, len(keep) - n, ap.float(), inp.float(),
+                            first.float(), np.asarray(rows)[keep.numpy()], **kwargs)
 
 # %% ../../nbs/evaluation/metrics.ipynb #0f11fda1
+def _chunk_size(chunk_bytes, gallery, device, people):
+    "How many queries fit into a chunk"
+    bytes_each = 16 if torch.device(device).type == 'cpu' and not people else 32
+    return max(1, chunk_bytes // (bytes_each * max(1, gallery)))
+
+def _figures(rank, n):
+    "(average precision, inverse negative penalty) of queries by the ranks of their positives [Q,P], the first `n` each"
+    k = torch.arange(1, rank.shape[1]+1)
+    ap = torch.where(k <= n[:, None], k / rank.double(), 0).sum(1) / n
+    inp = n / rank.gather(1, (n-1).clamp(min=0)[:, None])[:, 0].double()
+    return ap, inp.masked_fill(n == 0, torch.nan)
+
+# %% ../../nbs/evaluation/metrics.ipynb #cee26f6a
 def _chunked(distance_rows, query, gallery, protocol, device, chunk_bytes, tolerance, ranks):
     "`distance_rows(i, j)` gives the distances [j-i,G] of some queries"
     fast = getattr(protocol, 'same_identity_only', False) and type(protocol).junk is Protocol.junk
@@ -83,9 +112,7 @@ def _chunked(distance_rows, query, gallery, protocol, device, chunk_bytes, toler
     columns = protocol.columns if fast else ('identity',)
     q, g = label_tensors(query, columns, device), label_tensors(gallery, columns, device)
     order = g['identity'].argsort(stable=True)
-    ordered = g['identity'][order]
-    step = max(1, chunk_bytes // ((16 if torch.device(device).type == 'cpu' and not people else 32) * max(1, len(gallery))))
-    values = []
+    ordered, step, values = g['identity'][order], _chunk_size(chunk_bytes, len(gallery), device, people), []
     for i in range(0, len(query), step):
         part, distances = {k: v[i:i+step] for k, v in q.items()}, distance_rows(i, i+step)
         own, mine = own_images(part['identity'], order, ordered)
@@ -94,14 +121,21 @@ def _chunked(distance_rows, query, gallery, protocol, device, chunk_bytes, toler
             junk = protocol.junk(query.iloc[i:i+step], gallery).to(device)
             distances, junk = distances.masked_fill(junk, torch.inf), junk.gather(1, own)
         rank, n = (x.cpu() for x in positive_ranks(distances, own, mine, junk, tolerance))
-        k = torch.arange(1, rank.shape[1]+1)
-        ap = torch.where(k <= n[:, None], k / rank.double(), 0).sum(1) / n
-        inp = n / rank.gather(1, (n-1).clamp(min=0)[:, None])[:, 0].double()
         first = identity_ranks(distances, own, mine & ~junk, order, ordered, tolerance).cpu() if people else rank[:, 0]
-        values.append(torch.stack([ap, inp.masked_fill(n == 0, torch.nan), first.double()]))
-    return summarise(*torch.cat(values, 1), query.index, len(gallery), ranks=tuple(ranks), protocol=getattr(protocol, 'name', ''))
+        values.append(torch.stack([*_figures(rank, n), first.double()]))
+    return summarise(*torch.cat(values, 1), query.index, len(gallery), ranks=tuple(ranks),
+                     protocol=getattr(protocol, 'name', ''))
 
 # %% ../../nbs/evaluation/metrics.ipynb #cef643db
+def _finite(part, first):
+    "Distances of some queries in single precision or better; raises `ValueError` naming one that is not finite"
+    if part.dtype.itemsize < 4: part = part.float()
+    if not part.sum().isfinite() and not (fine := part.isfinite()).all():
+        r, c = (~fine).nonzero()[0].tolist()
+        raise ValueError(f"distances[{first+r},{c}] is {part[r, c].item()}: distances must be finite")
+    return part
+
+# %% ../../nbs/evaluation/metrics.ipynb #fbb89694
 def metrics_from_distances(
     distances,            # [Q,G] tensor or array, smaller is nearer; any device; half precision is widened
     query:pd.DataFrame,   # Q rows of labels
@@ -114,31 +148,51 @@ def metrics_from_distances(
     "Metrics of ready distances; raises `ValueError` on wrong shapes, nan, infinite or complex entries"
     distances, protocol = real_numbers(distances, 'distances'), protocol_of(protocol)
     if tuple(distances.shape) != (len(query), len(gallery)):
-        raise ValueError(f"distances has shape {tuple(distances.shape)}, but query has {len(query)} rows and gallery {len(gallery)}")
-    if min(distances.shape) == 0: raise ValueError(f"nothing to compare: {len(query)} queries, {len(gallery)} gallery images")
-    def rows(i, j):
-        part = distances[i:j].float() if distances.dtype.itemsize < 4 else distances[i:j]
-        if not part.sum().isfinite() and not (fine := part.isfinite()).all():
-            r, c = (~fine).nonzero()[0].tolist()
-            raise ValueError(f"distances[{i+r},{c}] is {part[r, c].item()}: distances must be finite")
-        return part
+        raise ValueError(f"distances has shape {tuple(distances.shape)}, but query has {len(query)} rows and gallery "
+                         f"{len(gallery)}")
+    if min(distances.shape) == 0:
+        raise ValueError(f"nothing to compare: {len(query)} queries, {len(gallery)} gallery images")
+    rows = lambda i, j: _finite(distances[i:j], i)
     return _chunked(rows, query, gallery, protocol, distances.device, chunk_bytes, tolerance, ranks)
 
 # %% ../../nbs/evaluation/metrics.ipynb #d1bc3bd5
 def _checked(features, table, what):
     "Features as float32 or float64 [N,D] and one over their norms; raises `ValueError` naming what is wrong"
     features = real_numbers(features, f'{what}_features')
-    if features.ndim != 2: raise ValueError(f"{what}_features must be a matrix [N,D], not of shape {tuple(features.shape)}")
-    if len(features) != len(table): raise ValueError(f"{what}_features has {len(features)} rows, but the {what} table has {len(table)}")
-    if 0 in features.shape: raise ValueError(f"nothing to compare: the {what} is empty" if len(features) == 0 else f'{what}_features have no values: shape {tuple(features.shape)}')
+    if features.ndim != 2:
+        raise ValueError(f"{what}_features must be a matrix [N,D], not of shape {tuple(features.shape)}")
+    if len(features) != len(table):
+        raise ValueError(f"{what}_features has {len(features)} rows, but the {what} table has {len(table)}")
+    if 0 in features.shape:
+        raise ValueError(f"nothing to compare: the {what} is empty" if len(features) == 0
+                         else f'{what}_features have no values: shape {tuple(features.shape)}')
     if features.dtype not in (torch.float32, torch.float64): features = features.float()
     norm = torch.linalg.vector_norm(features, dim=1)
     if not (fine := norm.isfinite()).all():
         bad = (~fine).nonzero()[:, 0]
-        raise ValueError(f"{what}_features: {len(bad)} of {len(norm)} rows hold nan, infinite or overflowing values, first row {bad[0].item()}")
+        raise ValueError(f"{what}_features: {len(bad)} of {len(norm)} rows hold nan, infinite or overflowing values, "
+                         f"first row {bad[0].item()}")
     return features, torch.where(norm > 0, 1 / norm, 0)
 
 # %% ../../nbs/evaluation/metrics.ipynb #167c7884
+def _same_kind(query_features, gallery_features, query, gallery):
+    "((features, scale) of queries, of gallery), checked, on one device and in one precision"
+    f, f_scale = _checked(query_features, query, 'query')
+    g, g_scale = _checked(gallery_features, gallery, 'gallery')
+    if f.shape[1] != g.shape[1]:
+        raise ValueError(f"query features have {f.shape[1]} dimensions, gallery features {g.shape[1]}")
+    if f.dtype != g.dtype: f, g, f_scale, g_scale = f.double(), g.double(), f_scale.double(), g_scale.double()
+    return (f.to(g.device), f_scale.to(g.device)), (g, g_scale)
+
+@contextmanager
+def _full_precision():
+    "No TF32 in here: its products err by 1e-3, far more than the tolerance"
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision('highest')
+    try: yield
+    finally: torch.set_float32_matmul_precision(before)
+
+# %% ../../nbs/evaluation/metrics.ipynb #b0f71c9d
 @torch.no_grad()
 def retrieval_metrics(
     query_features,       # [Q,D] tensor or array, need not be normalised; half precision is widened to float32
@@ -150,39 +204,40 @@ def retrieval_metrics(
     chunk_bytes:int=2**28,# Bound on memory beyond the features
     tolerance:float|None=None, # Cosine distances closer than this are tied (None: `cosine_tolerance`)
 )->RetrievalMetrics:
-    "Metrics under cosine distance, on the gallery features' device; raises `ValueError` on mismatched lengths, nan, complex or empty input"
+    "Metrics under cosine distance, on the gallery's device; raises `ValueError` on lengths that differ, nan, complex"
     protocol = protocol_of(protocol)
-    (f, f_scale), (g, g_scale) = _checked(query_features, query, 'query'), _checked(gallery_features, gallery, 'gallery')
-    if f.shape[1] != g.shape[1]: raise ValueError(f"query features have {f.shape[1]} dimensions, gallery features {g.shape[1]}")
-    if f.dtype != g.dtype: f, g, f_scale, g_scale = f.double(), g.double(), f_scale.double(), g_scale.double()
-    f, f_scale = f.to(g.device), f_scale.to(g.device)
+    (f, f_scale), (g, g_scale) = _same_kind(query_features, gallery_features, query, gallery)
     if tolerance is None: tolerance = cosine_tolerance(g.dtype, g.shape[1])
     def rows(i, j):
         with torch.autocast(g.device.type, enabled=False): product = f[i:j] @ g.T
         return product.mul_(g_scale).mul_(-f_scale[i:j, None])
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision('highest')   # a GPU's TF32 products err by 1e-3: far more than the tolerance
-    try: return _chunked(rows, query, gallery, protocol, g.device, chunk_bytes, tolerance, ranks)
-    finally: torch.set_float32_matmul_precision(precision)
+    with _full_precision(): return _chunked(rows, query, gallery, protocol, g.device, chunk_bytes, tolerance, ranks)
 
 # %% ../../nbs/evaluation/metrics.ipynb #91a5f0b1
+def _figure_means(results):
+    "(name -> its values, one a draw; mean CMC, shorter ones continued)"
+    rows = [{f'rank-{k}': r.rank(k) for k in r.ranks} | dict(mAP=r.mAP, mINP=r.mINP) for r in results]
+    size = max(len(r.cmc) for r in results)
+    cmc = torch.stack([torch.cat([r.cmc, r.cmc[-1:].expand(size - len(r.cmc))]) for r in results])
+    return {k: np.array([row[k] for row in rows]) for k in rows[0]}, cmc.mean(0)
+
+# %% ../../nbs/evaluation/metrics.ipynb #160d004d
 def mean_metrics(
     results:list,    # `RetrievalMetrics`, one for each draw
     asked:int|None=None, # How many queries there are in all; default: as many as in the first draw
 )->RetrievalMetrics:
-    "Mean over draws; `.spread` holds the standard deviation (n-1); a query's values are means over the draws that kept it"
+    "Mean over draws, for a query over those that kept it; `.spread` holds the standard deviation (n-1)"
     first = results[0]
     if len(results) == 1: return first
-    values = pd.concat([pd.DataFrame(dict(ap=r.ap, inp=r.inp, first=r.first_rank, hits=r.hits), index=r.query_rows) for r in results])
+    values = pd.concat([pd.DataFrame(dict(ap=r.ap, inp=r.inp, first=r.first_rank, hits=r.hits), index=r.query_rows)
+                        for r in results])
     values = values.groupby(level=0, sort=False).mean()
-    size = max(len(r.cmc) for r in results)
-    cmc = torch.stack([torch.cat([r.cmc, r.cmc[-1:].expand(size - len(r.cmc))]) for r in results])
-    figures = [{f'rank-{k}': r.rank(k) for k in first.ranks} | dict(mAP=r.mAP, mINP=r.mINP) for r in results]
-    column = lambda k: np.array([f[k] for f in figures])
+    figures, cmc = _figure_means(results)
     ap, inp, rank, hits = (torch.tensor(values[c].to_numpy(), dtype=torch.float32) for c in values)
-    return RetrievalMetrics(cmc.mean(0), float(column('mAP').mean()), float(column('mINP').mean()), len(values),
-        (asked or first.queries + first.skipped) - len(values), ap, inp, rank, values.index.to_numpy(), first.ranks, first.protocol, len(results),
-        {k: float(column(k).std(ddof=1)) for k in figures[0]}, hits)
+    spread = {k: float(v.std(ddof=1)) for k, v in figures.items()}
+    skipped = (asked or first.queries + first.skipped) - len(values)
+    return RetrievalMetrics(cmc, float(figures['mAP'].mean()), float(figures['mINP'].mean()), len(values), skipped, ap,
+                            inp, rank, values.index.to_numpy(), first.ranks, first.protocol, len(results), spread, hits)
 
 # %% ../../nbs/evaluation/metrics.ipynb #1acc2444
 def evaluate(

@@ -10,11 +10,39 @@ __all__ = ['min_sums', 'JaccardDistance', 'jaccard_distance', 'cluster', 'rerank
 # %% ../../nbs/evaluation/neighbours.ipynb #f62d211e
 import numpy as np
 import torch
+from fastcore.basics import patch
 from scipy import sparse
 from torch import LongTensor, Tensor
 from .reciprocal import encode, k_reciprocal, nearest, unit_rows
 
 # %% ../../nbs/evaluation/neighbours.ipynb #e9b8d05c
+def _starts(A, B, col):
+    "Where each entry of `A` begins in its column of `B`"
+    if A is not B: return col.indptr[A.indices]
+    place = sparse.csr_array((np.arange(A.nnz), A.indices, A.indptr), shape=A.shape).tocsc()
+    place.sort_indices()
+    start = np.empty_like(col.indptr[A.indices])
+    start[place.data] = np.arange(A.nnz)                          # at the entry's own place in its column
+    return start
+
+def _block_sums(A, col, rows, start, length, m):
+    "Sums of minima of some rows with all m others, flat"
+    e = slice(A.indptr[rows.start], A.indptr[rows.stop])
+    count = length[e]
+    entry = np.repeat(np.arange(len(count), dtype=np.int32), count)
+    at = np.arange(len(entry)) + (start[e] - (count.cumsum() - count))[entry]
+    n = rows.stop - rows.start
+    base = np.repeat(np.arange(n) * m, np.diff(A.indptr[rows.start:rows.stop+1]))
+    return np.bincount(base[entry] + col.indices[at], np.minimum(A.data[e][entry], col.data[at]), n*m)
+
+# %% ../../nbs/evaluation/neighbours.ipynb #e6f53fce
+def _kept(sums, least, m, rows):
+    "(entries of each row, their columns, their sums) of the sums above `least`"
+    keep = np.flatnonzero(sums > least)
+    r, c = np.divmod(keep, m)
+    return np.bincount(r, minlength=rows), c.astype(np.int32), sums[keep].astype(np.float32)
+
+# %% ../../nbs/evaluation/neighbours.ipynb #56c5f79b
 def min_sums(
     A:sparse.csr_array, # [n,K]
     B:sparse.csr_array, # [m,K] (the same object as `A`: only j >= i is worked out)
@@ -24,31 +52,21 @@ def min_sums(
     "Sparse sums of minima"
     n, m, col = A.shape[0], B.shape[0], B.tocsc()
     col.sort_indices()
-    start, stop = col.indptr[A.indices], col.indptr[A.indices + 1]
-    if A is B:                                                    # begin at the entry's own place in its column
-        place = sparse.csr_array((np.arange(A.nnz), A.indices, A.indptr), shape=A.shape).tocsc()
-        place.sort_indices()
-        start = np.empty_like(start)
-        start[place.data] = np.arange(A.nnz)
-    length = (stop - start).astype(np.int64)
-    work = np.r_[0, length.cumsum()][A.indptr]                    # pairs before each row
-    rows, parts = 0, []
-    while rows < n:
-        end = min(n, rows + max(1, pairs//m), max(rows + 1, int(work.searchsorted(work[rows] + pairs, 'right')) - 1))
-        e = slice(A.indptr[rows], A.indptr[end])
-        count = length[e]
-        entry = np.repeat(np.arange(len(count), dtype=np.int32), count)
-        at = np.arange(len(entry)) + (start[e] - (count.cumsum() - count))[entry]
-        base = np.repeat(np.arange(end - rows) * m, np.diff(A.indptr[rows:end+1]))
-        sums = np.bincount(base[entry] + col.indices[at], np.minimum(A.data[e][entry], col.data[at]), (end - rows)*m)
-        keep = np.flatnonzero(sums > least)
-        r, c = np.divmod(keep, m)
-        parts.append((np.bincount(r, minlength=end - rows), c.astype(np.int32), sums[keep].astype(np.float32)))
-        rows = end
-    indptr = np.r_[0, np.concatenate([p[0] for p in parts]).cumsum()]
-    return sparse.csr_array((np.concatenate([p[2] for p in parts]), np.concatenate([p[1] for p in parts]), indptr), shape=(n, m))
+    start = _starts(A, B, col)
+    length = (col.indptr[A.indices + 1] - start).astype(np.int64)
+    work, end, parts = np.r_[0, length.cumsum()][A.indptr], 0, []  # pairs before each row
+    while end < n:
+        row, full = end, int(work.searchsorted(work[end] + pairs, 'right')) - 1
+        end = min(n, row + max(1, pairs//m), max(row + 1, full))
+        parts.append(_kept(_block_sums(A, col, slice(row, end), start, length, m), least, m, end - row))
+    counts, columns, sums = (np.concatenate(p) for p in zip(*parts))
+    return sparse.csr_array((sums, columns, np.r_[0, counts.cumsum()]), shape=(n, m))
 
 # %% ../../nbs/evaluation/neighbours.ipynb #a038df9e
+def _both(upper):
+    "The symmetric matrix of its upper half"
+    return (upper + sparse.triu(upper, 1).T).tocsr()
+
 class JaccardDistance:
     "Jaccard distances of N images, stored as the similarities of the pairs that share a neighbour"
     def __init__(self,
@@ -56,31 +74,31 @@ class JaccardDistance:
     ): self.upper = upper
 
     def __len__(self): return self.upper.shape[0]
-    def __repr__(self): return f'JaccardDistance of {len(self)} images; {self.upper.nnz} of {len(self)*(len(self)+1)//2} pairs share a neighbour'
-
-    @staticmethod
-    def _both(upper):
-        return (upper + sparse.triu(upper, 1).T).tocsr()
+    def __repr__(self):
+        pairs = len(self)*(len(self)+1)//2
+        return f'JaccardDistance of {len(self)} images; {self.upper.nnz} of {pairs} pairs share a neighbour'
 
     @property
     def similarity(self)->sparse.csr_array: # [N,N], symmetric
         "One minus the distance; what is not stored is 0"
-        return self._both(self.upper)
+        return _both(self.upper)
 
     def toarray(self)->np.ndarray: # [N,N] float32 in [0,1]
         "The distances, dense"
         return np.maximum(1 - self.similarity.toarray(), 0)
 
-    def neighbours(self,
-        eps:float, # Largest distance
-    )->sparse.csr_array: # [N,N] of distances; zeros are stored as a tiny positive number
-        "The graph of pairs at most `eps` apart (itself included), as scikit-learn wants it; `eps` below 1"
-        if not 0 <= eps < 1: raise ValueError(f"eps must lie in [0,1), not {eps}: at 1 every pair is a neighbour")
-        near = self.upper.copy()
-        near.data = np.maximum(1 - near.data, 0)
-        near.data = np.where(near.data <= eps, np.maximum(near.data, 1e-12), 0).astype(np.float32)
-        near.eliminate_zeros()
-        return self._both(near)
+# %% ../../nbs/evaluation/neighbours.ipynb #aa899629
+@patch
+def neighbours(self:JaccardDistance,
+    eps:float, # Largest distance
+)->sparse.csr_array: # [N,N] of distances; zeros are stored as a tiny positive number
+    "The graph of pairs at most `eps` apart (itself included), as scikit-learn wants it; `eps` below 1"
+    if not 0 <= eps < 1: raise ValueError(f"eps must lie in [0,1), not {eps}: at 1 every pair is a neighbour")
+    near = self.upper.copy()
+    near.data = np.maximum(1 - near.data, 0)
+    near.data = np.where(near.data <= eps, np.maximum(near.data, 1e-12), 0).astype(np.float32)
+    near.eliminate_zeros()
+    return _both(near)
 
 # %% ../../nbs/evaluation/neighbours.ipynb #e0054167
 def jaccard_distance(
@@ -106,10 +124,18 @@ def cluster(
     from sklearn.cluster import DBSCAN
     if not isinstance(distances, JaccardDistance): distances = jaccard_distance(distances, **kwargs)
     graph = distances.neighbours(eps)
-    graph = sparse.csr_matrix((graph.data, graph.indices.astype(np.int32), graph.indptr.astype(np.int32)), shape=graph.shape)
-    return torch.from_numpy(DBSCAN(eps=eps, min_samples=min_samples, metric='precomputed').fit(graph).labels_.astype(np.int64))
+    graph = sparse.csr_matrix((graph.data, graph.indices.astype(np.int32), graph.indptr.astype(np.int32)),
+                              shape=graph.shape)
+    return torch.from_numpy(DBSCAN(eps=eps, min_samples=min_samples,
+                                   metric='precomputed').fit(graph).labels_.astype(np.int64))
 
 # %% ../../nbs/evaluation/neighbours.ipynb #0c061edc
+def _largest(f, chunk_bytes):
+    "Squared distance of each of the unit rows to the farthest"
+    parts = f.split(max(1, chunk_bytes // (4*len(f))))
+    return torch.cat([(2 - 2*(part @ f.T)).amax(1) for part in parts]).clamp(min=1e-12)
+
+# %% ../../nbs/evaluation/neighbours.ipynb #bd5d0c4a
 @torch.no_grad()
 def rerank(
     query_features,        # [Q,D]
@@ -121,12 +147,12 @@ def rerank(
 )->Tensor:                 # [Q,G] float32 distances on the CPU, ready for `metrics_from_distances`
     "k-reciprocal re-ranking (Zhong et al., CVPR 2017)"
     q, g = unit_rows(query_features, 'query_features'), unit_rows(gallery_features, 'gallery_features')
-    both = torch.cat([q.to(g.device), g])
-    step = max(1, chunk_bytes // (4*len(both)))
-    largest = torch.cat([(2 - 2*(part @ both.T)).amax(1) for part in both.split(step)]).clamp(min=1e-12)
-    V = encode(both, k1 + 1, k2, int(np.around(k1/2)) + 1, (1/largest).cpu().numpy(), nearest(both, max(k1 + 1, k2), chunk_bytes))
-    res = (lambda_value * (2 - 2*(both[:len(q)] @ g.T)) / largest[:len(q), None]).cpu() + (1 - lambda_value)
-    sums = min_sums(V[:len(q)], V[len(q):])
-    i = np.repeat(np.arange(len(q)), np.diff(sums.indptr))
+    both, n = torch.cat([q.to(g.device), g]), len(q)
+    largest = _largest(both, chunk_bytes)
+    V = encode(both, k1 + 1, k2, int(np.around(k1/2)) + 1, (1/largest).cpu().numpy(),
+               nearest(both, max(k1 + 1, k2), chunk_bytes))
+    sums = min_sums(V[:n], V[n:])
+    res = (lambda_value * (2 - 2*(both[:n] @ g.T)) / largest[:n, None]).cpu() + (1 - lambda_value)
+    i = np.repeat(np.arange(n), np.diff(sums.indptr))
     res[i, sums.indices] -= torch.from_numpy((1 - lambda_value) * sums.data / (2 - sums.data))
     return res

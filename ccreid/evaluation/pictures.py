@@ -17,7 +17,7 @@ from .ranked_lists import Choice, choose_queries, open_image, ranked_list, ranke
 from .comparing import real_numbers
 
 # %% ../../nbs/evaluation/pictures.ipynb #e383284f
-PALETTE = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#000000', '#999999')   # Okabe and Ito, 2008
+PALETTE = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#000000', '#999999') # Okabe and Ito, 2008
 DASHES = ('-', '--', '-.', ':')
 
 def _axes(width, height, columns=1):
@@ -30,6 +30,7 @@ def _axes(width, height, columns=1):
     plt.close(fig)
     return fig, axes[0]
 
+# %% ../../nbs/evaluation/pictures.ipynb #d5b51119
 def plot_cmc(
     results:dict, # Name -> `RetrievalMetrics`
     upto:int=20,  # Largest rank
@@ -38,37 +39,66 @@ def plot_cmc(
     fig, (ax,) = _axes(4.2, 2.8)
     for i, (name, m) in enumerate(results.items()):
         n = min(upto, len(m.cmc))
-        ax.plot(range(1, n+1), 100*m.cmc[:n], DASHES[i // len(PALETTE) % 4 if len(results) > 4 else i % 4], color=PALETTE[i % len(PALETTE)], lw=1.8, marker='o',
+        ax.plot(range(1, n+1), 100*m.cmc[:n], DASHES[i // len(PALETTE) % 4 if len(results) > 4 else i % 4],
+                color=PALETTE[i % len(PALETTE)], lw=1.8, marker='o',
                 ms=2.5, label=f'{name} (rank-1 {100*m.rank(1):.1f}, mAP {100*m.mAP:.1f})')
     ax.set_xlabel('rank k', fontsize=8); ax.set_ylabel('queries found by rank k (%)', fontsize=8)
     ax.set_ylim(0, 102); ax.set_xlim(.5, upto + .5); ax.set_xticks([1, *range(5, upto+1, 5)])
-    ax.legend(fontsize=6.5, frameon=False, loc='best' if len(results) < 3 else 'upper left', bbox_to_anchor=None if len(results) < 3 else (0, -.2))
+    ax.legend(fontsize=6.5, frameon=False, loc='best' if len(results) < 3 else 'upper left',
+              bbox_to_anchor=None if len(results) < 3 else (0, -.2))
     return fig
 
 # %% ../../nbs/evaluation/pictures.ipynb #88ad1589
-def plot_training(
-    history,                                   # List of dicts, one an epoch (or a DataFrame); `epoch` is the x axis where given
-    skip=('epoch', 'seconds', 'time', 'lr'),   # Columns that are no curve
-):                                             # matplotlib Figure
-    "Losses on the left, retrieval figures in per cent on the right"
+def _curves(history, skip):
+    "(x axis, {column: its numbers}, columns of losses, columns of figures); raises `ValueError` where there are none"
     table = pd.DataFrame(history)
     if not len(table): raise ValueError('no epoch to plot')
     x = table['epoch'] if 'epoch' in table else pd.Series(range(len(table)))
     curves = {c: pd.to_numeric(table[c], errors='coerce') for c in table if c not in skip}
     curves = {c: v for c, v in curves.items() if v.notna().any()}
+    if not curves: raise ValueError(f"no numbers to plot among {', '.join(map(str, table.columns))}")
     figures = [c for c in curves if any(w in str(c) for w in ('rank-', 'mAP', 'mINP'))]
-    panels = [p for p in ([c for c in curves if c not in figures], figures) if p]
-    if not panels: raise ValueError(f"no numbers to plot among {', '.join(map(str, table.columns))}")
+    return x, curves, [c for c in curves if c not in figures], figures
+
+# %% ../../nbs/evaluation/pictures.ipynb #3f617a48
+def plot_training(
+    history, # List of dicts, one an epoch (or a DataFrame); `epoch` is the x axis where given
+    skip=('epoch', 'seconds', 'time', 'lr'),   # Columns that are no curve
+):                                             # matplotlib Figure
+    "Losses on the left, retrieval figures in per cent on the right"
+    x, curves, losses, figures = _curves(history, skip)
+    panels = [p for p in (losses, figures) if p]
     fig, axes = _axes(3.4*len(panels), 2.5, len(panels))
     for ax, names in zip(axes, panels):
         for i, c in enumerate(names):
             ok = curves[c].notna()
-            ax.plot(x[ok], curves[c][ok]*(100 if c in figures else 1), DASHES[i % 4], color=PALETTE[i % len(PALETTE)], lw=1.5, marker='o', ms=2.5, label=c)
+            ax.plot(x[ok], curves[c][ok]*(100 if c in figures else 1), DASHES[i % 4], color=PALETTE[i % len(PALETTE)],
+                    lw=1.5, marker='o', ms=2.5, label=c)
         ax.set_xlabel('epoch', fontsize=8); ax.set_ylabel('%' if names is figures else 'loss', fontsize=8)
         ax.legend(fontsize=6.5, frameon=False)
     return fig
 
 # %% ../../nbs/evaluation/pictures.ipynb #2fb6a88c
+def _plane(features, seed):
+    "t-SNE of unit rows: places [N,2]"
+    from sklearn.manifold import TSNE
+    f = F.normalize(features.float().cpu()).numpy()
+    return TSNE(perplexity=min(30, (len(f)-1)/3), init='pca', random_state=seed).fit_transform(f)
+
+def _scatter(ax, xy, identity, clothes, people):
+    "A colour a person, a marker an outfit, a cross where it is unknown"
+    for i, p in enumerate(people):
+        for j, c in enumerate(np.unique(clothes[identity == p])):
+            at = (identity == p) & (clothes == c)
+            look = dict(marker='os^Dv*P'[j % 7], linewidths=.4, edgecolors='white')
+            if c < 0: look = dict(marker='x', linewidths=.8)
+            label = f'person {p}' if j == 0 else None
+            ax.scatter(*xy[at].T, s=22, color=PALETTE[i % 8], alpha=.85, label=label, **look)
+    ax.set(xticks=[], yticks=[]); ax.grid(False); ax.spines[:].set_visible(False)
+    ax.legend(fontsize=6.5, frameon=False, loc='center left', bbox_to_anchor=(1, .5),
+              title='colour: person\nmarker: clothes', title_fontsize=6.5)
+
+# %% ../../nbs/evaluation/pictures.ipynb #dffe33b2
 def plot_tsne(
     features:Tensor,    # [N,D], rows of `table`
     table:pd.DataFrame, # identity and, where known, clothes
@@ -76,24 +106,16 @@ def plot_tsne(
     seed:int=0,         # Of the layout
 ):                      # matplotlib Figure
     "A plane in which near features are near: a colour a person, a marker an outfit"
-    from sklearn.manifold import TSNE
     if len(features) != len(table): raise ValueError(f"{len(features)} features for {len(table)} rows")
     identity = table['identity'].to_numpy()
     who, n = np.unique(identity[identity >= 0], return_counts=True)
     who = who[np.lexsort((who, -n))][:people]
     keep = np.isin(identity, who)
     if keep.sum() < 5: raise ValueError(f'{keep.sum()} images are too few for a cloud')
-    f = F.normalize(real_numbers(features)[torch.from_numpy(keep)].float().cpu()).numpy()
-    xy = TSNE(perplexity=min(30, (len(f)-1)/3), init='pca', random_state=seed).fit_transform(f)
-    identity, clothes = identity[keep], table['clothes'].to_numpy()[keep] if 'clothes' in table else np.zeros(keep.sum(), int)
+    clothes = table['clothes'].to_numpy() if 'clothes' in table else np.zeros(len(table), int)
     fig, (ax,) = _axes(4.4, 3.2)
-    for i, p in enumerate(who):
-        for j, c in enumerate(np.unique(clothes[identity == p])):
-            at = (identity == p) & (clothes == c)
-            ax.scatter(*xy[at].T, s=22, marker='x' if c < 0 else 'os^Dv*P'[j % 7], color=PALETTE[i % 8], alpha=.85, linewidths=.8 if c < 0 else .4,
-                       **({} if c < 0 else dict(edgecolors='white')), label=f'person {p}' if j == 0 else None)
-    ax.set(xticks=[], yticks=[]); ax.grid(False); ax.spines[:].set_visible(False)
-    ax.legend(fontsize=6.5, frameon=False, loc='center left', bbox_to_anchor=(1, .5), title='colour: person\nmarker: clothes', title_fontsize=6.5)
+    xy = _plane(real_numbers(features)[torch.from_numpy(keep)], seed)
+    _scatter(ax, xy, identity[keep], clothes[keep], who)
     return fig
 
 # %% ../../nbs/evaluation/pictures.ipynb #7a7794a1
@@ -112,6 +134,17 @@ def activation(
     low, high = heat.amin((1, 2), keepdim=True), heat.amax((1, 2), keepdim=True)
     return ((heat - low) / (high - low).clamp(min=1e-12)).cpu()
 
+# %% ../../nbs/evaluation/pictures.ipynb #4ab7f1f6
+def _visible(images, mean, std):
+    "Images [B,H,W,3] in [0,1]: normalisation undone, or stretched where it is not known"
+    x = images.detach().float().cpu()
+    if mean is not None: x = x*torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None]
+    else:
+        low, high = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
+        x = (x - low) / (high - low).clamp(min=1e-12)
+    return x.clamp(0, 1).permute(0, 2, 3, 1).numpy()
+
+# %% ../../nbs/evaluation/pictures.ipynb #37696983
 def activation_map(
     model,        # As `activation` wants it
     image:Tensor, # [3,H,W] or [B,3,H,W], normalised as the model wants it
@@ -123,10 +156,7 @@ def activation_map(
     heat, (fig, axes) = activation(model, images), _axes(.95*2*len(images) + .3, 2., 2*len(images))
     known = getattr(model, 'preprocessing', None)
     if mean is None and known is not None: mean, std = known.mean, known.std
-    shown = images.detach().float().cpu()
-    if mean is not None: shown = shown*torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None]
-    else: shown = (shown - shown.amin((1, 2, 3), keepdim=True)) / (shown.amax((1, 2, 3), keepdim=True) - shown.amin((1, 2, 3), keepdim=True)).clamp(min=1e-12)
-    for i, (x, h) in enumerate(zip(shown.clamp(0, 1).permute(0, 2, 3, 1).numpy(), heat.numpy())):
+    for i, (x, h) in enumerate(zip(_visible(images, mean, std), heat.numpy())):
         for ax in axes[2*i:2*i+2]:
             ax.imshow(x if ax is axes[2*i] else np.repeat(x.mean(2, keepdims=True), 3, 2))
             ax.set(xticks=[], yticks=[]); ax.grid(False); ax.spines[:].set_visible(False)

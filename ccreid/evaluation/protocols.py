@@ -9,13 +9,14 @@ __all__ = ['SETTINGS', 'STANDARD', 'SAME_CLOTHES', 'CLOTHES_CHANGING', 'label_te
            'pick_rows', 'draw_single_shot', 'first_frames', 'protocols_for']
 
 # %% ../../nbs/evaluation/protocols.ipynb #056a8f37
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 import numpy as np
 import pandas as pd
 import torch
 from torch import BoolTensor
 from fastcore.basics import patch
+from ..values import folded
 
 # %% ../../nbs/evaluation/protocols.ipynb #7069cd73
 SETTINGS = ('standard', 'same-clothes', 'clothes-changing')
@@ -27,9 +28,11 @@ def label_tensors(
 )->dict:                # Column name -> LongTensor[N]
     "The label columns of a table as tensors; raises `ValueError` naming a column that is missing or holds no integers"
     missing = [c for c in columns if c not in table.columns]
-    if missing: raise ValueError(f"the table has no column {missing[0]!r} (it has {', '.join(map(str, table.columns))})")
+    if missing:
+        raise ValueError(f"the table has no column {missing[0]!r} (it has {', '.join(map(str, table.columns))})")
     wrong = [c for c in columns if not pd.api.types.is_integer_dtype(table[c]) or table[c].isna().any()]
-    if wrong: raise ValueError(f"column {wrong[0]!r} is {table[wrong[0]].dtype}: labels are integers, with -1 for unknown")
+    if wrong:
+        raise ValueError(f"column {wrong[0]!r} is {table[wrong[0]].dtype}: labels are integers, with -1 for unknown")
     return {c: torch.as_tensor(table[c].to_numpy(np.int64, copy=True), device=device) for c in columns}
 
 # %% ../../nbs/evaluation/protocols.ipynb #25769a19
@@ -46,8 +49,17 @@ def is_junk(
     same_clothes = (q['clothes'] == g['clothes']) & (q['clothes'] >= 0)
     return own & (together | (same_clothes if setting == 'clothes-changing' else ~same_clothes))
 
+# %% ../../nbs/evaluation/protocols.ipynb #f6b9d6b6
+def _check(p):
+    "Raises `ValueError` for a protocol that cannot be"
+    if p.setting not in SETTINGS:
+        raise ValueError(f"unknown setting {p.setting!r}; choose one of {', '.join(SETTINGS)}")
+    if p.shots not in ('multi', 'single'): raise ValueError(f"shots is 'multi' or 'single', not {p.shots!r}")
+    if p.draws < 1: raise ValueError(f"draws must be at least 1, not {p.draws}")
+    if p.unit not in ('image', 'tracklet'): raise ValueError(f"unit is 'image' or 'tracklet', not {p.unit!r}")
+
 # %% ../../nbs/evaluation/protocols.ipynb #9c0afdb4
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Protocol:
     "Who is asked for, who is searched, what is junk; a subclass with its own rule overrides `rule` (or `junk`)"
     name:str                                  # How tables and reports call it
@@ -62,39 +74,53 @@ class Protocol:
     seen_by:str='camera'                      # Column whose equality means "seen together"; '' when nothing does
     unit:str='image'                          # What is compared: 'image', or 'tracklet' (mean feature of its frames)
     by_identity:bool=False                    # Do ranks (CMC) count people, each at their nearest image?
-    same_identity_only:ClassVar[bool]=True    # `rule` never removes other people; False for a subclass that does not declare it
+    same_identity_only:ClassVar[bool]=True    # `rule` never removes other people; False for one that does not say so
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         if 'rule' in vars(cls): cls.same_identity_only = vars(cls).get('same_identity_only', False)
 
-    def __post_init__(self):
-        if self.setting not in SETTINGS: raise ValueError(f"unknown setting {self.setting!r}; choose one of {', '.join(SETTINGS)}")
-        if self.shots not in ('multi', 'single'): raise ValueError(f"shots is 'multi' or 'single', not {self.shots!r}")
-        if self.draws < 1: raise ValueError(f"draws must be at least 1, not {self.draws}")
-        if self.unit not in ('image', 'tracklet'): raise ValueError(f"unit is 'image' or 'tracklet', not {self.unit!r}")
+    def __post_init__(self): _check(self)
 
-    @property
-    def columns(self)->tuple: # Label columns that `rule` reads
-        "The label columns that the junk rule needs"
-        return ('identity',) + ((self.seen_by,) if self.seen_by else ()) + (() if self.setting == 'standard' else ('clothes',))
+# %% ../../nbs/evaluation/protocols.ipynb #3b776ef1
+@patch(as_prop=True)
+def columns(self:Protocol)->tuple: # Label columns that `rule` reads
+    "The label columns that the junk rule needs"
+    clothes = () if self.setting == 'standard' else ('clothes',)
+    return ('identity', *([self.seen_by] if self.seen_by else ()), *clothes)
 
-    @property
-    def drawn(self)->bool: # False where `select` gives one pair
-        "Are there several galleries, drawn at random?"
-        return self.shots == 'single'
+@patch(as_prop=True)
+def drawn(self:Protocol)->bool: # False where `select` gives one pair
+    "Are there several galleries, drawn at random?"
+    return self.shots == 'single'
 
-    def rule(self, q:dict, g:dict)->BoolTensor:
-        "Junk, elementwise, on dicts of label tensors that broadcast"
-        return is_junk(self.setting, q, g, self.seen_by)
+@patch
+def rule(self:Protocol,
+    q:dict, # Label tensors of queries
+    g:dict, # Label tensors of gallery images
+)->BoolTensor:
+    "Junk, elementwise, on dicts of label tensors that broadcast"
+    return is_junk(self.setting, q, g, self.seen_by)
 
-    def junk(self,
-        query:pd.DataFrame,   # Q rows
-        gallery:pd.DataFrame, # G rows
-    )->BoolTensor:            # [Q,G], True where the gallery image is removed for that query
-        "The junk mask of all pairs; call it on a chunk of queries when the gallery is large"
-        q, g = label_tensors(query, self.columns), label_tensors(gallery, self.columns)
-        return self.rule({k: v[:, None] for k, v in q.items()}, g)
+# %% ../../nbs/evaluation/protocols.ipynb #08d6a833
+@patch
+def junk(self:Protocol,
+    query:pd.DataFrame,   # Q rows
+    gallery:pd.DataFrame, # G rows
+)->BoolTensor:            # [Q,G], True where the gallery image is removed for that query
+    "The junk mask of all pairs; call it on a chunk of queries when the gallery is large"
+    q, g = label_tensors(query, self.columns), label_tensors(gallery, self.columns)
+    return self.rule({k: v[:, None] for k, v in q.items()}, g)
+
+# %% ../../nbs/evaluation/protocols.ipynb #7e0ccbff
+@patch
+def __repr__(self:Protocol):
+    plain = Protocol('')
+    said = {f.name: getattr(self, f.name) for f in fields(self)}
+    said = [f'{k}={v!r},' for k, v in said.items() if k != 'name' and v != getattr(plain, k, None)]
+    first, *others = [f'{self.name!r},', *said]
+    text = folded(f'{type(self).__name__}({first}', *others, indent=4)
+    return text.removesuffix(',') + ')'
 
 # %% ../../nbs/evaluation/protocols.ipynb #7c46a0dd
 STANDARD = Protocol('standard')
@@ -123,10 +149,12 @@ def pick_rows(
     keep = np.ones(len(table), bool) if 'split' not in table.columns else table['split'].isin(splits).to_numpy()
     for column, values in (where or {}).items():
         if column not in table.columns: raise ValueError(f"{what}: the table has no column {column!r}")
-        keep = keep & table[column].isin(list(values) if isinstance(values, (tuple, list, set, range)) else [values]).to_numpy()
+        keep = keep & table[column].isin(list(values) if isinstance(values, (tuple, list, set, range))
+                                         else [values]).to_numpy()
     if not keep.any():
         has = table['split'].value_counts().to_dict() if 'split' in table.columns else 'no split column'
-        raise ValueError(f"{what}: no image among {len(table)} has split in {splits}" + (f" and {where}" if where else '') +
+        raise ValueError(f"{what}: no image among {len(table)} has split in {splits}"
+                         + (f" and {where}" if where else '') +
                          f" (splits here: {has}); validation people: protocol.on('val')")
     return table[keep]
 
@@ -138,7 +166,8 @@ def draw_single_shot(
 )->pd.DataFrame:          # One row for each identity (distractors all stay), in the order of `gallery`
     "One image of each person, drawn independently of row order"
     identity, take = gallery['identity'].to_numpy(), gallery['identity'].to_numpy() < 0
-    names = gallery['path'].astype(str).str.replace('\\', '/').to_numpy() if 'path' in gallery.columns else gallery.index.to_numpy()
+    names = gallery['path'].astype(str).str.replace('\\',
+        '/').to_numpy() if 'path' in gallery.columns else gallery.index.to_numpy()
     by_name = np.argsort(names, kind='stable')
     by_identity = by_name[np.argsort(identity[by_name], kind='stable')]
     people, start, count = np.unique(identity[by_identity], return_index=True, return_counts=True)
@@ -151,9 +180,10 @@ def first_frames(
     rows:pd.DataFrame, # Rows with columns `tracklet`, and `frame` or `path` for the order
     what:str='',       # How an error calls these rows
 )->pd.DataFrame:       # One row a tracklet, index and order kept
-    "The first frame of each tracklet by (frame, path); raises `ValueError` where a row has no tracklet, or a tracklet shows two people"
+    "The first frame of each tracklet by (frame, path); raises `ValueError` for a row without one, or two people in one"
     bad = ~(label_tensors(rows, ('tracklet',))['tracklet'] >= 0) if 'tracklet' in rows.columns else None
-    if bad is None: raise ValueError(f"{what}: the table has no column 'tracklet', and unit='tracklet' compares tracklets")
+    if bad is None:
+        raise ValueError(f"{what}: the table has no column 'tracklet', and unit='tracklet' compares tracklets")
     if bad.any(): raise ValueError(f"{what}: {int(bad.sum())} of {len(rows)} rows have no tracklet (it is below 0)")
     if (mixed := rows.groupby('tracklet')['identity'].nunique() > 1).any():
         raise ValueError(f"{what}: tracklet {mixed.idxmax()} shows more than one identity")
@@ -180,14 +210,16 @@ def draw(self:Protocol,
     "One draw: one gallery image a person; a subclass may draw otherwise"
     return query, draw_single_shot(gallery, self.seed, k)
 
+# %% ../../nbs/evaluation/protocols.ipynb #c51e97d9
 @patch
 def select(self:Protocol,
     table:pd.DataFrame, # Sample table; without a column `split` every row plays both roles
 )->list:                # [(query, gallery), ...]: one pair, or `draws` pairs when galleries are drawn
-    "The sub-tables that are compared, index kept, one row a tracklet where these are compared; raises `ValueError` when a role is empty"
+    "The sub-tables that are compared, one row an image or tracklet; raises `ValueError` when a role is empty"
     query, gallery = self.roles(table)
     if self.unit == 'tracklet':
-        query, gallery = first_frames(query, f"protocol {self.name!r}, query"), first_frames(gallery, f"protocol {self.name!r}, gallery")
+        query = first_frames(query, f"protocol {self.name!r}, query")
+        gallery = first_frames(gallery, f"protocol {self.name!r}, gallery")
     return [self.draw(query, gallery, k) for k in range(self.draws)] if self.drawn else [(query, gallery)]
 
 @patch

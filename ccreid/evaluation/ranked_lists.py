@@ -28,27 +28,51 @@ class Choice(NamedTuple):
     rows:list # Index labels of the query table
     why:str   # Which were chosen, and why
 
+# %% ../../nbs/evaluation/ranked_lists.ipynb #31e37089
+def _chosen(ap, count, rule, seed):
+    "Positions of the chosen queries; ties go by row order"
+    n, order = len(ap), np.argsort(ap, kind='stable')
+    if rule == 'worst': return order[:count]
+    if rule == 'best': return np.argsort(-ap, kind='stable')[:count]
+    if rule == 'median': return order[(n-count)//2:][:count]
+    if rule == 'spread': return order[np.linspace(0, n-1, count).round().astype(int)]
+    return np.random.default_rng(seed).choice(n, count, replace=False)
+
+# %% ../../nbs/evaluation/ranked_lists.ipynb #4f052301
 def choose_queries(
     metrics:RetrievalMetrics, # Figures of each query
     count:int=5,              # How many to choose
     rule:str='spread',        # One of `RULES`
     seed:int=0,               # For the rule 'random'
 )->Choice:                    # (rows, why)
-    "Pick queries by average precision (ties by row order): highest, lowest, around the median, evenly from worst to best, or at random"
+    "Pick queries by average precision: highest, lowest, around the median, evenly from worst to best, or at random"
     if rule not in RULES: raise ValueError(f"unknown rule {rule!r}; choose one of {', '.join(RULES)}")
     n = metrics.queries
     if n == 0: raise ValueError('no query has a valid positive: there is nothing to choose from')
-    order, count = np.argsort(metrics.ap.numpy(), kind='stable'), min(count, n)
-    at = {'worst': lambda: order[:count], 'best': lambda: np.argsort(-metrics.ap.numpy(), kind='stable')[:count],
-          'median': lambda: order[(n-count)//2:][:count], 'spread': lambda: order[np.linspace(0, n-1, count).round().astype(int)],
-          'random': lambda: np.random.default_rng(seed).choice(n, count, replace=False)}[rule]()
-    how = dict(worst='with the lowest average precision', best='with the highest average precision', median='around the median of average precision',
-               spread='evenly spaced from the worst to the best average precision', random=f'drawn at random (seed {seed})')[rule]
+    count = min(count, n)
+    at = _chosen(metrics.ap.numpy(), count, rule, seed)
+    how = dict(worst='with the lowest average precision', best='with the highest average precision',
+               median='around the median of average precision',
+               spread='evenly spaced from the worst to the best average precision',
+               random=f'drawn at random (seed {seed})')[rule]
     ap = metrics.ap[torch.from_numpy(at)]
     return Choice([metrics.query_rows[i].item() for i in at],
                   f"{count} of {n} queries, {how} ({ap.min():.2f} to {ap.max():.2f}); mean of all {metrics.mAP:.2f}")
 
 # %% ../../nbs/evaluation/ranked_lists.ipynb #560da6bc
+def _distances(query_features, gallery_features):
+    "Cosine distances [Q,G], and what counts as a tie; raises `ValueError` for features that are not real and finite"
+    with torch.no_grad():
+        q, g = (F.normalize(real_numbers(f).float()) for f in (query_features, gallery_features))
+        if not (q.isfinite().all() and g.isfinite().all()):
+            raise ValueError('features hold nan or infinite values: there is no nearest image')
+        return (1 - q @ g.T).cpu().numpy(), cosine_tolerance(torch.float32, q.shape[1])
+
+def _people(gallery):
+    "Identities, where each passer-by is a person of its own"
+    return gallery['identity'].where(gallery['identity'] >= 0, -2 - np.arange(len(gallery))).to_numpy()
+
+# %% ../../nbs/evaluation/ranked_lists.ipynb #05c5df18
 def ranked_rows(
     query_features:Tensor,   # [Q,D]
     gallery_features:Tensor, # [G,D]
@@ -56,14 +80,11 @@ def ranked_rows(
     gallery:pd.DataFrame,    # G rows
     protocol:Protocol,       # Junk rule
     count:int=10,            # Images of each list
-)->list:                     # One DataFrame a query: row (label in `gallery`), distance, kind (right, wrong, junk), rank (0 for junk)
+)->list: # One DataFrame a query: row (label in `gallery`), distance, kind (right, wrong, junk), rank (0 for junk)
     "The nearest gallery images of each query; `ValueError` for features that are not real and finite"
-    with torch.no_grad():
-        q, g = (F.normalize(real_numbers(f).float()) for f in (query_features, gallery_features))
-        if not (q.isfinite().all() and g.isfinite().all()): raise ValueError('features hold nan or infinite values: there is no nearest image')
-        d = (1 - q @ g.T).cpu().numpy()
-    junk, lists, tolerance = protocol.junk(query, gallery).cpu().numpy(), [], cosine_tolerance(torch.float32, q.shape[1])
-    who = gallery['identity'].where(gallery['identity'] >= 0, -2 - np.arange(len(gallery))).to_numpy() # each passer-by is a person of its own
+    d, tolerance = _distances(query_features, gallery_features)
+    junk, lists = protocol.junk(query, gallery).cpu().numpy(), []
+    who = _people(gallery)
     for i, identity in enumerate(query['identity']):
         right = (gallery['identity'].to_numpy() == identity) & (identity >= 0) & ~junk[i]
         o = np.lexsort((right, d[i] + tolerance*right))[:count]
@@ -74,7 +95,8 @@ def ranked_rows(
     return lists
 
 # %% ../../nbs/evaluation/ranked_lists.ipynb #d7fde188
-COLOURS = dict(right='#009e73', wrong='#cc3311', junk='#8a8a8a', query='#222222') # Green and red that also differ in lightness
+# Green and red that also differ in lightness
+COLOURS = dict(right='#009e73', wrong='#cc3311', junk='#8a8a8a', query='#222222')
 MARKS = dict(right='✓', wrong='✗', junk='junk', query='query')
 
 def open_image(row): # A row of a sample table
@@ -90,11 +112,40 @@ def _frame(ax, image, kind, above, below):
     for side in ax.spines.values(): side.set(color=COLOURS[kind], linewidth=3 if kind in ('right', 'wrong') else 1.5)
     if kind == 'junk':
         h, w = image.shape[:2]
-        ax.add_patch(Rectangle((-.5, -.5), w, h, facecolor=(1, 1, 1, .45), edgecolor=COLOURS['junk'], hatch='///', linewidth=0))
+        ax.add_patch(Rectangle((-.5, -.5), w, h, facecolor=(1, 1, 1, .45), edgecolor=COLOURS['junk'], hatch='///',
+                               linewidth=0))
     ax.set_title(above, fontsize=7, color=COLOURS[kind], pad=3, fontweight='bold')
     ax.set_xlabel(below, fontsize=5.5, labelpad=2, color='.35')
 
 # %% ../../nbs/evaluation/ranked_lists.ipynb #0ee0df00
+def _picked(query_features, gallery_features, query, gallery, rows):
+    "(features of the chosen queries, of the gallery, rows of the queries); raises `ValueError` where they do not fit"
+    at = query.index.get_indexer(rows)
+    if (at < 0).any(): raise ValueError(f"row {rows[int((at < 0).argmax())]} is not in the query table")
+    query_features, gallery_features = real_numbers(query_features), real_numbers(gallery_features)
+    if len(query_features) != len(query) or len(gallery_features) != len(gallery):
+        raise ValueError(f"{len(query_features)} and {len(gallery_features)} features for {len(query)} queries and "
+                         f"{len(gallery)} gallery images")
+    return query_features[torch.as_tensor(at)], gallery_features, query.iloc[at]
+
+# %% ../../nbs/evaluation/ranked_lists.ipynb #636d4a8f
+def _draw_lists(queries, lists, gallery, image_of):
+    "A figure with a row for each query, and its axes filled"
+    import matplotlib.pyplot as plt
+    columns = 1 + max(len(l) for l in lists)
+    fig, axes = plt.subplots(len(lists), columns, figsize=(.72*columns + .3, 1.72*len(lists) + .45),
+                             layout='constrained', squeeze=False, dpi=72)
+    for line, (_, q), found in zip(axes, queries.iterrows(), lists):
+        for ax in line[1:]: ax.axis('off')
+        _frame(line[0], image_of(q), 'query', 'query', f"person {q['identity']}")
+        for ax, r in zip(line[1:], found.itertuples()):
+            ax.axis('on')
+            above = 'junk' if r.kind == 'junk' else f'{r.rank} {MARKS[r.kind]}'
+            _frame(ax, image_of(gallery.loc[r.row]), r.kind, above, f'{r.distance:.3f}')
+    plt.close(fig)
+    return fig
+
+# %% ../../nbs/evaluation/ranked_lists.ipynb #8078dc1e
 def ranked_list(
     query_features:Tensor,   # [Q,D] features of the rows of `query`
     gallery_features:Tensor, # [G,D] features of the rows of `gallery`
@@ -107,25 +158,10 @@ def ranked_list(
     image_of=open_image,     # Row -> image, for tables without files
 ):                           # matplotlib Figure
     "Each query and the first images of its list, framed green (right), red (wrong) or grey and hatched (junk)"
-    import matplotlib.pyplot as plt
     if isinstance(rows, Choice): rows, why = rows.rows, why or rows.why
     rows = list(query.index[:5] if rows is None else rows)
-    at = query.index.get_indexer(rows)
-    if (at < 0).any(): raise ValueError(f"row {rows[int((at < 0).argmax())]} is not in the query table")
-    query_features, gallery_features = real_numbers(query_features), real_numbers(gallery_features)
-    if len(query_features) != len(query) or len(gallery_features) != len(gallery):
-        raise ValueError(f"{len(query_features)} and {len(gallery_features)} features for {len(query)} queries and {len(gallery)} gallery images")
-    shown = query.iloc[at]
-    lists = ranked_rows(query_features[torch.as_tensor(at)], gallery_features, shown, gallery, protocol, count)
-    columns = 1 + max(len(l) for l in lists)
-    fig, axes = plt.subplots(len(rows), columns, figsize=(.72*columns + .3, 1.72*len(rows) + .45), layout='constrained', squeeze=False, dpi=72)
-    for line, (_, q), found in zip(axes, shown.iterrows(), lists):
-        for ax in line[1:]: ax.axis('off')
-        _frame(line[0], image_of(q), 'query', 'query', f"person {q['identity']}")
-        for ax, r in zip(line[1:], found.itertuples()):
-            ax.axis('on')
-            above = 'junk' if r.kind == 'junk' else f'{r.rank} {MARKS[r.kind]}'
-            _frame(ax, image_of(gallery.loc[r.row]), r.kind, above, f'{r.distance:.3f}')
+    asked, searched, queries = _picked(query_features, gallery_features, query, gallery, rows)
+    lists = ranked_rows(asked, searched, queries, gallery, protocol, count)
+    fig = _draw_lists(queries, lists, gallery, image_of)
     fig.suptitle(f'{protocol.name}: {why}' if why else protocol.name, fontsize=8, x=.01, ha='left')
-    plt.close(fig)
     return fig

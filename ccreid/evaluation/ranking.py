@@ -21,6 +21,7 @@ def count_by_sorting(
     "How many images lie within each limit, by one batched sort"
     return torch.searchsorted(distances.sort(1).values, limits, right=True)
 
+# %% ../../nbs/evaluation/ranking.ipynb #cf3ba664
 def count_within(
     distances:Tensor, # [Q,G] float
     limits:Tensor,    # [Q,P], ascending in each row; entries from `used` on are ignored
@@ -79,6 +80,7 @@ def people_within(
     count = (distances <= limit[:, None])[:, order].cumsum(1, dtype=torch.int32)[:, last]
     return (count[:, :1] > 0).sum(1) + (count[:, 1:] > count[:, :-1]).sum(1)
 
+# %% ../../nbs/evaluation/ranking.ipynb #cc60392e
 def identity_ranks(
     distances:Tensor,   # [Q,G] float, junk of other people at infinity
     own:Tensor,         # [Q,P] gallery positions of each query's own identity, padded

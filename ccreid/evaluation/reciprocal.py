@@ -8,6 +8,7 @@ Docs: https://ccreid.github.io/ccreid/evaluation/reciprocal.html.md"""
 __all__ = ['unit_rows', 'nearest', 'k_reciprocal', 'expand', 'pair_cosines', 'encode']
 
 # %% ../../nbs/evaluation/reciprocal.ipynb #c712448b
+from itertools import combinations_with_replacement
 import numpy as np
 import torch
 from scipy import sparse
@@ -22,12 +23,21 @@ def unit_rows(
 )->Tensor:            # [N,D] float32, each row of length 1 (a zero row stays zero)
     "L2-normalised features; raises `ValueError` on nan, infinite or complex values"
     features = real_numbers(features, what).float()
-    if features.ndim != 2 or len(features) == 0: raise ValueError(f"{what} must be a matrix [N,D] with at least one row, not {tuple(features.shape)}")
+    if features.ndim != 2 or len(features) == 0:
+        raise ValueError(f"{what} must be a matrix [N,D] with at least one row, not {tuple(features.shape)}")
     if not (fine := features.sum(1).isfinite()).all():
-        raise ValueError(f"{what}: {int((~fine).sum())} of {len(fine)} rows hold nan or infinite values, first row {(~fine).nonzero()[0].item()}")
+        raise ValueError(f"{what}: {int((~fine).sum())} of {len(fine)} rows hold nan or infinite values, first row "
+                         f"{(~fine).nonzero()[0].item()}")
     return F.normalize(features)
 
 # %% ../../nbs/evaluation/reciprocal.ipynb #3a5cc984
+def _best(found, k):
+    "The `k` largest of the candidates (values, indices) of a block of rows"
+    values, index = (torch.cat(parts, 1) for parts in zip(*found))
+    top = values.topk(min(k, values.shape[1]), dim=1)
+    return top.values, index.gather(1, top.indices)
+
+# %% ../../nbs/evaluation/reciprocal.ipynb #79608355
 @torch.no_grad()
 def nearest(
     features,             # [N,D], need not be normalised
@@ -38,17 +48,13 @@ def nearest(
     f, size = unit_rows(features), max(k, int((chunk_bytes/8)**.5))
     starts = range(0, len(f), size)
     found = [[] for _ in starts]                                  # candidates of each block of rows
-    for a, i in enumerate(starts):
-        for b, j in enumerate(starts):
-            if b < a: continue
-            block = f[i:i+size] @ f[j:j+size].T
-            if a == b: block.fill_diagonal_(torch.inf)
-            for rows, at, s in ((a, j, block), (b, i, block.T))[:1 + (a != b)]:
-                top = s.contiguous().topk(min(k, s.shape[1]), dim=1)
-                found[rows].append((top.values, top.indices + at))
-    best = [(torch.cat([v for v, _ in c], 1), torch.cat([x for _, x in c], 1)) for c in found]
-    tops = [v.topk(min(k, len(f)), dim=1) for v, _ in best]
-    values, index = torch.cat([t.values for t in tops]), torch.cat([x.gather(1, t.indices) for t, (_, x) in zip(tops, best)])
+    for (a, i), (b, j) in combinations_with_replacement(enumerate(starts), 2):
+        block = f[i:i+size] @ f[j:j+size].T
+        if a == b: block.fill_diagonal_(torch.inf)
+        for rows, at, s in ((a, j, block), (b, i, block.T))[:1 + (a != b)]:
+            top = s.contiguous().topk(min(k, s.shape[1]), dim=1)
+            found[rows].append((top.values, top.indices + at))
+    values, index = (torch.cat(parts) for parts in zip(*(_best(c, k) for c in found)))
     return values.clamp_(max=1), index
 
 # %% ../../nbs/evaluation/reciprocal.ipynb #a1c7686b
@@ -59,7 +65,8 @@ def k_reciprocal(
     "The mutual neighbours of every image"
     index = np.asarray(torch.as_tensor(index).cpu())[:, :k]
     n, k = index.shape
-    lists = sparse.csr_array((np.ones(n*k, np.float32), index.ravel().astype(np.int32), np.arange(0, n*k + 1, k, dtype=np.int32)), shape=(n, n))
+    lists = sparse.csr_array((np.ones(n*k, np.float32), index.ravel().astype(np.int32),
+                              np.arange(0, n*k + 1, k, dtype=np.int32)), shape=(n, n))
     mutual = lists.multiply(lists.T).tocsr()
     mutual.sort_indices()
     return mutual
@@ -80,6 +87,17 @@ def expand(
     return sets
 
 # %% ../../nbs/evaluation/reciprocal.ipynb #9e04b777
+def _look_up(keys, known, values):
+    "(values, which are missing) of the pairs that any of `keys` finds among the ascending `known`"
+    res, missing = np.empty(len(keys[0]), np.float32), np.ones(len(keys[0]), bool)
+    for key in keys:
+        at = np.minimum(known.searchsorted(key), len(known)-1)
+        hit = missing & (known[at] == key)
+        res[hit] = values[at[hit]]
+        missing &= ~hit
+    return res, missing
+
+# %% ../../nbs/evaluation/reciprocal.ipynb #0dbc6294
 def pair_cosines(
     features:Tensor,       # [N,D] unit rows
     pairs:sparse.csr_array,# [N,N] whose entries name pairs
@@ -88,23 +106,25 @@ def pair_cosines(
     chunk_bytes:int=2**26, # Memory for pairs that are not in the lists
 )->np.ndarray:             # One cosine for each entry of `pairs`, in its order
     "Cosines of given pairs: looked up where the lists have them, computed where not"
-    n, i = len(features), np.repeat(np.arange(len(features)), np.diff(pairs.indptr))
+    n, i, j = len(features), np.repeat(np.arange(len(features)), np.diff(pairs.indptr)), pairs.indices
     order = index.cpu().argsort(1)
     known = (index.cpu().gather(1, order) + torch.arange(n)[:, None]*n).ravel().numpy()      # ascending keys i*n + j
-    values, res = cosines.cpu().gather(1, order).ravel().numpy(), np.empty(len(i), np.float32)
-    missing = np.ones(len(i), bool)
-    for key in (i*n + pairs.indices, pairs.indices.astype(np.int64)*n + i):
-        at = np.minimum(known.searchsorted(key), len(known)-1)
-        hit = missing & (known[at] == key)
-        res[hit] = values[at[hit]]
-        missing &= ~hit
+    keys = (i*n + j, j.astype(np.int64)*n + i)
+    res, missing = _look_up(keys, known, cosines.cpu().gather(1, order).ravel().numpy())
     rest, step = np.flatnonzero(missing), max(1, chunk_bytes // (8*features.shape[1]))
     for part in (rest[s:s+step] for s in range(0, len(rest), step)):
-        a, b = (features[torch.as_tensor(x[part].astype(np.int64), device=features.device)] for x in (i, pairs.indices))
+        a, b = (features[torch.as_tensor(x[part].astype(np.int64), device=features.device)] for x in (i, j))
         res[part] = (a*b).sum(1).cpu().numpy()
     return res
 
 # %% ../../nbs/evaluation/reciprocal.ipynb #7aa7b0ad
+def _mean_rows(first):
+    "Matrix [N,N] that averages the rows `first` [N,k] of another"
+    n, k = first.shape
+    return sparse.csr_array((np.full(n*k, 1/k, np.float32), first.ravel(), np.arange(0, n*k + 1, k, dtype=np.int32)),
+                            shape=(n, n))
+
+# %% ../../nbs/evaluation/reciprocal.ipynb #3e68e2d0
 def encode(
     features,           # [N,D]
     k1:int,             # Neighbours, the image itself included
@@ -123,7 +143,4 @@ def encode(
     weight = np.exp(-d.astype(np.float64) * (1 if scale is None else np.asarray(scale)[i]))
     V.data = (weight / np.bincount(i, weight, len(f))[i]).astype(np.float32)
     if k2 <= 1: return V
-    first = index[:, :k2].cpu().numpy().astype(np.int32)
-    n, k = first.shape
-    mean = sparse.csr_array((np.full(n*k, 1/k, np.float32), first.ravel(), np.arange(0, n*k + 1, k, dtype=np.int32)), shape=(n, n))
-    return (mean @ V).tocsr()
+    return (_mean_rows(index[:, :k2].cpu().numpy().astype(np.int32)) @ V).tocsr()

@@ -21,6 +21,22 @@ from .metrics import RetrievalMetrics, evaluate
 from .protocols import Protocol
 from ..files import Unfit, found_at, reading, shown
 
+# %% ../../nbs/evaluation/scoring.ipynb #19b0cd9f
+def _by_form(dataset, names, at, bare, root):
+    "Function: a path -> position of the one name that differs from it only in the form of its letters, or None"
+    form = lambda p: unicodedata.normalize('NFC', bare(p).removeprefix(unicodedata.normalize('NFC', root)))
+    own, free = {bare(p) for p in dataset.samples['path']}, defaultdict(list)
+    for b, i in at.items():
+        if b not in own: free[form(b)].append(i)
+    askers = Counter(form(b) for b in own if b not in at)
+    def find(b):
+        found, k = free.get(form(b), []), form(b)
+        if len(found) > 1 or found and askers[k] > 1:
+            raise DataError(f"{dataset.name}: {names[found[0]]} may mean more than one image\n"
+                            "write the names as they are on disk, since some differ only in the form of their letters")
+        return found[0] if found else None
+    return find
+
 # %% ../../nbs/evaluation/scoring.ipynb #197fe186
 def find_names(
     dataset, # `ReIDDataset`
@@ -30,25 +46,14 @@ def find_names(
     "Which name means which image; raises `DataError` where two names mean the same, or a name may mean two"
     root = str(dataset.root).replace('\\', '/').rstrip('/') + '/'
     bare = lambda p: str(p).replace('\\', '/').removeprefix(root).removeprefix('./')
-    form = lambda p: unicodedata.normalize('NFC', bare(p).removeprefix(unicodedata.normalize('NFC', root)))
     at = {}
     for i, n in enumerate(names):
         if (b := bare(n)) in at: raise DataError(f'{dataset.name}: {names[at[b]]} and {n} name the same image twice')
         at[b] = i
     wanted = [bare(p) for p in paths]
     if all(w in at for w in wanted): return [at[w] for w in wanted]
-    own, free = {bare(p) for p in dataset.samples['path']}, defaultdict(list)
-    for b, i in at.items():
-        if b not in own: free[form(b)].append(i)
-    askers = Counter(form(b) for b in own if b not in at)
-    def find(b):
-        if b in at: return at[b]
-        found, k = free.get(form(b), []), form(b)
-        if len(found) > 1 or found and askers[k] > 1:
-            raise DataError(f"{dataset.name}: {names[found[0]]} may mean more than one image\n"
-                            "write the names as they are on disk, since some differ only in the form of their letters")
-        return found[0] if found else None
-    return [find(b) for b in wanted]
+    spelled = _by_form(dataset, names, at, bare, root)
+    return [at[w] if w in at else spelled(w) for w in wanted]
 
 # %% ../../nbs/evaluation/scoring.ipynb #54c76d62
 def sound(
@@ -60,35 +65,68 @@ def sound(
     if matrix.is_complex(): raise DataError(f'{what}: features must be real numbers, not {matrix.dtype}')
     if not matrix.is_floating_point(): return matrix
     bad = (~matrix.isfinite()).flatten(1).any(1).nonzero()[:, 0].tolist()
-    if bad: raise DataError(f'{what}: the features of {len(bad)} of {len(matrix)} images hold nan or infinity, first {shown(list(paths)[bad[0]])}')
+    if bad:
+        raise DataError(f'{what}: the features of {len(bad)} of {len(matrix)} images hold nan or infinity, first '
+                        f'{shown(list(paths)[bad[0]])}')
     return matrix
 
 # %% ../../nbs/evaluation/scoring.ipynb #ac8572f7
+def _vector(value, path, name):
+    "A feature as a tensor; raises `DataError` where it is none"
+    try: return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise DataError(f'{name}: the feature of {shown(path)} is no vector of numbers, but '
+                        f'{type(value).__name__}') from None
+
+def _stacked(vectors, paths, name):
+    "Features one under the other; raises `DataError` where they are no vectors of one length"
+    shapes = {tuple(v.shape): p for v, p in zip(reversed(vectors), reversed(paths))}
+    if len(shapes) > 1 or len(next(iter(shapes))) != 1:
+        some = ', '.join(f'{s} ({shown(p)})' for s, p in list(shapes.items())[:2])
+        raise DataError(f'{name}: each feature must be a vector, all of one length\nthere are {some}')
+    return torch.stack(vectors)
+
+# %% ../../nbs/evaluation/scoring.ipynb #b0272e9f
 def features_of(
     dataset,            # `ReIDDataset`
     features:dict,      # Path, absolute or relative to the root -> vector [D] of real numbers
     table:pd.DataFrame, # Rows that need one
 )->Tensor:              # [N,D]
-    "Features of a table's rows by path; raises `DataError` where one is missing, is no vector of finite real numbers or has another length"
+    "Features of a table's rows by path; raises `DataError` where one is missing or no vector that fits"
     names, paths = list(features), [str(p) for p in table['path']]
     at = find_names(dataset, names, paths)
     if lost := [p for i, p in zip(at, paths) if i is None]:
         example = f', not such as {shown(str(names[0])[:200])}' if names else '; there are none'
-        raise DataError(f"{dataset.name}: {len(lost)} of the {len(paths)} images that are compared have no feature, first {shown(lost[0])}\n"
+        raise DataError(f"{dataset.name}: {len(lost)} of the {len(paths)} images that are compared have no feature, "
+                        f"first {shown(lost[0])}\n"
                         f"keys are absolute paths or relative to {shown(dataset.root)}{example}")
-    def vector(i, path):
-        value = features[names[i]]
-        try: return torch.as_tensor(value)
-        except (TypeError, ValueError, RuntimeError):
-            raise DataError(f'{dataset.name}: the feature of {shown(path)} is no vector of numbers, but {type(value).__name__}') from None
-    vectors = [vector(i, p) for i, p in zip(at, paths)]
-    shapes = {tuple(v.shape): p for v, p in zip(reversed(vectors), reversed(paths))}
-    if len(shapes) > 1 or len(next(iter(shapes))) != 1:
-        some = ', '.join(f'{s} ({shown(p)})' for s, p in list(shapes.items())[:2])
-        raise DataError(f'{dataset.name}: each feature must be a vector, all of one length\nthere are {some}')
-    return sound(torch.stack(vectors), paths, dataset.name)
+    vectors = [_vector(features[names[i]], p, dataset.name) for i, p in zip(at, paths)]
+    return sound(_stacked(vectors, paths, dataset.name), paths, dataset.name)
 
 # %% ../../nbs/evaluation/scoring.ipynb #d6bdcab7
+def _protocol(dataset, protocol):
+    "A protocol of the data set by name, or one of the user's; raises `DataError` for anything else"
+    if isinstance(protocol, Protocol): return protocol
+    if not isinstance(protocol, str):
+        raise DataError(f"protocol is a name or a Protocol, not {type(protocol).__name__}")
+    if protocol not in dataset.protocols:
+        raise DataError(f"{dataset.name} has no protocol {protocol!r}\nit has {', '.join(dataset.protocols)}")
+    return dataset.protocols[protocol]
+
+def _matrix(dataset, function, table):
+    "What the user's function gives for a table; raises `DataError` where it is no matrix with its rows"
+    returned = function(table)
+    try: matrix = torch.as_tensor(returned)
+    except (TypeError, ValueError, RuntimeError):
+        raise DataError(f"{dataset.name}: the function returned no matrix of numbers, but "
+                        f"{type(returned).__name__}") from None
+    if matrix.ndim != 2 or len(matrix) != len(table):
+        raise DataError(f"{dataset.name}: the function was given {len(table)} rows and returned shape "
+                        f"{tuple(matrix.shape)}, not [{len(table)},D]")
+    sound(matrix, table['path'], dataset.name)
+    return matrix
+
+# %% ../../nbs/evaluation/scoring.ipynb #6c360ff0
 def score(
     dataset,  # `ReIDDataset`
     features, # Path -> vector [D]; or a function from a table of N rows to a matrix [N,D]
@@ -96,35 +134,28 @@ def score(
     **kwargs, # Of `retrieval_metrics`: ranks, chunk_bytes, tolerance
 )->RetrievalMetrics: # Means over the draws, where there are several
     "Figures of a data set under a protocol; raises `DataError` on an unknown protocol or features that do not fit"
-    if isinstance(protocol, str):
-        if protocol not in dataset.protocols:
-            raise DataError(f"{dataset.name} has no protocol {protocol!r}\nit has {', '.join(dataset.protocols)}")
-        protocol = dataset.protocols[protocol]
-    elif not isinstance(protocol, Protocol): raise DataError(f"protocol is a name or a Protocol, not {type(protocol).__name__}")
+    protocol = _protocol(dataset, protocol)
     if not (callable(features) or isinstance(features, dict)):
-        raise DataError(f"features is a dict from path to vector or a function of a table, not {type(features).__name__}\nfor a matrix with a row for each of the table's there is ccreid.evaluation.metrics.evaluate")
+        raise DataError("features is a dict from path to vector or a function of a table, not "
+                        f"{type(features).__name__}\nfor a matrix with a row for each of the table's there is "
+                        "ccreid.evaluation.metrics.evaluate")
     rows = rows_compared(dataset.samples, protocol)
     table = dataset.samples.loc[rows]
-    if isinstance(features, dict): matrix = features_of(dataset, features, table)
-    else:
-        given = features(table)
-        try: matrix = torch.as_tensor(given)
-        except (TypeError, ValueError, RuntimeError):
-            raise DataError(f"{dataset.name}: the function returned no matrix of numbers, but {type(given).__name__}") from None
-        if matrix.ndim != 2 or len(matrix) != len(table):
-            raise DataError(f"{dataset.name}: the function was given {len(table)} rows and returned shape {tuple(matrix.shape)}, not [{len(table)},D]")
-        sound(matrix, table['path'], dataset.name)
+    matrix = (features_of if isinstance(features, dict) else _matrix)(dataset, features, table)
     return evaluate(matrix, dataset.samples, protocol, rows=rows, **kwargs)
 
 # %% ../../nbs/evaluation/scoring.ipynb #ff467489
 def _array(z, name, disk):
     "An array of an open `.npz` file; raises `Unfit` before anything is allocated that the file cannot hold"
-    if f'{name}.npy' not in z.namelist(): raise Unfit(f"holds no array `{name}`: it has {', '.join(z.namelist()[:5])[:200] or 'nothing'}")
+    if f'{name}.npy' not in z.namelist():
+        raise Unfit(f"holds no array `{name}`: it has {', '.join(z.namelist()[:5])[:200] or 'nothing'}")
     info = z.getinfo(f'{name}.npy')
     with z.open(info) as f:
         version = np.lib.format.read_magic(f)
-        if version not in ((1,0), (2,0)): raise Unfit(f'holds `{name}` in format {version[0]}.{version[1]}: write it with numpy.savez')
-        shape, _, dtype = (np.lib.format.read_array_header_1_0 if version==(1,0) else np.lib.format.read_array_header_2_0)(f)
+        if version not in ((1,0), (2,0)):
+            raise Unfit(f'holds `{name}` in format {version[0]}.{version[1]}: write it with numpy.savez')
+        header = np.lib.format.read_array_header_1_0 if version==(1,0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = header(f)
         right = 'numpy.array(names, dtype=str)' if name=='paths' else 'numbers'
         if dtype.hasobject: raise Unfit(f'holds Python objects in `{name}`, which are never loaded: write {right}')
         size = math.prod(shape)*dtype.itemsize
@@ -133,10 +164,11 @@ def _array(z, name, disk):
             raise Unfit(f'declares {size:,} bytes of `{name}`, which its {packed:,} bytes cannot hold')
     with z.open(info) as f: return np.lib.format.read_array(f, allow_pickle=False)
 
+# %% ../../nbs/evaluation/scoring.ipynb #1d816dfa
 def read_npz(
     path, # File with `paths` [N] and `features` [N,D]
 )->tuple: # ([N] names as a list, [N,D] tensor of real numbers)
-    "Names and features of a file that other code wrote; raises `ValueError` in one line, `FileNotFoundError` where there is none"
+    "Names and features of a file that other code wrote; raises `ValueError` in one line, `FileNotFoundError`"
     with reading(path, 'an .npz file of features', 'write it again, numpy.savez(path, paths=names, features=matrix)'):
         if os.path.exists(path) and not os.path.isfile(path): raise Unfit(found_at(path))
         with ZipFile(path) as z:
@@ -148,4 +180,5 @@ def read_npz(
             if features.dtype.kind not in 'fiu': raise Unfit(f'holds {kind} in `features`, not real numbers')
             names = [os.fsdecode(n) if isinstance(n, bytes) else n for n in paths.tolist()]
             plain = features.dtype.kind!='u' and features.dtype.itemsize<=8
-            return names, torch.from_numpy(np.ascontiguousarray(features, features.dtype.newbyteorder('=') if plain else np.float64))
+            kind = features.dtype.newbyteorder('=') if plain else np.float64
+            return names, torch.from_numpy(np.ascontiguousarray(features, kind))

@@ -21,6 +21,18 @@ class Difference(NamedTuple):
     def __str__(self): return f'{100*self.difference:+.1f} [{100*self.low:+.1f}, {100*self.high:+.1f}]'
 
 # %% ../../nbs/evaluation/statistics.ipynb #6425d32e
+def _gap(a, b, people):
+    "a-b [seeds,queries]; raises `ValueError` where they cannot be paired"
+    a, b = (np.atleast_2d(np.asarray(x, dtype=float)) for x in (a, b))
+    if a.shape != b.shape: raise ValueError(f"a has shape {a.shape} and b {b.shape}: pair them query by query")
+    if a.ndim > 2 or a.shape[1] != len(people):
+        raise ValueError(f"a has shape {a.shape}, but query_identity has {len(people)} entries")
+    if a.size == 0: raise ValueError("no queries to compare")
+    if not np.isfinite(gap := a - b).all():
+        raise ValueError("nan or infinite values: leave skipped queries out of both systems")
+    return gap
+
+# %% ../../nbs/evaluation/statistics.ipynb #85224959
 def paired_bootstrap(
     a,               # [queries] or [seeds,queries] values of system A, such as average precisions
     b,               # The same shape: system B on the same queries (and seeds)
@@ -29,14 +41,8 @@ def paired_bootstrap(
     seed:int=0,      # Of the resampling
     level:float=.95, # Coverage of the interval
 )->Difference:       # (difference, low, high)
-    "Mean of a-b and its percentile interval over identities (and seeds); raises `ValueError` on mismatched shapes or nan"
-    a, b = (np.atleast_2d(np.asarray(x, dtype=float)) for x in (a, b))
-    if a.shape != b.shape: raise ValueError(f"a has shape {a.shape} and b {b.shape}: pair them query by query")
-    if a.ndim > 2 or a.shape[1] != len(query_identity):
-        raise ValueError(f"a has shape {a.shape}, but query_identity has {len(query_identity)} entries")
-    if a.size == 0: raise ValueError("no queries to compare")
-    gap = a - b
-    if not np.isfinite(gap).all(): raise ValueError("nan or infinite values: leave skipped queries out of both systems")
+    "Mean of a-b and its percentile interval over identities (and seeds); raises `ValueError` on other shapes or nan"
+    gap = _gap(a, b, query_identity)
     people, member, count = np.unique(np.asarray(query_identity), return_inverse=True, return_counts=True)
     sums = np.stack([np.bincount(member, row, len(people)) for row in gap])
     rng = np.random.default_rng(seed)

@@ -19,8 +19,7 @@ def hsal(
 )->list: # Callbacks
     "HSAL as an add-on to a method"
     from ccreid.hsgl.hsal import HSAL
-    asked = dict(alpha=r.hsal_alpha, weight=r.hsal_weight)
-    return [HSAL(**{k: v for k,v in asked.items() if v is not None})]
+    return [HSAL(alpha=r.hsal_alpha, weight=r.hsal_weight)]
 
 OPTIONS = dict( # Settings that HSGL adds to recipes
     hsal_alpha=Option(number(0, 1, below=True), .05, 'α of HSAL: relative change of hard distances', ('hsal',)),

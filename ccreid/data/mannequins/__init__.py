@@ -21,6 +21,7 @@ from .writing import LAYOUTS, MANIFEST, find_scene, redress, truth
 from .benchmarks import BENCHMARKS, benchmark, world_hash
 
 # %% ../../../nbs/data/mannequins/package.ipynb #22b6ef9c
-_all_ = ['COLOURS','KINDS','LIP','PATTERNS','Garment','describe','parse_caption','wear','HAIR','KEYPOINTS','VIEWS','Identity','draw_identity',
-    'DOMAINS','Mannequin','MannequinWorld','Imperfections','PERFECT','DECLARED','LAYOUTS','MANIFEST','contact_sheet','find_scene','redress','truth',
-    'BENCHMARKS','benchmark','world_hash']
+_all_ = ['COLOURS','KINDS','LIP','PATTERNS','Garment','describe','parse_caption','wear','HAIR','KEYPOINTS','VIEWS',
+    'Identity','draw_identity',
+    'DOMAINS','Mannequin','MannequinWorld','Imperfections','PERFECT','DECLARED','LAYOUTS','MANIFEST','contact_sheet',
+    'find_scene','redress','truth', 'BENCHMARKS','benchmark','world_hash']

@@ -24,9 +24,12 @@ from ...files import to_json
 # %% ../../../nbs/data/mannequins/benchmarks.ipynb #d18db193
 BENCHMARKS = {
     'mannequins': dict(layout='prcc', world=dict(identities=(160,24,150), outfits=2, cameras=3, images=4, seed=2026)),
-    'mannequins-ltcc': dict(layout='ltcc', world=dict(identities=(160,0,150), outfits=3, cameras=4, images=(1,1,2), seed=2027)),
-    'mannequins-ir': dict(layout='mannequins', world=dict(identities=(112,24,150), outfits=2, cameras=4, infrared=(2,3), images=(3,2,2), seed=2028)),
-    'mannequins-dg': dict(layout='mannequins', domains=DOMAINS, world=dict(identities=(64,16,150), outfits=2, cameras=2, images=(4,2,2), seed=2029))}
+    'mannequins-ltcc': dict(layout='ltcc',
+                            world=dict(identities=(160,0,150), outfits=3, cameras=4, images=(1,1,2), seed=2027)),
+    'mannequins-ir': dict(layout='mannequins',
+    world=dict(identities=(112,24,150), outfits=2, cameras=4, infrared=(2,3), images=(3,2,2), seed=2028)),
+    'mannequins-dg': dict(layout='mannequins', domains=DOMAINS,
+                          world=dict(identities=(64,16,150), outfits=2, cameras=2, images=(4,2,2), seed=2029))}
 
 def benchmark_worlds(name:str, # One of `BENCHMARKS`
     )->dict: # subfolder ('' or a domain) → world
@@ -35,6 +38,7 @@ def benchmark_worlds(name:str, # One of `BENCHMARKS`
     spec = BENCHMARKS[name]
     return {d:MannequinWorld(**spec['world'], domain=d or 'plaza') for d in spec.get('domains', ('',))}
 
+# %% ../../../nbs/data/mannequins/benchmarks.ipynb #8f4ea694
 def world_hash(name:str # One of `BENCHMARKS`
     )->str: # 16 hexadecimal digits
     "Hash of a benchmark's constants and of a few of its pictures: equal hashes, equal data"
@@ -43,38 +47,45 @@ def world_hash(name:str # One of `BENCHMARKS`
         h.update(json.dumps(w.config, sort_keys=True).encode())
         for k in range(4):
             m = w.render(k*7%w.people, k%w.outfits, k%w.cameras, frame=k)
-            h.update(m.image.tobytes()); h.update(m.parsing.tobytes()); h.update(np.round(m.keypoints, 3).tobytes()); h.update(m.caption.encode())
+            h.update(m.image.tobytes()); h.update(m.parsing.tobytes()); h.update(np.round(m.keypoints, 3).tobytes())
+            h.update(m.caption.encode())
     return h.hexdigest()[:16]
 
 # %% ../../../nbs/data/mannequins/benchmarks.ipynb #1bc689d3
+def _spec(name, layout):
+    "The benchmark that a name and a layout mean; raises `ValueError` for a layout that it does not have"
+    if layout is None: return name
+    if name!='mannequins' and layout!=BENCHMARKS.get(name,{}).get('layout'):
+        raise ValueError(f"{name} has one layout: leave out layout={layout!r}")
+    if name=='mannequins' and layout not in ('prcc','ltcc'):
+        raise ValueError(f"layout {layout!r} is unknown here: mannequins comes as prcc or ltcc")
+    return 'mannequins-ltcc' if name=='mannequins' and layout=='ltcc' else name
+
+def _write_domains(root, worlds, layout, overwrite, workers, progress):
+    "Write several worlds side by side, each in a folder of its own"
+    head = dict(format=FORMAT, domains={d:manifest(w, layout)['hash'] for d,w in worlds.items()})
+    digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode()).hexdigest()[:16]
+    files = [f'{d}/{p}' for d,w in worlds.items() for p in manifest(w, layout)['images']]
+    def build(tmp):
+        for d,w in worlds.items():
+            (tmp/d).mkdir()
+            build_folder(w, tmp/d, layout, workers, progress)
+        (tmp/MANIFEST).write_text(to_json(dict(**head, hash=digest, files=len(files))))
+    write_folder(root, build, digest, overwrite, lambda: {MANIFEST, *files, *(f'{d}/{MANIFEST}' for d in worlds)})
+
+# %% ../../../nbs/data/mannequins/benchmarks.ipynb #4335aff7
 def benchmark(name:str, # mannequins, mannequins-ir or mannequins-dg
     root, # Folder; the benchmark goes into root/<name>
     layout:str|None=None, # Of `mannequins` alone: prcc (default) or ltcc
     overwrite:bool=False, workers:int|None=None, progress=None, # As in `MannequinWorld.write`
     load:bool=True, # Read it? False gives the folder
     ): # `ReIDDataset`
-    "Draw a fixed benchmark, or find it already drawn, and read it through the ordinary loader; one that another process draws is waited for"
-    folder = name
-    if layout is not None:
-        if name!='mannequins' and layout!=BENCHMARKS.get(name,{}).get('layout'): raise ValueError(f"{name} has one layout: leave out layout={layout!r}")
-        if name=='mannequins' and layout not in ('prcc','ltcc'): raise ValueError(f"layout {layout!r} is unknown here: mannequins comes as prcc or ltcc")
-        if layout=='ltcc' and name=='mannequins': name = folder = 'mannequins-ltcc'
+    "Draw a fixed benchmark, or find it drawn, and read it; one that another process draws is waited for"
+    name = _spec(name, layout)
     worlds,spec = benchmark_worlds(name),BENCHMARKS[name]
-    root = Path(root).expanduser()/folder
-    kw = dict(overwrite=overwrite, workers=workers, progress=progress)
-    if 'domains' not in spec: 
-        world = worlds['']
-        world.write(root, spec['layout'], load=False, **kw)
-    else:
-        head = dict(format=FORMAT, domains={d:manifest(w, spec['layout'])['hash'] for d,w in worlds.items()})
-        digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode()).hexdigest()[:16]
-        files = [f'{d}/{p}' for d,w in worlds.items() for p in manifest(w, spec['layout'])['images']]
-        def build(tmp):
-            for d,w in worlds.items():
-                (tmp/d).mkdir()
-                build_folder(w, tmp/d, spec['layout'], workers, progress)
-            (tmp/MANIFEST).write_text(to_json(dict(**head, hash=digest, files=len(files))))
-        write_folder(root, build, digest, overwrite, lambda: {MANIFEST, *files, *(f'{d}/{MANIFEST}' for d in worlds)})
+    root = Path(root).expanduser()/name
+    if 'domains' in spec: _write_domains(root, worlds, spec['layout'], overwrite, workers, progress)
+    else: worlds[''].write(root, spec['layout'], overwrite=overwrite, workers=workers, progress=progress, load=False)
     if not load: return root
     from ccreid.data.layouts import load_dataset
     return load_dataset(name if name in ('mannequins-ir','mannequins-dg') else spec['layout'], root, verbose=False)

@@ -9,18 +9,23 @@ __all__ = ['HAIR', 'HAIR_COLOURS', 'SKIN', 'STRENGTH', 'HEAD', 'KEYPOINTS', 'VIE
            'skeleton', 'View', 'keypoints']
 
 # %% ../../../nbs/data/mannequins/body.ipynb #2555660f
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
+from fastcore.basics import patch
+from ...values import folded
 
 # %% ../../../nbs/data/mannequins/body.ipynb #978d1bc4
 HAIR = ('bald','buzz','short','parted','bob','long','ponytail','bun','afro')
-HAIR_COLOURS = {'black':(30,26,27), 'brown':(74,48,34), 'auburn':(120,60,36), 'blond':(205,168,102), 'grey':(150,148,146), 'red':(160,74,40)}
+HAIR_COLOURS = {'black':(30,26,27), 'brown':(74,48,34), 'auburn':(120,60,36), 'blond':(205,168,102),
+                'grey':(150,148,146), 'red':(160,74,40)}
 SKIN = ((247,216,192),(235,193,160),(217,168,130),(186,132,94),(146,98,66),(100,66,46))
-STRENGTH = dict(height=.12, girth=.55, shoulder=.34, hip=.40, leg=.14, arm=.14, head=.24, face=.22, lean=8., swing=.8, step=.5, splay=.9)
+STRENGTH = dict(height=.12, girth=.55, shoulder=.34, hip=.40, leg=.14, arm=.14, head=.24, face=.22, lean=8., swing=.8,
+                step=.5, splay=.9)
 HEAD = 1.18 # Mean of the head's size
 
+# %% ../../../nbs/data/mannequins/body.ipynb #edea0c1f
 @dataclass(frozen=True)
 class Identity:
     "What clothes do not change"
@@ -42,6 +47,18 @@ class Identity:
     step:float=1.     # Stride, factor
     splay:float=1.    # How far the arms hang from the body, factor
 
+# %% ../../../nbs/data/mannequins/body.ipynb #7d342343
+def _rounded(value):
+    "A factor with three digits, a colour in whole numbers"
+    if isinstance(value, tuple): return f"({', '.join(f'{v:.0f}' for v in value)})"
+    return f'{value:.3g}' if isinstance(value, float) else repr(value)
+
+@patch
+def __repr__(self:Identity):
+    first,*others = [f'{f.name}={_rounded(getattr(self, f.name))},' for f in fields(self)]
+    return folded(f'Identity({first}', *others, indent=9).removesuffix(',')+')'
+
+# %% ../../../nbs/data/mannequins/body.ipynb #2e627909
 def draw_identity(rng, # numpy Generator
     strength:dict=STRENGTH, # Half-width of each factor's range (lean: degrees)
     )->Identity:
@@ -54,15 +71,20 @@ def draw_identity(rng, # numpy Generator
     skin = np.array(SKIN[i])*(1-tone+i)+np.array(SKIN[i+1])*(tone-i)
     hair = np.array(list(HAIR_COLOURS.values())[rng.integers(len(HAIR_COLOURS))])*rng.uniform(.85, 1.15)
     style = HAIR[rng.integers(len(HAIR))]
-    return Identity(**kw, skin=tuple(map(float, skin)), hair=style, hair_colour=tuple(map(float, np.clip(hair, 0, 255))), lean=f('lean'),
+    return Identity(**kw, skin=tuple(map(float, skin)), hair=style,
+        hair_colour=tuple(map(float, np.clip(hair, 0, 255))), lean=f('lean'),
         beard=bool(style in ('bald','buzz','short','parted','bun') and rng.random()<.4), glasses=bool(rng.random()<.22))
 
 # %% ../../../nbs/data/mannequins/body.ipynb #5c19b264
-KEYPOINTS = ('nose left_eye_inner left_eye left_eye_outer right_eye_inner right_eye right_eye_outer left_ear right_ear mouth_left mouth_right '
-    'left_shoulder right_shoulder left_elbow right_elbow left_wrist right_wrist left_pinky right_pinky left_index right_index left_thumb right_thumb '
-    'left_hip right_hip left_knee right_knee left_ankle right_ankle left_heel right_heel left_foot_index right_foot_index').split()
-VIEWS = {'front':0., 'front-left':-40., 'left':-90., 'back-left':-140., 'back':180., 'back-right':140., 'right':90., 'front-right':40.}
-_FACE = np.array([[0,-.12,1.06], [.24,.04,.9],[.42,.05,.86],[.58,.04,.76], [-.24,.04,.9],[-.42,.05,.86],[-.58,.04,.76], [1,-.02,-.05],[-1,-.02,-.05],
+KEYPOINTS = (
+    'nose left_eye_inner left_eye left_eye_outer right_eye_inner right_eye right_eye_outer left_ear right_ear '
+    'mouth_left mouth_right left_shoulder right_shoulder left_elbow right_elbow left_wrist right_wrist '
+    'left_pinky right_pinky left_index right_index left_thumb right_thumb left_hip right_hip left_knee right_knee '
+    'left_ankle right_ankle left_heel right_heel left_foot_index right_foot_index').split()
+VIEWS = {'front':0., 'front-left':-40., 'left':-90., 'back-left':-140., 'back':180., 'back-right':140., 'right':90.,
+         'front-right':40.}
+_FACE = np.array([[0,-.12,1.06], [.24,.04,.9],[.42,.05,.86],[.58,.04,.76], [-.24,.04,.9],[-.42,.05,.86],[-.58,.04,.76],
+    [1,-.02,-.05],[-1,-.02,-.05],
     [.22,-.5,.84],[-.22,-.5,.84]], np.float64) # on the head, in half-axes: left, up, forward
 
 @dataclass(frozen=True)
@@ -73,43 +95,62 @@ class Pose:
     pitch:float=6.  # Degrees that the camera looks down
     nod:float=0.    # Degrees that the head is turned sideways against the body
 
+# %% ../../../nbs/data/mannequins/body.ipynb #9d06cdf7
+def _leg(who, side, sg, phase, hipy):
+    "Joints of a leg at a moment of the step; `sg` is 1 on the left"
+    sin,cos = np.sin,np.cos
+    thigh,shin = hipy*.48,hipy*.44
+    a = np.radians(21*who.step)*sin(phase)-.02
+    k = np.radians(5+27*who.step*max(0., sin(phase+2.1))**2)
+    hip = np.array([sg*.052*who.hip, hipy, 0])
+    knee = hip+thigh*np.array([0, -cos(a), sin(a)])
+    ankle = knee+shin*np.array([sg*.02, -cos(a-k), sin(a-k)])
+    f = (a-k)*.45
+    toe = ankle+np.array([sg*.022, -.028+.088*sin(f), .088*cos(f)])
+    heel = ankle+np.array([0, -.028-.02*sin(f), -.028])
+    return {f'{side}_hip':hip, f'{side}_knee':knee, f'{side}_ankle':ankle, f'{side}_foot_index':toe,
+            f'{side}_heel':heel}
+
+# %% ../../../nbs/data/mannequins/body.ipynb #dca33232
+def _arm(who, side, sg, phase, shouldery):
+    "Joints of an arm at a moment of the step; `sg` is 1 on the left"
+    sin,cos = np.sin,np.cos
+    upper,fore = .160*who.arm,.140*who.arm
+    lean = np.radians(who.lean)
+    shoulder = np.array([sg*.099*who.shoulder, shouldery-.030, .30*sin(lean)])
+    b = -np.radians(19*who.swing)*sin(phase)+lean*.5
+    e = np.radians(16+10*who.swing*max(0., -sin(phase)))
+    out = sg*(.14*who.splay)
+    elbow = shoulder+upper*np.array([sin(out), -cos(b)*cos(out), sin(b)])
+    wrist = elbow+fore*np.array([sin(out)*.2, -cos(b+e), sin(b+e)])
+    hand = wrist+.05*np.array([0, -cos(b+e), sin(b+e)])
+    return {f'{side}_shoulder':shoulder, f'{side}_elbow':elbow, f'{side}_wrist':wrist, f'{side}_hand':hand,
+            f'{side}_pinky':hand+[sg*.006,0,-.008], f'{side}_index':hand+[-sg*.006,0,.008],
+            f'{side}_thumb':wrist+(hand-wrist)*.5+[-sg*.006,0,.018]}
+
+# %% ../../../nbs/data/mannequins/body.ipynb #bbf39db7
+def _spine(who, hipy, shouldery):
+    "Joints of trunk and head"
+    lean,sin = np.radians(who.lean),np.sin
+    half = np.array([.061*who.face, .079, .068])*who.head
+    return {'pelvis':np.array([0, hipy, 0]), 'chest':np.array([0, shouldery, .325*sin(lean)]),
+            'neck':np.array([0, shouldery+.012, .33*sin(lean)]),
+            'head':np.array([0, shouldery+.03+half[1]*1.08, .38*sin(lean)+.012])},half
+
+# %% ../../../nbs/data/mannequins/body.ipynb #383cb96f
 def skeleton(who:Identity, pose:Pose)->dict[str,np.ndarray]:
     "Joints [3] in body axes (left, up, forward), of a person of height 1, standing on 0"
-    sin,cos = np.sin,np.cos
-    hipy,legs = .485*who.leg, {}
+    hipy,J = .485*who.leg,{}
     shouldery = hipy+.325
-    upper,fore = .160*who.arm,.140*who.arm
-    thigh,shin = hipy*.48,hipy*.44
-    lean = np.radians(who.lean)
-    J = {}
     for side,sg in (('left',1),('right',-1)):
-        ph = pose.phase+(0 if sg==1 else np.pi)
-        a = np.radians(21*who.step)*sin(ph)-.02
-        k = np.radians(5+27*who.step*max(0., sin(ph+2.1))**2)
-        hip = np.array([sg*.052*who.hip, hipy, 0])
-        knee = hip+thigh*np.array([0, -cos(a), sin(a)])
-        ankle = knee+shin*np.array([sg*.02, -cos(a-k), sin(a-k)])
-        f = (a-k)*.45
-        toe = ankle+np.array([sg*.022, -.028+.088*sin(f), .088*cos(f)])
-        heel = ankle+np.array([0, -.028-.02*sin(f), -.028])
-        sh = np.array([sg*.099*who.shoulder, shouldery-.030, .30*sin(lean)])
-        b = -np.radians(19*who.swing)*sin(ph)+lean*.5
-        e = np.radians(16+10*who.swing*max(0., -sin(ph)))
-        out = sg*(.14*who.splay)
-        elbow = sh+upper*np.array([sin(out), -cos(b)*cos(out), sin(b)])
-        wrist = elbow+fore*np.array([sin(out)*.2, -cos(b+e), sin(b+e)])
-        hand = wrist+.05*np.array([0, -cos(b+e), sin(b+e)])
-        J |= {f'{side}_hip':hip, f'{side}_knee':knee, f'{side}_ankle':ankle, f'{side}_foot_index':toe, f'{side}_heel':heel, f'{side}_shoulder':sh,
-            f'{side}_elbow':elbow, f'{side}_wrist':wrist, f'{side}_hand':hand, f'{side}_pinky':hand+[sg*.006,0,-.008],
-            f'{side}_index':hand+[-sg*.006,0,.008], f'{side}_thumb':wrist+(hand-wrist)*.5+[-sg*.006,0,.018]}
-    J['pelvis'] = np.array([0, hipy, 0]); J['chest'] = np.array([0, shouldery, .325*sin(lean)])
-    J['neck'] = np.array([0, shouldery+.012, .33*sin(lean)])
-    half = np.array([.061*who.face, .079, .068])*who.head
-    J['head'] = np.array([0, shouldery+.03+half[1]*1.08, .38*sin(lean)+.012])
+        phase = pose.phase+(0 if sg==1 else np.pi)
+        J |= _leg(who, side, sg, phase, hipy) | _arm(who, side, sg, phase, shouldery)
+    trunk,half = _spine(who, hipy, shouldery)
+    J |= trunk
     low = min(J['left_heel'][1], J['right_heel'][1], J['left_foot_index'][1], J['right_foot_index'][1])
     J = {k:v-[0,low-.012,0] for k,v in J.items()}
-    turn = np.radians(pose.nod)
-    R = np.array([[cos(turn),0,sin(turn)],[0,1,0],[-sin(turn),0,cos(turn)]])
+    sin,cos = np.sin(np.radians(pose.nod)),np.cos(np.radians(pose.nod))
+    R = np.array([[cos,0,sin],[0,1,0],[-sin,0,cos]])
     for name,p in zip(KEYPOINTS[:11], _FACE): J[name] = J['head']+R@(p*half)
     return J
 
@@ -117,9 +158,15 @@ def skeleton(who:Identity, pose:Pose)->dict[str,np.ndarray]:
 @dataclass(frozen=True)
 class View:
     "Turns body axes into pixels: orthographic, turned by the yaw, looking down by the pitch"
-    yaw:float; pitch:float; scale:float; x:float; y:float # degrees, degrees, pixels per height, pixels, pixels (ground below the person)
+    yaw:float   # Degrees
+    pitch:float # Degrees
+    scale:float # Pixels of a person of height 1
+    x:float     # Pixels from the left
+    y:float     # Pixels from the top, of the ground below the person
+
     @cached_property
-    def axes(self): # rows: right in the picture, down in the picture, towards the camera
+    def axes(self): # [3,3], one a row
+        "Directions in body axes: right and down in the picture, towards the camera"
         a,p = np.radians(self.yaw),np.radians(self.pitch)
         right,front = np.array([np.cos(a),0,np.sin(a)]),np.array([-np.sin(a),0,np.cos(a)])
         up = np.array([0,1.,0])
@@ -127,6 +174,7 @@ class View:
     def __call__(self, points): # [...,3] → [...,3] pixels and depth towards the camera in pixels
         return np.asarray(points)@self.axes.T*self.scale+np.array([self.x,self.y,0])
 
+# %% ../../../nbs/data/mannequins/body.ipynb #391d8e7e
 def keypoints(joints:dict, # From `skeleton`
     view:View, size:tuple[int,int], # (H,W)
     nod:float=0., # Degrees of `Pose.nod`
@@ -137,7 +185,9 @@ def keypoints(joints:dict, # From `skeleton`
     depth = p[:,2]-view(joints['pelvis'])[2]
     vis = np.full(33, .98)
     turn = np.radians(view.yaw+nod)
-    face = np.array([[0,1.],[.2,.98],[.38,.92],[.55,.84],[-.2,.98],[-.38,.92],[-.55,.84],[.97,.25],[-.97,.25],[.3,.95],[-.3,.95]]) # outward: left, forward
+    # outward: left, forward
+    face = np.array([[0,1.],[.2,.98],[.38,.92],[.55,.84],[-.2,.98],[-.38,.92],[-.55,.84],[.97,.25],[-.97,.25],[.3,.95],
+                     [-.3,.95]])
     out = -face[:,0]*np.sin(turn)+face[:,1]*np.cos(turn)
     vis[:11] = 1/(1+np.exp(-(out+.02)*9))
     side = np.where([k.startswith('left') for k in KEYPOINTS], 1., -1.)*-np.sin(np.radians(view.yaw))

@@ -37,12 +37,14 @@ LOOKS = (Look(0, (1.05,1.01,.93), 1.04, .15, .010, 5, .85, (-.45,-.5,.74), (.46,
     Look(1, (1.16,1.10,1.00), 1.10, .20, .010, 7, .85, (-.6,-.3,.74), (.40,.20,.20,.20)))
 _TINT = {'plaza':(1.,1.,1.), 'campus':(.97,1.03,.96), 'station':(.93,.99,1.05), 'market':(1.07,1.,.91)}
 
+# %% ../../../nbs/data/mannequins/cameras.ipynb #e4dae846
 def look(camera:int, # From 0
     )->Look:
     "The look of a camera; beyond the sixth they repeat with other places and dimmer light"
     base,turn = LOOKS[camera%len(LOOKS)],camera//len(LOOKS)
     if not turn: return base
-    return Look(base.place+turn, tuple(g*(1-.08*(turn%3)) for g in base.gain), base.contrast, base.blur, base.noise, base.pitch, base.scale, base.light, base.views)
+    return Look(base.place+turn, tuple(g*(1-.08*(turn%3)) for g in base.gain), base.contrast, base.blur, base.noise,
+                base.pitch, base.scale, base.light, base.views)
 
 # %% ../../../nbs/data/mannequins/cameras.ipynb #c10010c8
 def background(domain:str, lk:Look, size:tuple[int,int], place:float, # Where to cut the panorama, 0..1
@@ -57,6 +59,7 @@ def background(domain:str, lk:Look, size:tuple[int,int], place:float, # Where to
     grey = .36*r+.40*g+.24*b+1.2*np.clip(g-np.maximum(r,b), 0, 1) # plants are bright in near infrared
     return np.repeat((.10+.52*grey)[...,None], 3, 2)
 
+# %% ../../../nbs/data/mannequins/cameras.ipynb #63a42ce5
 def soften(rgb:np.ndarray, # [H,W,C] float32
     sigma:float # Pixels
     )->np.ndarray:
@@ -72,6 +75,7 @@ def soften(rgb:np.ndarray, # [H,W,C] float32
             rgb = out if axis==0 else out.swapaxes(0,1)
     return rgb
 
+# %% ../../../nbs/data/mannequins/cameras.ipynb #34635df1
 def expose(rgb:np.ndarray, # [H,W,3] float32, the painted scene
     domain:str, lk:Look, rng, infrared:bool=False, gain:float=1.,
     )->Image.Image:

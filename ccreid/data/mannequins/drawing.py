@@ -12,6 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 from PIL import Image
+from fastcore.basics import patch
 
 # %% ../../../nbs/data/mannequins/drawing.ipynb #f5bf1993
 class Canvas:
@@ -25,20 +26,35 @@ class Canvas:
         self.parsing = np.zeros((self.H,self.W), np.uint8)
         self.light = tuple(map(float, light))
 
-    def box(self, x0, x1, y0, y1):
-        "The part of the canvas in a box, and its pixel centres; None where it lies outside"
-        x0,x1 = max(int(x0)-1,0),min(int(x1)+2,self.W)
-        y0,y1 = max(int(y0)-1,0),min(int(y1)+2,self.H)
-        if x0>=x1 or y0>=y1: return None
-        ys,xs = _grid(self.H, self.W)
-        return (slice(y0,y1),slice(x0,x1)),ys[y0:y1],xs[:,x0:x1]
+# %% ../../../nbs/data/mannequins/drawing.ipynb #e05f81df
+@patch
+def box(self:Canvas,
+    x0, # Left, pixels
+    x1, # Right
+    y0, # Top
+    y1, # Bottom
+):
+    "The part of the canvas in a box, and its pixel centres; None where it lies outside"
+    x0,x1 = max(int(x0)-1,0),min(int(x1)+2,self.W)
+    y0,y1 = max(int(y0)-1,0),min(int(y1)+2,self.H)
+    if x0>=x1 or y0>=y1: return None
+    ys,xs = _grid(self.H, self.W)
+    return (slice(y0,y1),slice(x0,x1)),ys[y0:y1],xs[:,x0:x1]
 
-    def lay(self, where, alpha, colour, label):
-        "Blend a colour over a box; write the class where the paint covers"
-        part = self.rgb[where]
-        part += alpha[...,None]*(colour-part)
-        if label is not None: self.parsing[where][alpha>.3] = label
+# %% ../../../nbs/data/mannequins/drawing.ipynb #98d3fec4
+@patch
+def lay(self:Canvas,
+    where,  # Slices of `box`
+    alpha,  # [h,w] in [0,1]
+    colour, # [3] or [h,w,3] in [0,1]
+    label,  # LIP class, None to leave the parsing map
+):
+    "Blend a colour over a box; write the class where the paint covers"
+    part = self.rgb[where]
+    part += alpha[...,None]*(colour-part)
+    if label is not None: self.parsing[where][alpha>.3] = label
 
+# %% ../../../nbs/data/mannequins/drawing.ipynb #94b29b2a
 def unit(x): # numpy's own clip costs twice as much on small arrays
     "Cut to [0,1]"
     return np.minimum(np.maximum(x, 0), 1)
@@ -46,7 +62,34 @@ def unit(x): # numpy's own clip costs twice as much on small arrays
 @lru_cache(8)
 def _grid(H, W): return np.arange(H, dtype=np.float32)[:,None]+.5, np.arange(W, dtype=np.float32)[None]+.5
 
+# %% ../../../nbs/data/mannequins/drawing.ipynb #ffe8a221
+def _along(c, a, b, R):
+    "(box of the canvas, places along the axis from a to b, places off it, its length, its direction); None outside"
+    ax,ay,bx,by = float(a[0]),float(a[1]),float(b[0]),float(b[1])
+    L = max(((bx-ax)**2+(by-ay)**2)**.5, 1e-3)
+    found = c.box(min(ax,bx)-R, max(ax,bx)+R, min(ay,by)-R, max(ay,by)+R)
+    if found is None: return None
+    where,y,x = found
+    ux,uy = ((bx-ax)/L,(by-ay)/L) if L>.01 else (0.,1.)
+    px,py = x-ax,y-ay
+    return where,px*ux+py*uy,py*ux-px*uy,L,ux,uy
+
 # %% ../../../nbs/data/mannequins/drawing.ipynb #565c5fe6
+def _half_width(radii, knots, t):
+    "Half-width of a limb at places along it"
+    if len(radii)==2 and knots is None: return radii[0]+(radii[1]-radii[0])*t
+    return np.interp(t, np.linspace(0,1,len(radii)) if knots is None else knots, radii).astype(np.float32)
+
+def _section(along, d, L, radii, knots, caps):
+    "Places along (0..1) and across (-1..1) a limb, and how much of each pixel it covers"
+    t = unit(along*(1/L))
+    r,over = _half_width(radii, knots, t),along-t*L
+    alpha = unit(r-np.sqrt(d*d+over*over)+.5)
+    if not caps[0]: alpha *= unit(along+.5)
+    if not caps[1]: alpha *= unit(L+.5-along)
+    return t,np.minimum(np.maximum(d/np.maximum(r, .3), -1), 1),alpha
+
+# %% ../../../nbs/data/mannequins/drawing.ipynb #fa25d891
 def tube(c:Canvas,
     a, b, # Ends, pixels
     radii, # Half-widths in pixels at `knots`
@@ -58,24 +101,10 @@ def tube(c:Canvas,
     cut=None, # Function (s,t) → [h,w] in [0,1] that keeps part of the tube
     ):
     "A round limb of varying radius, shaded as a cylinder"
-    ax,ay,bx,by = float(a[0]),float(a[1]),float(b[0]),float(b[1])
-    L = max(((bx-ax)**2+(by-ay)**2)**.5, 1e-3)
     radii = [float(r) for r in radii] # plain numbers keep the arrays float32
-    R = max(radii)+1
-    got = c.box(min(ax,bx)-R, max(ax,bx)+R, min(ay,by)-R, max(ay,by)+R)
-    if got is None: return
-    where,y,x = got
-    ux,uy = ((bx-ax)/L,(by-ay)/L) if L>.01 else (0.,1.)
-    px,py = x-ax,y-ay
-    along,d = px*ux+py*uy,py*ux-px*uy
-    t = unit(along*(1/L))
-    if len(radii)==2 and knots is None: r = radii[0]+(radii[1]-radii[0])*t
-    else: r = np.interp(t, np.linspace(0,1,len(radii)) if knots is None else knots, radii).astype(np.float32)
-    over = along-t*L
-    alpha = unit(r-np.sqrt(d*d+over*over)+.5)
-    if not caps[0]: alpha *= unit(along+.5)
-    if not caps[1]: alpha *= unit(L+.5-along)
-    s = np.minimum(np.maximum(d/np.maximum(r, .3), -1), 1)
+    if (axis := _along(c, a, b, max(radii)+1)) is None: return
+    where,along,d,L,ux,uy = axis
+    t,s,alpha = _section(along, d, L, radii, knots, caps)
     if cut is not None: alpha = alpha*cut(s, t)
     lx,ly,lz = c.light
     lit = 1+shade*(s*(ux*ly-uy*lx)+np.sqrt(1-s*s)*lz-.62)
@@ -103,6 +132,17 @@ def ball(c:Canvas,
     c.lay(where, alpha, colour*lit[...,None], label)
 
 # %% ../../../nbs/data/mannequins/drawing.ipynb #da2a9511
+def _weave(pattern, u, v, k, px):
+    "A pattern at places around (u) and along (v) a garment, in body heights: above 0 is the second colour"
+    waves = 2*np.pi
+    if pattern=='striped': return np.sin(v*waves/.042)*k
+    if pattern=='two-tone': return (v-.17)*px
+    if pattern=='pinstriped': return (np.sin(u*waves/.036)-.35)*k
+    if pattern=='checked': return (np.sin(u*waves/.05)+np.sin(v*waves/.05))*k*.8
+    if pattern=='dotted': return (np.cos(u*waves/.044)+np.cos(v*waves/.044)-.75)*k
+    return (1-np.hypot(u/.042, (v-.11)/.036))*px*.04 # a print on the chest
+
+# %% ../../../nbs/data/mannequins/drawing.ipynb #55dd2c95
 def cloth(pattern:str, # One of `PATTERNS`
     one, two, # Main and second colour [3]
     around:float, # Radius of the garment, body heights
@@ -115,24 +155,19 @@ def cloth(pattern:str, # One of `PATTERNS`
     if pattern=='plain' or (pattern=='printed' and not trunk): return one
     if pattern=='two-tone' and not trunk: return two
     around,length,turn,px = map(float, (around,length,turn,px))
-    k,waves = px*.035,2*np.pi # k: softness of edges
     def at(s, t):
-        v = t*length
-        if pattern=='striped': m = np.sin(v*waves/.042)*k
-        elif pattern=='two-tone': m = (v-.17)*px
-        else:
-            u = (np.arcsin(s)+turn)*around
-            if pattern=='pinstriped': m = (np.sin(u*waves/.036)-.35)*k
-            elif pattern=='checked': m = (np.sin(u*waves/.05)+np.sin(v*waves/.05))*k*.8
-            elif pattern=='dotted': m = (np.cos(u*waves/.044)+np.cos(v*waves/.044)-.75)*k
-            else: m = (1-np.hypot(u/.042, (v-.11)/.036))*px*.04 # a print on the chest
+        u = None if pattern in ('striped','two-tone') else (np.arcsin(s)+turn)*around
+        m = _weave(pattern, u, t*length, px*.035, px) # softness of edges
         return one+(two-one)*unit(m+.5)[...,None]
     return at
 
 # %% ../../../nbs/data/mannequins/drawing.ipynb #567f188c
-LABEL_COLOURS = np.array([(24,26,32),(255,120,60),(120,70,40),(150,150,60),(40,40,40),(66,120,200),(190,80,170),(40,160,150),(230,230,230),(80,90,160),
-    (150,100,200),(240,210,70),(220,100,130),(250,205,170),(240,170,110),(225,140,90),(170,200,120),(130,170,90),(200,60,60),(160,40,40)], np.uint8)
+LABEL_COLOURS = np.array([(24,26,32),(255,120,60),(120,70,40),(150,150,60),(40,40,40),(66,120,200),(190,80,170),
+    (40,160,150),(230,230,230),(80,90,160),
+    (150,100,200),(240,210,70),(220,100,130),(250,205,170),(240,170,110),(225,140,90),(170,200,120),(130,170,90),
+    (200,60,60),(160,40,40)], np.uint8)
 
+# %% ../../../nbs/data/mannequins/drawing.ipynb #310bf5a4
 def contact_sheet(pictures, # Images, [H,W,3] arrays (uint8, or floats in [0,1]) or parsing maps [H,W]; all of one size
     columns:int=8, # Pictures in a row
     zoom:int=2, # Whole-number enlargement
@@ -144,7 +179,9 @@ def contact_sheet(pictures, # Images, [H,W,3] arrays (uint8, or floats in [0,1])
         if p.ndim==2: return LABEL_COLOURS[p]
         return p if p.dtype==np.uint8 else (np.clip(p,0,1)*255+.5).astype(np.uint8)
     cells = [array(p) for p in pictures]
-    if len({c.shape for c in cells})!=1: raise ValueError(f'a contact sheet needs pictures of one size, at least one: got {sorted({c.shape for c in cells})}')
+    if len({c.shape for c in cells})!=1:
+        raise ValueError('a contact sheet needs pictures of one size, at least one: got '
+                         f'{sorted({c.shape for c in cells})}')
     cells += [np.full_like(cells[0], 255)]*(-len(cells)%columns if len(cells)>columns else 0)
     rows = [np.concatenate(cells[i:i+columns], 1) for i in range(0, len(cells), columns)]
     im = Image.fromarray(np.concatenate(rows).repeat(zoom,0).repeat(zoom,1))

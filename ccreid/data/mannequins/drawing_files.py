@@ -46,7 +46,8 @@ def _world(config:str)->MannequinWorld: return MannequinWorld(**json.loads(confi
 # %% ../../../nbs/data/mannequins/drawing_files.ipynb #6df7e92c
 def _follow(parent):
     "In a process that draws: end with the one that started it"
-    with suppress(ValueError): signal.signal(signal.SIGINT, signal.SIG_IGN); signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with suppress(ValueError):
+        signal.signal(signal.SIGINT, signal.SIG_IGN); signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if sys.platform=='linux':
         with suppress(Exception): ctypes.CDLL(None).prctl(1, signal.SIGKILL) # PR_SET_PDEATHSIG
     def watch():
@@ -54,6 +55,7 @@ def _follow(parent):
         os._exit(1)
     threading.Thread(target=watch, daemon=True).start()
 
+# %% ../../../nbs/data/mannequins/drawing_files.ipynb #05cb4b28
 def _in_pool(jobs, workers):
     "What `_draw` gives, from several processes"
     try: pool = ProcessPoolExecutor(workers, get_context('fork'), initializer=_follow, initargs=(os.getpid(),))
@@ -63,7 +65,8 @@ def _in_pool(jobs, workers):
         return
     try: yield from pool.map(_draw, jobs)
     except BrokenProcessPool:
-        raise ChildProcessError('a process that draws was killed, perhaps for lack of memory: call again with fewer, such as workers=1') from None
+        raise ChildProcessError('a process that draws was killed, perhaps for lack of memory: call again with fewer, '
+                                'such as workers=1') from None
     finally: pool.shutdown(cancel_futures=True)
 
 # %% ../../../nbs/data/mannequins/drawing_files.ipynb #3e0d9f36
@@ -80,7 +83,8 @@ def draw_files(
     parts = [items[i:i+64] for i in range(0, len(items), 64)]
     jobs = [(_Config(world.config), str(root), p) for p in parts]
     done = 0
-    alone = workers<2 or len(items)<400 or 'fork' not in get_all_start_methods() or __name__=='__main__' # workers find functions by their module
+    # workers find functions by their module
+    alone = workers<2 or len(items)<400 or 'fork' not in get_all_start_methods() or __name__=='__main__'
     with closing((_draw(j) for j in jobs) if alone else _in_pool(jobs, workers)) as results:
         for n in results:
             done += n

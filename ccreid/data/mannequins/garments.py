@@ -13,13 +13,17 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
+from fastcore.basics import patch
 
 # %% ../../../nbs/data/mannequins/garments.ipynb #14899e82
-COLOURS = {'white':(236,235,230), 'black':(38,38,43), 'grey':(138,141,146), 'red':(192,47,51), 'pink':(233,150,170), 'orange':(229,124,48),
-    'yellow':(236,195,72), 'green':(62,133,82), 'olive':(112,114,62), 'teal':(34,132,138), 'blue':(52,97,178), 'navy':(36,48,92),
-    'purple':(116,74,148), 'brown':(112,77,54), 'beige':(206,184,148), 'maroon':(110,34,52)}
-WORN = {'upper':tuple(COLOURS), 'outer':('black','grey','navy','olive','beige','maroon','brown','red','teal','blue','yellow'),
-    'jeans':('blue','navy','black','grey'), 'lower':('black','grey','navy','olive','beige','brown','white','maroon','green'),
+COLOURS = {'white':(236,235,230), 'black':(38,38,43), 'grey':(138,141,146), 'red':(192,47,51), 'pink':(233,150,170),
+    'orange':(229,124,48),
+    'yellow':(236,195,72), 'green':(62,133,82), 'olive':(112,114,62), 'teal':(34,132,138), 'blue':(52,97,178),
+    'navy':(36,48,92), 'purple':(116,74,148), 'brown':(112,77,54), 'beige':(206,184,148), 'maroon':(110,34,52)}
+WORN = {'upper':tuple(COLOURS),
+    'outer':('black','grey','navy','olive','beige','maroon','brown','red','teal','blue','yellow'),
+    'jeans':('blue','navy','black','grey'),
+    'lower':('black','grey','navy','olive','beige','brown','white','maroon','green'),
     'dress':tuple(c for c in COLOURS if c!='grey'), 'shoes':('white','black','brown','red','grey','navy','beige'),
     'hat':('black','red','navy','white','beige','green'), 'scarf':('red','white','teal','yellow','grey','pink'),
     'gloves':('black','brown','red'), 'socks':('white','grey','black','red')}
@@ -30,8 +34,8 @@ def rgb(name:str # One of `COLOURS`
     return np.array(COLOURS[name], np.float32)/255
 
 # %% ../../../nbs/data/mannequins/garments.ipynb #581ed408
-LIP = ('background','hat','hair','glove','sunglasses','upper-clothes','dress','coat','socks','pants','jumpsuits','scarf','skirt','face',
-    'left-arm','right-arm','left-leg','right-leg','left-shoe','right-shoe')
+LIP = ('background','hat','hair','glove','sunglasses','upper-clothes','dress','coat','socks','pants','jumpsuits',
+    'scarf','skirt','face', 'left-arm','right-arm','left-leg','right-leg','left-shoe','right-shoe')
 
 @dataclass(frozen=True)
 class Kind:
@@ -47,20 +51,29 @@ class Kind:
     plural:bool=False # Said without an article
     infrared:float=.6 # Near-infrared reflectance of its usual cloth
 
+# %% ../../../nbs/data/mannequins/garments.ipynb #ec363eb7
 KINDS = {k.name:k for k in (
     Kind('t-shirt','upper',5,sleeve=.55,ease=.10,infrared=.66), Kind('shirt','upper',5,sleeve=2,ease=.12,infrared=.62),
     Kind('polo','upper',5,sleeve=.6,ease=.08,infrared=.64), Kind('sweater','upper',5,sleeve=2,ease=.2,infrared=.70),
     Kind('hoodie','upper',5,sleeve=2,ease=.26,infrared=.72), Kind('tank top','upper',5,sleeve=0,ease=.06,infrared=.64),
-    Kind('jacket','outer',7,sleeve=2,ease=.3,infrared=.5), Kind('coat','outer',7,sleeve=2,hem=.5,ease=.3,flare=.25,infrared=.46),
-    Kind('trousers','lower',9,leg=2,ease=.24,plural=True,infrared=.52), Kind('jeans','lower',9,leg=2,ease=.12,plural=True,infrared=.42),
-    Kind('leggings','lower',9,leg=2,ease=.03,plural=True,infrared=.58), Kind('shorts','lower',9,leg=.85,ease=.3,plural=True,infrared=.6),
-    Kind('skirt','lower',12,hem=.46,ease=.14,flare=.55,infrared=.6), Kind('long skirt','lower',12,hem=.84,ease=.12,flare=.6,infrared=.62),
-    Kind('dress','dress',6,sleeve=.5,hem=.5,ease=.1,flare=.6,infrared=.62), Kind('long dress','dress',6,sleeve=0,hem=.88,ease=.08,flare=.6,infrared=.64),
+    Kind('jacket','outer',7,sleeve=2,ease=.3,infrared=.5),
+    Kind('coat','outer',7,sleeve=2,hem=.5,ease=.3,flare=.25,infrared=.46),
+    Kind('trousers','lower',9,leg=2,ease=.24,plural=True,infrared=.52),
+    Kind('jeans','lower',9,leg=2,ease=.12,plural=True,infrared=.42),
+    Kind('leggings','lower',9,leg=2,ease=.03,plural=True,infrared=.58),
+    Kind('shorts','lower',9,leg=.85,ease=.3,plural=True,infrared=.6),
+    Kind('skirt','lower',12,hem=.46,ease=.14,flare=.55,infrared=.6),
+    Kind('long skirt','lower',12,hem=.84,ease=.12,flare=.6,infrared=.62),
+    Kind('dress','dress',6,sleeve=.5,hem=.5,ease=.1,flare=.6,infrared=.62),
+    Kind('long dress','dress',6,sleeve=0,hem=.88,ease=.08,flare=.6,infrared=.64),
     Kind('jumpsuit','dress',10,sleeve=2,leg=2,ease=.2,infrared=.54),
-    Kind('shoes','shoes',18,plural=True,infrared=.4), Kind('trainers','shoes',18,plural=True,infrared=.62), Kind('boots','shoes',18,plural=True,infrared=.36),
+    Kind('shoes','shoes',18,plural=True,infrared=.4), Kind('trainers','shoes',18,plural=True,infrared=.62),
+    Kind('boots','shoes',18,plural=True,infrared=.36),
     Kind('cap','hat',1,infrared=.5), Kind('beanie','hat',1,infrared=.6), Kind('scarf','scarf',11,infrared=.68),
     Kind('gloves','gloves',3,plural=True,infrared=.4), Kind('socks','socks',8,plural=True,infrared=.64))}
 SLOTS = ('outer','upper','dress','lower','shoes','socks','scarf','hat','gloves')
+
+# %% ../../../nbs/data/mannequins/garments.ipynb #ff2f8bf2
 PATTERNS = ('plain','striped','pinstriped','checked','dotted','two-tone','printed')
 
 # %% ../../../nbs/data/mannequins/garments.ipynb #05203ff1
@@ -72,19 +85,33 @@ class Garment:
     pattern:str='plain'    # One of `PATTERNS`
     second:str|None=None   # Second colour, of every pattern but plain
     def __post_init__(self):
-        for what,word,known in (('kind',self.kind,KINDS), ('colour',self.colour,COLOURS), ('pattern',self.pattern,PATTERNS)):
+        for what,word,known in (('kind',self.kind,KINDS), ('colour',self.colour,COLOURS),
+                                ('pattern',self.pattern,PATTERNS)):
             if word not in known: raise ValueError(f"garment {what} {word!r} is unknown: use one of {', '.join(known)}")
-        if self.pattern=='plain' and self.second is not None: raise ValueError(f'a plain {self.kind} has one colour: leave out second={self.second!r}')
+        if self.pattern=='plain' and self.second is not None:
+            raise ValueError(f'a plain {self.kind} has one colour: leave out second={self.second!r}')
         if self.pattern!='plain' and self.second not in COLOURS:
-            raise ValueError(f"a {self.pattern} {self.kind} needs a second colour (got {self.second!r}): use one of {', '.join(COLOURS)}")
-    @property
-    def cut(self)->Kind: return KINDS[self.kind]
-    @property
-    def slot(self)->str: return self.cut.slot
-    def __str__(self):
-        words = f'{self.colour} {self.kind}' if self.pattern=='plain' else f'{self.colour} and {self.second} {self.pattern} {self.kind}'
-        return words if self.cut.plural else f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+            raise ValueError(f"a {self.pattern} {self.kind} needs a second colour (got {self.second!r}): use one of "
+                             f"{', '.join(COLOURS)}")
 
+# %% ../../../nbs/data/mannequins/garments.ipynb #bc8133b1
+@patch(as_prop=True)
+def cut(self:Garment)->Kind:
+    "How a garment of its kind is cut"
+    return KINDS[self.kind]
+
+@patch(as_prop=True)
+def slot(self:Garment)->str:
+    "The place that it takes, one of `SLOTS`"
+    return self.cut.slot
+
+@patch
+def __str__(self:Garment):
+    dye = self.colour if self.pattern=='plain' else f'{self.colour} and {self.second} {self.pattern}'
+    words = f'{dye} {self.kind}'
+    return words if self.cut.plural else f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+# %% ../../../nbs/data/mannequins/garments.ipynb #870e5cd7
 def describe(garments # Garments of one person
     )->str: # The caption
     "Say an outfit in words"
@@ -92,42 +119,61 @@ def describe(garments # Garments of one person
     return words[0] if len(words)==1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 # %% ../../../nbs/data/mannequins/garments.ipynb #c74d659b
-_FILLER = set('a an the and with of in on over under wears wearing worn is are person man woman someone who that dressed pair his her their plain'.split())
-_OTHER = {'tshirt':'t-shirt','tee':'t-shirt','jumper':'sweater','pullover':'sweater','pants':'trousers','sneakers':'trainers','gray':'grey',
-    'stripe':'striped','stripes':'striped','checkered':'checked','plaid':'checked','dots':'dotted','logo':'printed','hat':'cap','top':'tank top'}
+_FILLER = set('a an the and with of in on over under wears wearing worn is are person man woman someone who that '
+              'dressed pair his her their plain'.split())
+_OTHER = {'tshirt':'t-shirt','tee':'t-shirt','jumper':'sweater','pullover':'sweater','pants':'trousers',
+    'sneakers':'trainers','gray':'grey',
+    'stripe':'striped','stripes':'striped','checkered':'checked','plaid':'checked','dots':'dotted','logo':'printed',
+    'hat':'cap','top':'tank top'}
 _TOKEN = re.compile('|'.join(re.escape(k) for k in sorted(KINDS, key=len, reverse=True))+r"|[\w'-]+")
 
-def parse_caption(text:str, # Words such as "a red striped t-shirt, blue jeans and white shoes"
-    strict:bool=True, # Stop at unknown words?
-    )->list[Garment]: # In the order of the text
-    "Garments that a text names; raises `ValueError` if it names none, two of one slot, or (strict) unknown words"
+# %% ../../../nbs/data/mannequins/garments.ipynb #b64929ed
+def _dyed(kind, colours, pattern):
+    "A garment of a kind in the colours that were named before it, or in usual ones"
+    colour = colours[0] if colours else 'blue' if kind=='jeans' else 'grey'
+    if pattern=='plain': return Garment(kind, colour, pattern, None)
+    return Garment(kind, colour, pattern, colours[1] if len(colours)>1 else 'black' if colour=='white' else 'white')
+
+def _read_words(text):
+    "(garments, words that mean nothing) of a text"
     res,colours,pattern,unknown = [],[],'plain',[]
     for word in _TOKEN.findall(text.lower()):
         word = _OTHER.get(word, word)
         if word in COLOURS: colours.append(word)
         elif word in PATTERNS: pattern = word
         elif word in KINDS:
-            colour = colours[0] if colours else 'blue' if word=='jeans' else 'grey'
-            second = None if pattern=='plain' else colours[1] if len(colours)>1 else ('white' if colour!='white' else 'black')
-            res.append(Garment(word, colour, pattern, second))
+            res.append(_dyed(word, colours, pattern))
             colours,pattern = [],'plain'
         elif word not in _FILLER: unknown.append(word)
-    if strict and unknown: raise ValueError(f'unknown word {unknown[0]!r} in {text!r}: kinds are {", ".join(KINDS)}; or pass strict=False')
+    return res,unknown
+
+# %% ../../../nbs/data/mannequins/garments.ipynb #0563be4b
+def parse_caption(text:str, # Words such as "a red striped t-shirt, blue jeans and white shoes"
+    strict:bool=True, # Stop at unknown words?
+    )->list[Garment]: # In the order of the text
+    "Garments that a text names; raises `ValueError` if it names none, two of one slot, or (strict) unknown words"
+    res,unknown = _read_words(text)
+    if strict and unknown:
+        raise ValueError(f'unknown word {unknown[0]!r} in {text!r}: kinds are {", ".join(KINDS)}; or pass strict=False')
     if not res: raise ValueError(f'no garment in {text!r}: kinds are {", ".join(KINDS)}')
     slots = [g.slot for g in res]
-    if twice := [s for s in slots if slots.count(s)>1]: raise ValueError(f'two garments for the slot {twice[0]!r} in {text!r}')
+    if twice := [s for s in slots if slots.count(s)>1]:
+        raise ValueError(f'two garments for the slot {twice[0]!r} in {text!r}')
     return res
 
 # %% ../../../nbs/data/mannequins/garments.ipynb #b653c926
 def _garment(rng, slot, kinds, plain=.5):
+    "Draw a garment; with chance `plain` it has no pattern"
     kind = kinds[rng.integers(len(kinds))]
     colours = WORN['jeans' if kind=='jeans' else slot]
     colour = colours[rng.integers(len(colours))]
     if rng.random()<plain or kind in ('jeans','leggings'): return Garment(kind, colour)
     others = [c for c in COLOURS if c!=colour]
-    patterns = ('striped','checked') if slot in ('scarf','hat','socks') else PATTERNS[1:] if slot in ('upper','dress') else ('pinstriped','checked','dotted')
+    if slot in ('scarf','hat','socks'): patterns = 'striped','checked'
+    else: patterns = PATTERNS[1:] if slot in ('upper','dress') else ('pinstriped','checked','dotted')
     return Garment(kind, colour, patterns[rng.integers(len(patterns))], others[rng.integers(len(others))])
 
+# %% ../../../nbs/data/mannequins/garments.ipynb #5da95993
 def dress(rng # numpy Generator
     )->tuple[Garment,...]: # An outfit
     "Draw an outfit at random"
@@ -135,21 +181,27 @@ def dress(rng # numpy Generator
     if rng.random()<.14: res.append(_garment(rng, 'dress', ('dress','dress','long dress','jumpsuit'), .4))
     else:
         res.append(_garment(rng, 'upper', ('t-shirt','t-shirt','shirt','polo','sweater','hoodie','tank top'), .35))
-        res.append(_garment(rng, 'lower', ('trousers','trousers','jeans','jeans','leggings','shorts','shorts','skirt','long skirt'), .85))
+        res.append(_garment(rng, 'lower',
+            ('trousers','trousers','jeans','jeans','leggings','shorts','shorts','skirt','long skirt'), .85))
     if rng.random()<.22: res.append(_garment(rng, 'outer', ('jacket','jacket','coat'), .85))
     res.append(_garment(rng, 'shoes', ('shoes','trainers','trainers','boots'), 1.))
-    for slot,kinds,p in (('hat',('cap','beanie'),.1), ('scarf',('scarf',),.08), ('gloves',('gloves',),.04), ('socks',('socks',),.3)):
+    for slot,kinds,p in (('hat',('cap','beanie'),.1), ('scarf',('scarf',),.08), ('gloves',('gloves',),.04),
+                         ('socks',('socks',),.3)):
         if rng.random()<p: res.append(_garment(rng, slot, kinds, .8))
     return tuple(sorted(res, key=lambda g: SLOTS.index(g.slot)))
 
+# %% ../../../nbs/data/mannequins/garments.ipynb #9e1117d5
 def wear(garments, # New: a text, a `Garment`, or a list of them
     outfit=(), # What the person wears now
     strict:bool=True, # Stop at unknown words in a text?
     )->tuple[Garment,...]: # What the person wears then
     "Put garments on; what they replace goes"
-    new = parse_caption(garments, strict) if isinstance(garments, str) else [garments] if isinstance(garments, Garment) else list(garments)
+    if isinstance(garments, str): new = parse_caption(garments, strict)
+    else: new = [garments] if isinstance(garments, Garment) else list(garments)
     slots = {g.slot for g in new}
-    gone = slots | ({'upper','lower'} if 'dress' in slots else set()) | ({'dress'} if slots & {'upper','lower'} else set())
+    gone = set(slots)
+    if 'dress' in slots: gone |= {'upper','lower'}
+    if slots & {'upper','lower'}: gone |= {'dress'}
     if {'upper','lower','dress'} & slots and 'outer' not in slots: gone |= {'outer'} # a new top is put on to be seen
     res = [g for g in outfit if g.slot not in gone]+new
     slots = {g.slot for g in res}

@@ -10,12 +10,17 @@ __all__ = ['SKULL', 'CAPS', 'materials', 'Painter', 'head_shape', 'shell', 'face
 # %% ../../../nbs/data/mannequins/heads.ipynb #4556877d
 import numpy as np
 
+from fastcore.basics import patch
 from .body import Identity, Pose, View, skeleton
 from .drawing import Canvas, ball, cloth, tube, unit
 from .garments import rgb
 
 # %% ../../../nbs/data/mannequins/heads.ipynb #30a4e66a
-def materials(who:Identity, garments, infrared:bool=False):
+def materials(
+    who:Identity,        # A person
+    garments,            # What they wear
+    infrared:bool=False, # Seen in near infrared?
+):
     "Colours [3] of skin, of hair, and {slot: (main, second)} of the garments"
     skin,hair = np.array(who.skin, np.float32)/255,np.array(who.hair_colour, np.float32)/255
     dyes = {g.slot:(rgb(g.colour), rgb(g.second or g.colour)) for g in garments}
@@ -25,6 +30,7 @@ def materials(who:Identity, garments, infrared:bool=False):
         dyes = {g.slot:tuple(grey(g.cut.infrared+.10*(d.mean()-.5)) for d in dyes[g.slot]) for g in garments}
     return skin,hair,dyes
 
+# %% ../../../nbs/data/mannequins/heads.ipynb #64111688
 class Painter:
     "What the strokes of one person share: canvas, body in pixels, garments by slot, materials"
     def __init__(self, canvas:Canvas, who:Identity, garments, pose:Pose, view:View, infrared=False):
@@ -37,31 +43,59 @@ class Painter:
         self.front = float(np.cos(self.turn)) # 1: faces the camera, -1: turns the back
         self.near = 'left' if self.P['left_shoulder'][2]>self.P['right_shoulder'][2] else 'right'
         self.far = 'right' if self.near=='left' else 'left'
-    @property
-    def top(self): return self.on.get('upper') or self.on.get('dress')
-    @property
-    def low(self): return self.on.get('lower') or self.on.get('dress')
 
-    def wide(self, across, deep):
-        "Half-width in pixels of a body part with an elliptic section, under this yaw"
-        return np.hypot(np.asarray(across)*self.front, np.asarray(deep)*np.sin(self.turn))*self.px
+# %% ../../../nbs/data/mannequins/heads.ipynb #74751246
+@patch(as_prop=True)
+def top(self:Painter):
+    "What covers the chest, below an open jacket"
+    return self.on.get('upper') or self.on.get('dress')
 
-    def dye(self, g, around, length, trunk=False):
-        "Colour of a garment's cloth, for `tube`"
-        return cloth(g.pattern, *self.dyes[g.slot], around, length, self.turn, self.px, trunk)
+@patch(as_prop=True)
+def low(self:Painter):
+    "What covers the legs"
+    return self.on.get('lower') or self.on.get('dress')
+
+@patch
+def wide(self:Painter,
+    across, # Half-widths from side to side, body heights
+    deep,   # Half-widths from front to back
+):
+    "Half-width in pixels of a body part with an elliptic section, under this yaw"
+    return np.hypot(np.asarray(across)*self.front, np.asarray(deep)*np.sin(self.turn))*self.px
+
+# %% ../../../nbs/data/mannequins/heads.ipynb #726feeb7
+@patch
+def dye(self:Painter,
+    g,           # A `Garment`
+    around,      # Radius, body heights
+    length,      # Of the tube, body heights
+    trunk=False, # Is it the trunk?
+):
+    "Colour of a garment's cloth, for `tube`"
+    return cloth(g.pattern, *self.dyes[g.slot], around, length, self.turn, self.px, trunk)
 
 # %% ../../../nbs/data/mannequins/heads.ipynb #4a032cd2
 SKULL = np.array([.061,.079,.068]) # half-axes of the head in body heights
 # thickness, height of the hairline at the ears, its rise to the forehead
-CAPS = dict(buzz=(1.02,.10,.48), short=(1.07,.04,.56), parted=(1.13,.00,.42), bob=(1.10,-.10,.56), long=(1.10,-.05,.70), ponytail=(1.06,.12,.60),
-    bun=(1.05,.14,.62), afro=(1.20,.04,.66))
+CAPS = dict(buzz=(1.02,.10,.48), short=(1.07,.04,.56), parted=(1.13,.00,.42), bob=(1.10,-.10,.56), long=(1.10,-.05,.70),
+            ponytail=(1.06,.12,.60), bun=(1.05,.14,.62), afro=(1.20,.04,.66))
 
 def head_shape(p:Painter):
     "Centre in pixels, half-axes in body heights, half-width and -height in pixels, yaw of the head"
     R,yaw = SKULL*[p.who.face,1,1]*p.who.head,p.turn+np.radians(p.pose.nod)
     return p.P['head'],R,float(np.hypot(R[0]*np.cos(yaw), R[2]*np.sin(yaw))*p.px),float(R[1]*p.px),float(yaw)
 
-def shell(p:Painter, centre, rx, ry, yaw, colour, label, hairline=None):
+# %% ../../../nbs/data/mannequins/heads.ipynb #b9418099
+def shell(
+    p:Painter,     # Of the person
+    centre,        # Pixels
+    rx,            # Half-width, pixels
+    ry,            # Half-height
+    yaw,           # Of the head, radians
+    colour,        # [3] in [0,1]
+    label,         # LIP class
+    hairline=None, # Height at the ears and rise to the forehead; None: all of it
+):
     "The ellipsoid of the head, or what of it lies above a hairline"
     def cut(u, v):
         f = u*np.sin(yaw)+np.sqrt(np.maximum(1-u*u-v*v, 0))*np.cos(yaw)
@@ -69,42 +103,75 @@ def shell(p:Painter, centre, rx, ry, yaw, colour, label, hairline=None):
     ball(p.c, centre, rx, ry, colour, label, cut=cut if hairline else None, shade=.34 if label==13 else .5)
 
 # %% ../../../nbs/data/mannequins/heads.ipynb #88de9944
+class _Face:
+    "The part of a head that may be seen, for the strokes on it"
+    def __init__(self, p):
+        self.p,(self.h,self.R,self.rx,self.ry,self.yaw) = p,head_shape(p)
+        self.dark,self.ink = p.skin*np.float32(.32),np.array([.10,.08,.08], np.float32)
+
+    def spot(self, x, y, z):
+        "Place on the head in half-axes → pixels, and how much it faces us"
+        sin,cos = np.sin(self.yaw),np.cos(self.yaw)
+        right = x*self.R[0]*cos+z*self.R[2]*sin
+        return self.h+np.array([right*self.p.px, -y*self.ry, 0]),-x*sin+z*cos
+
+def _beard(f):
+    def cut(u, v):
+        front = u*np.sin(f.yaw)+np.sqrt(np.maximum(1-u*u-v*v, 0))*np.cos(f.yaw)
+        return unit((v-.16-.22*front)*7)*unit((front+.05)*6)*.88
+    ball(f.p.c, f.h, f.rx*1.01, f.ry*1.01, f.p.hair*np.float32(.95), 13, cut=cut)
+
+# %% ../../../nbs/data/mannequins/heads.ipynb #b0ba41a9
+def _eye(f, sg):
+    "An eye and its brow"
+    c,px = f.p.c,f.p.px
+    eye,n = f.spot(sg*.42, .05, .86)
+    if n<.12: return
+    k = min(max(n*1.3, .3), 1)*px
+    if px>220: ball(c, eye, .0135*k, .008*px, np.array([.95,.95,.94], np.float32), 13, shade=.1)
+    ball(c, eye, .0085*k, .0085*px, f.ink, 13, shade=0)
+    brow,_ = f.spot(sg*.44, .33, .84)
+    tube(c, brow-[.014*k,.0015*px*sg,0], brow+[.014*k,.0015*px*sg,0], [.0032*px]*2, (f.p.hair+f.dark)/2, 13, shade=0)
+
+def _nose(f):
+    tip,n = f.spot(0, -.12, 1.06)
+    if n<=-.1: return
+    tube(f.p.c, f.spot(0, .12, .98)[0], tip, [.004*f.p.px,.010*f.p.px], f.p.skin*np.float32(.84), 13, shade=.2)
+
+# %% ../../../nbs/data/mannequins/heads.ipynb #c8a0571b
+def _mouth(f):
+    p,px = f.p,f.p.px
+    mouth,n = f.spot(0, -.5, .92)
+    if n<=.1: return
+    k,lip = max(n, .35)*px,p.skin*np.float32(.7)
+    if not p.infrared: lip = p.skin*np.float32(.4)+np.array([.37,.13,.13], np.float32)
+    for sg in (1,-1):
+        tube(p.c, mouth+[sg*.020*k,-.003*px,0], mouth+[0,.003*px,0], [.0028*px,.0048*px], lip, 13, shade=0)
+
+def _lens(f, sg):
+    "One of the two lenses of a pair of glasses"
+    lens,n = f.spot(sg*.42, .04, .92)
+    if n<.1: return
+    ball(f.p.c, lens, .0215*min(max(n*1.25, .35), 1)*f.p.px, .0185*f.p.px, f.ink, 13, shade=0,
+         cut=lambda u,v: unit((np.sqrt(u*u+v*v)-.62)*6)*.85)
+
+# %% ../../../nbs/data/mannequins/heads.ipynb #66746097
 def face(p:Painter):
     "Beard, eyes, brows, nose, mouth and glasses"
-    h,R,rx,ry,yaw = head_shape(p)
-    c,px,who = p.c,p.px,p.who
-    if np.cos(yaw)<-.35: return
-    def spot(x, y, z): # place on the head in half-axes → pixels, and how much it faces us
-        right = x*R[0]*np.cos(yaw)+z*R[2]*np.sin(yaw)
-        return h+np.array([right*px, -y*ry, 0]),-x*np.sin(yaw)+z*np.cos(yaw)
-    dark,ink = p.skin*np.float32(.32),np.array([.10,.08,.08], np.float32)
-    if who.beard:
-        def cut(u, v):
-            f = u*np.sin(yaw)+np.sqrt(np.maximum(1-u*u-v*v, 0))*np.cos(yaw)
-            return unit((v-.16-.22*f)*7)*unit((f+.05)*6)*.88
-        ball(c, h, rx*1.01, ry*1.01, p.hair*np.float32(.95), 13, cut=cut)
-    for sg in (1,-1):
-        eye,n = spot(sg*.42, .05, .86)
-        if n<.12: continue
-        k = min(max(n*1.3, .3), 1)*px
-        if px>220: ball(c, eye, .0135*k, .008*px, np.array([.95,.95,.94], np.float32), 13, shade=.1)
-        ball(c, eye, .0085*k, .0085*px, ink, 13, shade=0)
-        brow,_ = spot(sg*.44, .33, .84)
-        tube(c, brow-[.014*k,.0015*px*sg,0], brow+[.014*k,.0015*px*sg,0], [.0032*px]*2, (p.hair+dark)/2, 13, shade=0)
-    tip,n = spot(0, -.12, 1.06)
-    if n>-.1: tube(c, spot(0, .12, .98)[0], tip, [.004*px,.010*px], p.skin*np.float32(.84), 13, shade=.2)
-    mouth,n = spot(0, -.5, .92)
-    if n>.1:
-        k,lip = max(n, .35)*px,p.skin*np.float32(.7) if p.infrared else p.skin*np.float32(.4)+np.array([.37,.13,.13], np.float32)
-        for sg in (-1,1): tube(c, mouth+[sg*.020*k,-.003*px,0], mouth+[0,.003*px,0], [.0028*px,.0048*px], lip, 13, shade=0)
-    if who.glasses:
-        for sg in (1,-1):
-            lens,n = spot(sg*.42, .04, .92)
-            if n<.1: continue
-            ball(c, lens, .0215*min(max(n*1.25, .35), 1)*px, .0185*px, ink, 13, shade=0, cut=lambda u,v: unit((np.sqrt(u*u+v*v)-.62)*6)*.85)
+    f = _Face(p)
+    if np.cos(f.yaw)<-.35: return
+    if p.who.beard: _beard(f)
+    for sg in (1,-1): _eye(f, sg)
+    _nose(f)
+    _mouth(f)
+    if p.who.glasses:
+        for sg in (1,-1): _lens(f, sg)
 
 # %% ../../../nbs/data/mannequins/heads.ipynb #f2d83c2f
-def hanging_hair(p:Painter, before:bool):
+def hanging_hair(
+    p:Painter,   # Of the person
+    before:bool, # Before the rest of the head, or after it?
+):
     "What stands off the head; `before` the rest is drawn, or after"
     h,R,rx,ry,yaw = head_shape(p)
     if before != (np.cos(yaw)>-.25): return
@@ -112,11 +179,17 @@ def hanging_hair(p:Painter, before:bool):
     nape = -np.array([np.sin(yaw)*R[2]*px,0,0]) # from the middle to the back of the head
     w,down = np.hypot(R[0]*np.cos(yaw), .6*R[2]*np.sin(yaw))*px,np.array([0,ry,0])
     if style=='afro': ball(c, h-.2*down+nape*.22, R[0]*1.62*px, ry*1.36, hair*np.float32(.96), 2, shade=.5)
-    elif style=='bob': tube(c, h+nape*.35-.3*down, h+nape*.45+.74*down, [w*1.05,w*1.2,w*1.16], hair*np.float32(.92), 2, caps=(True,False))
-    elif style=='long': tube(c, h+nape*.35-.3*down, h+nape*.75+2.2*down, [w*1.05,w*1.22,w*1.18,w*.95], hair*np.float32(.92), 2)
-    elif style=='ponytail': tube(c, h+nape*1.15-.25*down, h+nape*1.45+1.7*down, [.016*px,.026*px,.024*px,.010*px], hair*np.float32(.95), 2, shade=.5)
+    elif style=='bob':
+        tube(c, h+nape*.35-.3*down, h+nape*.45+.74*down, [w*1.05,w*1.2,w*1.16], hair*np.float32(.92), 2,
+             caps=(True,False))
+    elif style=='long':
+        tube(c, h+nape*.35-.3*down, h+nape*.75+2.2*down, [w*1.05,w*1.22,w*1.18,w*.95], hair*np.float32(.92), 2)
+    elif style=='ponytail':
+        tube(c, h+nape*1.15-.25*down, h+nape*1.45+1.7*down, [.016*px,.026*px,.024*px,.010*px], hair*np.float32(.95), 2,
+             shade=.5)
     elif style=='bun': ball(c, h+nape*.45-1.04*down if before else h-.75*down, .034*px, .031*px, hair, 2, shade=.5)
 
+# %% ../../../nbs/data/mannequins/heads.ipynb #c2541ff3
 def hat(p:Painter):
     "Cap or beanie"
     g = p.on['hat']
@@ -129,15 +202,19 @@ def hat(p:Painter):
         shell(p, h-[0,.03*ry,0], rx*1.12, ry*1.12, yaw, one, 1, (.34,.04))
         f,s = np.cos(yaw),np.sin(yaw)*R[2]*p.px
         side = np.array([rx*.7*abs(f),0,0])
-        if f>-.6: tube(p.c, h+[s*.5,-.36*ry,0]-side, h+[s*1.75,-.30*ry+max(f,0)*.06*ry,0]+side, [.011*p.px,.013*p.px,.011*p.px], two*np.float32(.8), 1, shade=.2)
+        if f>-.6:
+            tube(p.c, h+[s*.5,-.36*ry,0]-side, h+[s*1.75,-.30*ry+max(f,0)*.06*ry,0]+side,
+                 [.011*p.px,.013*p.px,.011*p.px], two*np.float32(.8), 1, shade=.2)
 
+# %% ../../../nbs/data/mannequins/heads.ipynb #b45b9118
 def head(p:Painter):
     "Skull, ears, face, hair, hat"
     h,R,rx,ry,yaw = head_shape(p)
     shell(p, h, rx, ry, yaw, p.skin, 13)
     for sg in (1,-1):
         if -sg*np.sin(yaw)+.25*np.cos(yaw)>-.3 and p.who.hair not in ('bob','long','afro'):
-            ball(p.c, h+[(sg*R[0]*np.cos(yaw)-.06*R[2]*np.sin(yaw))*p.px, .05*ry, 0], .014*p.px, .022*p.px, p.skin*np.float32(.93), 13)
+            ball(p.c, h+[(sg*R[0]*np.cos(yaw)-.06*R[2]*np.sin(yaw))*p.px, .05*ry, 0], .014*p.px, .022*p.px,
+                 p.skin*np.float32(.93), 13)
     face(p)
     if p.who.hair in CAPS:
         k,*line = CAPS[p.who.hair]

@@ -38,6 +38,7 @@ SMALL = { # Layout -> arguments of its small world
     'mannequins-ir': dict(identities=(2,1,2), outfits=2, cameras=4, infrared=(2,3), images=1),
     'mannequins-dg': dict(identities=(2,1,2), images=1)}
 
+# %% ../../../nbs/data/mannequins/layout_pictures.ipynb #60d9fefc
 def _planned(name, world):
     "(plan, texts) of a layout for a world"
     layout = 'mannequins' if name.startswith('mannequins') else name
@@ -67,6 +68,7 @@ def by_part(
     numbers = [int(s) if s.isdecimal() else s for s in re.split(r'(\d+)', path)] # 2 before 10
     return next((i for i,part in enumerate(('train','val','query','gallery','test')) if part in path), 9), numbers
 
+# %% ../../../nbs/data/mannequins/layout_pictures.ipynb #be1ab7a5
 def pick_files(
     plan:dict, # Relative path -> scene
     n:int=8,   # How many
@@ -103,7 +105,8 @@ def wrap(
 
 # %% ../../../nbs/data/mannequins/layout_pictures.ipynb #9d20926d
 @lru_cache(4)
-def _font(size): return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSansMono.ttf'), size)
+def _font(size):
+    return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSansMono.ttf'), size)
 
 def _letters(width): return int(width/_font(11).getlength('0'))
 
@@ -121,6 +124,7 @@ def _tile(image, path, width):
         left -= len(line)
     return tile
 
+# %% ../../../nbs/data/mannequins/layout_pictures.ipynb #41e8c39d
 def _strip(texts, width):
     "The first lines of the first lists"
     lines = []
@@ -135,6 +139,7 @@ def _strip(texts, width):
         ImageDraw.Draw(strip).text((8+_font(11).getlength(name+'   '), 4+16*i), first, 'black', _font(11))
     return strip
 
+# %% ../../../nbs/data/mannequins/layout_pictures.ipynb #a6dfb806
 def layout_picture(
     name:str,      # Layout, mannequins-ir or mannequins-dg
     columns:int=4, # Pictures in a row

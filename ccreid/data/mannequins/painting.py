@@ -15,7 +15,24 @@ from .garments import rgb
 from .heads import Painter, hanging_hair, head
 
 # %% ../../../nbs/data/mannequins/painting.ipynb #f5d27f9e
-def arm(p:Painter, side:str):
+def _sleeve(p, g, r, sh, el, wr):
+    "The sleeve of a garment on an arm with the half-widths `r`"
+    sleeve = g.cut.sleeve
+    ease,dye = 1+g.cut.ease*1.15,p.dye(g, .03, .17)
+    if sleeve>1:
+        tube(p.c, el, wr, [r[1]*ease,r[2]*(ease+.25)], dye, g.cut.label, caps=(True,False))
+        if g.kind in ('hoodie','sweater','jacket'): # cuffs
+            tube(p.c, el+(wr-el)*.9, wr, [r[2]*1.35,r[2]*1.3], p.dyes[g.slot][0]*np.float32(.82), g.cut.label,
+                 caps=(False,False))
+    f = min(sleeve, 1)
+    tube(p.c, sh, sh+(el-sh)*f, [r[0]*ease,(r[0]+(r[1]-r[0])*f)*(ease+(.12 if sleeve<1 else 0))], dye, g.cut.label,
+         caps=(True,sleeve>1))
+
+# %% ../../../nbs/data/mannequins/painting.ipynb #aaedf3f1
+def arm(
+    p:Painter, # Of the person
+    side:str,  # left or right
+):
     "Upper arm, forearm, hand, glove and sleeve"
     P,px,label = p.P,p.px,14 if side=='left' else 15
     sh,el,wr,ha = (P[f'{side}_{k}'] for k in ('shoulder','elbow','wrist','hand'))
@@ -27,19 +44,15 @@ def arm(p:Painter, side:str):
         tube(p.c, el, wr, r[1:], p.skin, label)
     gloves = 'gloves' in p.on
     tube(p.c, wr, ha, [r[2],r[2]*1.1,r[2]*.72], p.dyes['gloves'][0] if gloves else p.skin, 3 if gloves else label)
-    if not sleeve: return
-    ease,dye = 1+g.cut.ease*1.15,p.dye(g, .03, .17)
-    if sleeve>1:
-        tube(p.c, el, wr, [r[1]*ease,r[2]*(ease+.25)], dye, g.cut.label, caps=(True,False))
-        if g.kind in ('hoodie','sweater','jacket'): # cuffs
-            tube(p.c, el+(wr-el)*.9, wr, [r[2]*1.35,r[2]*1.3], p.dyes[g.slot][0]*np.float32(.82), g.cut.label, caps=(False,False))
-    f = min(sleeve, 1)
-    tube(p.c, sh, sh+(el-sh)*f, [r[0]*ease,(r[0]+(r[1]-r[0])*f)*(ease+(.12 if sleeve<1 else 0))], dye, g.cut.label, caps=(True,sleeve>1))
+    if sleeve: _sleeve(p, g, r, sh, el, wr)
 
 # %% ../../../nbs/data/mannequins/painting.ipynb #24515f36
 WIDE = {'trousers':1.5, 'jumpsuit':1.5, 'jeans':1.25, 'leggings':1.04} # width at the ankle
 
-def leg(p:Painter, side:str):
+def leg(
+    p:Painter, # Of the person
+    side:str,  # left or right
+):
     "Thigh, calf, foot and the leg of the trousers"
     P,px,label,g = p.P,p.px,16 if side=='left' else 17,p.low
     hip,kn,an,heel = (P[f'{side}_{k}'] for k in ('hip','knee','ankle','heel'))
@@ -51,19 +64,27 @@ def leg(p:Painter, side:str):
     if not g.cut.leg: return
     ease,dye,f = 1+g.cut.ease,p.dye(g, .05, .24),min(g.cut.leg, 1)
     if g.cut.leg>1:
-        tube(p.c, kn, an+(heel-an)*.1, [r[1]*ease,r[2]*ease,r[3]*WIDE.get(g.kind,1.)*1.1], dye, g.cut.label, knots=[0,.3,1], caps=(True,False))
-    tube(p.c, hip, hip+(kn-hip)*f, [r[0]*ease,(r[0]+(r[1]-r[0])*f)*(ease+(.12 if g.cut.leg<1 else 0))], dye, g.cut.label, caps=(True,g.cut.leg>1))
+        tube(p.c, kn, an+(heel-an)*.1, [r[1]*ease,r[2]*ease,r[3]*WIDE.get(g.kind,1.)*1.1], dye, g.cut.label,
+             knots=[0,.3,1], caps=(True,False))
+    tube(p.c, hip, hip+(kn-hip)*f, [r[0]*ease,(r[0]+(r[1]-r[0])*f)*(ease+(.12 if g.cut.leg<1 else 0))], dye,
+         g.cut.label, caps=(True,g.cut.leg>1))
 
-def foot(p:Painter, side:str):
+# %% ../../../nbs/data/mannequins/painting.ipynb #d07bb66d
+def foot(
+    p:Painter, # Of the person
+    side:str,  # left or right
+):
     "Sock or boot leg, sole and shoe"
     P,px,g,label = p.P,p.px,p.on['shoes'],18 if side=='left' else 19
     kn,an,heel,toe = (P[f'{side}_{k}'] for k in ('knee','ankle','heel','foot_index'))
     dye = p.dyes['shoes'][0]
     if g.kind=='boots': tube(p.c, an+(kn-an)*.34, an, [.034*px,.031*px], dye, label, caps=(False,True))
-    elif 'socks' in p.on and p.low.cut.leg<2: tube(p.c, an+(kn-an)*.38, an, [.031*px,.027*px], p.dye(p.on['socks'], .03, .1), 8, caps=(False,True))
+    elif 'socks' in p.on and p.low.cut.leg<2:
+        tube(p.c, an+(kn-an)*.38, an, [.031*px,.027*px], p.dye(p.on['socks'], .03, .1), 8, caps=(False,True))
     white = g.kind=='trainers' and g.colour!='white' and not p.infrared
     h,t = heel-[0,.014*px,0],toe-[0,.012*px,0]
-    tube(p.c, h+[0,.008*px,0], t+[0,.008*px,0], [.021*px]*2, rgb('white') if white else dye*np.float32(.6), label, shade=.1)
+    tube(p.c, h+[0,.008*px,0], t+[0,.008*px,0], [.021*px]*2, rgb('white') if white else dye*np.float32(.6), label,
+         shade=.1)
     tube(p.c, h, t, [.023*px,.024*px,.018*px], dye, label, knots=[0,.55,1])
 
 # %% ../../../nbs/data/mannequins/painting.ipynb #1fb53d72
@@ -73,7 +94,12 @@ def trunk_profile(who):
     across = np.array([.034,.072*s,.113*s,.119*s,.053*(s+w),.089*w,.093*(.6*h+.4*w),.098*h])
     return across,np.array([.040,.050,.060,.066,.07,.063,.07,.074])*w,np.array([0,.028,.075,.17,.4,.68,.92,1.])
 
-def torso(p:Painter, g, is_open=False):
+# %% ../../../nbs/data/mannequins/painting.ipynb #2403d62f
+def torso(
+    p:Painter,     # Of the person
+    g,             # A `Garment`
+    is_open=False, # Is it worn open?
+):
     "The upper part of a garment; an open jacket shows what is below"
     across,deep,knots = trunk_profile(p.who)
     neck,down = p.P['neck'],p.P['pelvis']-p.P['neck']
@@ -82,17 +108,24 @@ def torso(p:Painter, g, is_open=False):
     def slit(s, t): # widens upwards, in front only
         front = (np.arcsin(s)+p.turn+np.pi)%(2*np.pi)-np.pi
         return unit((np.abs(front)-.10-.34*np.clip(.55-t, 0, 1))*6)
-    tube(p.c, neck+down*.012, end, p.wide(across*e, deep*e), p.dye(g, .1, span, trunk=True), g.cut.label, knots=knots, caps=(False,False), cut=slit if is_open else None)
+    tube(p.c, neck+down*.012, end, p.wide(across*e, deep*e), p.dye(g, .1, span, trunk=True), g.cut.label, knots=knots,
+         caps=(False,False), cut=slit if is_open else None)
     if g.kind in ('hoodie','sweater'):
-        tube(p.c, neck+down*.95, end, p.wide(across[-2:]*e*.99, deep[-2:]*e*.99), p.dyes[g.slot][0]*np.float32(.82), g.cut.label, caps=(False,False), shade=.3)
+        tube(p.c, neck+down*.95, end, p.wide(across[-2:]*e*.99, deep[-2:]*e*.99), p.dyes[g.slot][0]*np.float32(.82),
+             g.cut.label, caps=(False,False), shade=.3)
 
-def skirt(p:Painter, g):
+# %% ../../../nbs/data/mannequins/painting.ipynb #d27d3674
+def skirt(
+    p:Painter, # Of the person
+    g,         # A `Garment`
+):
     "What hangs below the waist: its hem goes round both legs and swings with the stride"
     P,px,who = p.P,p.px,p.who
     top,length = P['neck']+(P['pelvis']-P['neck'])*(.72 if g.slot!='outer' else .9),g.cut.hem*.485*who.leg
     hem = P['pelvis']+[0,length*px,0]
     e = 1+g.cut.ease*.5
-    r = p.wide(np.array([.084*who.girth,.099*who.hip,.099*who.hip*(1+g.cut.flare*(.6+g.cut.hem*.5))])*e, np.array([.064,.075,.075*(1+g.cut.flare)])*who.girth*e)
+    r = p.wide(np.array([.084*who.girth,.099*who.hip,.099*who.hip*(1+g.cut.flare*(.6+g.cut.hem*.5))])*e,
+               np.array([.064,.075,.075*(1+g.cut.flare)])*who.girth*e)
     for s in ('left','right'):
         k,a = P[f'{s}_knee'],P[f'{s}_ankle']
         q = k if hem[1]<k[1] else k+(a-k)*min(1., (hem[1]-k[1])/max(a[1]-k[1], 1e-6))
@@ -103,46 +136,63 @@ def skirt(p:Painter, g):
     mid = min(float(np.linalg.norm(P['pelvis']-top))/max(total, 1e-6), .95)
     tube(p.c, top, hem, r, folds, g.cut.label, knots=[0,mid,1], caps=(False,False))
 
+# %% ../../../nbs/data/mannequins/painting.ipynb #1d8e71b9
+def _seat(p, low):
+    "The seat of trousers fades into the legs"
+    who,neck,down = p.who,p.P['neck'],p.P['pelvis']-p.P['neck']
+    e = 1+low.cut.ease*.5
+    across,deep = np.array([.084*who.girth,.097*who.hip,.100*who.hip,.030]),np.array([.062,.074,.070,.03])*who.girth
+    tube(p.c, neck+down*.74, p.P['pelvis']+[0,.085*p.px,0], p.wide(across*e, deep*e), p.dye(low, .09, .17),
+         low.cut.label, knots=[0,.45,.6,1], caps=(False,False), shade=.36, cut=lambda s,t: unit((1-t)*2.6))
+
+def _buttons(p, top):
+    "The button line of a shirt"
+    who = p.who
+    def chest(y): return p.view(p.joints['neck']+(p.joints['pelvis']-p.joints['neck'])*y+[0,0,.07*who.girth])
+    tube(p.c, chest(.04), chest(.93 if top.kind=='shirt' else .25), [.004*p.px]*2,
+         p.dyes[top.slot][0]*np.float32(.72), None, shade=0)
+
+# %% ../../../nbs/data/mannequins/painting.ipynb #1df274ea
 def trunk(p:Painter):
     "Seat or skirt, top, buttons, bare shoulders, jacket or coat"
     who,low,top,outer = p.who,p.low,p.top,p.on.get('outer')
-    neck,down = p.P['neck'],p.P['pelvis']-p.P['neck']
-    if low.cut.leg: # the seat of trousers fades into the legs
-        e = 1+low.cut.ease*.5
-        tube(p.c, neck+down*.74, p.P['pelvis']+[0,.085*p.px,0], p.wide(np.array([.084*who.girth,.097*who.hip,.100*who.hip,.030])*e, np.array([.062,.074,.070,.03])*who.girth*e),
-            p.dye(low, .09, .17), low.cut.label, knots=[0,.45,.6,1], caps=(False,False), shade=.36, cut=lambda s,t: unit((1-t)*2.6))
-    else: skirt(p, low)
+    (_seat if low.cut.leg else skirt)(p, low)
     torso(p, top)
-    if top.kind in ('shirt','polo') and p.front>.15: # the button line
-        def chest(y): return p.view(p.joints['neck']+(p.joints['pelvis']-p.joints['neck'])*y+[0,0,.07*who.girth])
-        tube(p.c, chest(.04), chest(.93 if top.kind=='shirt' else .25), [.004*p.px]*2, p.dyes[top.slot][0]*np.float32(.72), None, shade=0)
+    if top.kind in ('shirt','polo') and p.front>.15: _buttons(p, top)
     if not top.cut.sleeve and not outer:
-        for side,label in (('left',14),('right',15)): ball(p.c, p.P[f'{side}_shoulder']-[0,.002*p.px,0], .036*p.px*who.girth, .036*p.px*who.girth, p.skin, label)
+        for side,label in (('left',14),('right',15)):
+            ball(p.c, p.P[f'{side}_shoulder']-[0,.002*p.px,0], .036*p.px*who.girth, .036*p.px*who.girth, p.skin, label)
     if outer:
         if outer.cut.hem: skirt(p, outer)
         torso(p, outer, is_open=True)
 
+# %% ../../../nbs/data/mannequins/painting.ipynb #d0cae2da
 def neck(p:Painter):
     "The bare neck: part of the face, as LIP has no class for it"
     px,w = p.px,p.who.girth
     facing = p.front>-.2
-    tube(p.c, p.P['head']+[0,.03*px,0], p.P['neck']+[0,(.02 if facing else -.028)*px,0], [.034*px*w,.034*px*w,(.042 if facing else .036)*px*w],
+    tube(p.c, p.P['head']+[0,.03*px,0], p.P['neck']+[0,(.02 if facing else -.028)*px,0],
+        [.034*px*w,.034*px*w,(.042 if facing else .036)*px*w],
         p.skin*np.float32(.88), 13, caps=(False,True), shade=.3)
 
+# %% ../../../nbs/data/mannequins/painting.ipynb #f0eba457
 def collar(p:Painter):
     "Hood, collar, scarf"
     g,px,n = p.on.get('outer') or p.top,p.px,p.P['neck']
     dye,label = p.dyes[g.slot][0],g.cut.label
     if g.kind=='hoodie':
-        tube(p.c, n+[-.055*px,.004*px,0], n+[.055*px,.004*px,0], [.016*px,(.026 if p.front<0 else .018)*px,.016*px], dye*np.float32(.84), label)
+        tube(p.c, n+[-.055*px,.004*px,0], n+[.055*px,.004*px,0], [.016*px,(.026 if p.front<0 else .018)*px,.016*px],
+             dye*np.float32(.84), label)
         if p.front<-.3: ball(p.c, n+[0,.04*px,0], .058*px, .052*px, dye*np.float32(.9), label)
     elif g.kind in ('shirt','polo','jacket','coat'):
         end = np.array([.012*px,.03*px,0]) if p.front>0 else np.array([0,-.006*px,0])
-        for sg in (-1,1): tube(p.c, n+[sg*.044*px,-.012*px,0], n+end*[sg,1,1], [.013*px,.010*px], dye*np.float32(.9), label, shade=.2)
+        for sg in (-1,1):
+            tube(p.c, n+[sg*.044*px,-.012*px,0], n+end*[sg,1,1], [.013*px,.010*px], dye*np.float32(.9), label, shade=.2)
     if 'scarf' in p.on:
         cloth = p.dye(p.on['scarf'], .05, .1)
         tube(p.c, n+[-.045*px,-.008*px,0], n+[.045*px,-.008*px,0], [.024*px,.03*px,.024*px], cloth, 11)
-        if p.front>-.2: tube(p.c, n+[.02*px,.01*px,0], n+[.03*px,.13*px,0], [.018*px,.02*px], cloth, 11, caps=(True,False))
+        if p.front>-.2:
+            tube(p.c, n+[.02*px,.01*px,0], n+[.03*px,.13*px,0], [.018*px,.02*px], cloth, 11, caps=(True,False))
 
 # %% ../../../nbs/data/mannequins/painting.ipynb #ac26b245
 def shadow(p:Painter):
@@ -153,14 +203,15 @@ def shadow(p:Painter):
         where,yy,xx = got
         p.c.rgb[where] *= (1-.48*np.exp(-1.6*(((xx-x)/(w*1.3))**2+((yy-y)/(.045*p.px))**2)))[...,None]
 
+# %% ../../../nbs/data/mannequins/painting.ipynb #591598b9
 def paint(p:Painter):
     "Everything, from the far side to the near side"
     sideways = abs(p.front)<.8
     shadow(p)
     hanging_hair(p, True)
     if sideways: arm(p, p.far)
-    legs = (p.far,p.near) if abs(p.front)<=.5 else sorted(('left','right'), key=lambda s: p.P[f'{s}_knee'][2]+p.P[f'{s}_ankle'][2])
-    for s in legs: leg(p, s)
+    near = lambda s: p.P[f'{s}_knee'][2]+p.P[f'{s}_ankle'][2]
+    for s in (p.far,p.near) if abs(p.front)<=.5 else sorted(('left','right'), key=near): leg(p, s)
     if p.front>-.2: neck(p)
     trunk(p)
     for s in (p.near,) if sideways else (p.far,p.near): arm(p, s)

@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import shutil
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ...files import MAKING, hold, read_json, shown
@@ -30,17 +30,23 @@ def _existing(root):
     except ValueError: return 'damaged'
     images,parts = m.get('images', {}),m.get('domains', {})
     if not (isinstance(images, dict) and isinstance(parts, dict) and isinstance(m.get('hash'), str)): return 'damaged'
-    whole = all((Path(root)/p).is_file() for p in images) and all(re.fullmatch(r'\w+', d) and _existing(Path(root)/d)==h for d,h in parts.items())
+    whole = all((Path(root)/p).is_file() for p in images) and all(re.fullmatch(r'\w+', d)
+        and _existing(Path(root)/d)==h for d,h in parts.items())
     return m['hash'] if whole else 'incomplete'
 
 def _complete(root): return _existing(root) not in (None,'incomplete','damaged')
 
+# %% ../../../nbs/data/mannequins/placing.ipynb #dae2ca00
 def _found(root, digest, overwrite):
     "Is this world there? `FileExistsError` where something else is"
     if not root.exists() or (root.is_dir() and not any(root.iterdir())): return False
     if root.is_dir() and _existing(root)==digest: return True
-    if not overwrite: raise FileExistsError(f'{root} holds something else than this world: choose another folder or pass overwrite=True')
-    if not (root/MANIFEST).exists(): raise FileExistsError(f'{root} was not written by a mannequin world: it is not overwritten; choose another folder')
+    if not overwrite:
+        raise FileExistsError(f'{root} holds something else than this world: choose another folder or pass '
+                              'overwrite=True')
+    if not (root/MANIFEST).exists():
+        raise FileExistsError(f'{root} was not written by a mannequin world: it is not overwritten; choose another '
+                              'folder')
     return False
 
 # %% ../../../nbs/data/mannequins/placing.ipynb #34c957ed
@@ -49,20 +55,33 @@ def _left(root):
     name,res = re.escape(root.name),[]
     for e in os.scandir(root.parent) if root.parent.is_dir() else ():
         ours = re.fullmatch(rf'\.making-{name}-[0-9a-f]{{8}}(-old)?', e.name)
-        if (ours or re.fullmatch(rf'\.{name}-[a-z0-9_]{{8}}(-old)?', e.name)) and e.is_dir(follow_symlinks=False): res.append((Path(e.path), bool(ours)))
+        if (ours or re.fullmatch(rf'\.{name}-[a-z0-9_]{{8}}(-old)?', e.name)) and e.is_dir(follow_symlinks=False):
+            res.append((Path(e.path), bool(ours)))
     return sorted(res)
+
+# %% ../../../nbs/data/mannequins/placing.ipynb #438e99a9
+def _empty(root): return not root.exists() or (root.is_dir() and not any(root.iterdir()))
+
+def _take_back(root, old):
+    "Give a place the world that a killed process had put aside, or the one that was to follow it"
+    new = old.with_name(old.name[:-4])
+    with suppress(FileNotFoundError): root.rmdir()
+    os.replace(new if _complete(new) else old, root)
+    print(f'{root}: a process was killed while it replaced this world; it holds the '
+          f'{"old" if not old.exists() else "new"} one')
+
+def _worthless(p, ours, root, files):
+    "May a folder that was begun go? One of an earlier version only with nothing strange in it"
+    old = p.name.endswith('-old')
+    if ours: return not old or _complete(root)
+    return not old and {q.relative_to(p).as_posix() for q in p.rglob('*') if not q.is_dir()} <= set(files())
 
 def _tidy(root, files):
     "Finish or take back what killed processes have left; the lock is held"
     for p,_ in _left(root):
-        if p.name.endswith('-old') and _existing(p) is not None and (not root.exists() or (root.is_dir() and not any(root.iterdir()))):
-            new = p.with_name(p.name[:-4])
-            with suppress(FileNotFoundError): root.rmdir()
-            os.replace(new if _complete(new) else p, root)
-            print(f'{root}: a process was killed while it replaced this world; it holds the {"old" if not p.exists() else "new"} one')
+        if p.name.endswith('-old') and _existing(p) is not None and _empty(root): _take_back(root, p)
     for p,ours in _left(root):
-        old,names = p.name.endswith('-old'),{q.relative_to(p).as_posix() for q in p.rglob('*') if not q.is_dir()} if not ours else ()
-        if (ours and (not old or _complete(root))) or (not ours and not old and names<=set(files())): shutil.rmtree(p, ignore_errors=True)
+        if _worthless(p, ours, root, files): shutil.rmtree(p, ignore_errors=True)
         else: print(f'{p} may be left from a process that was killed: remove it if nobody needs it')
 
 # %% ../../../nbs/data/mannequins/placing.ipynb #f318229a
@@ -78,6 +97,7 @@ def _alone(root):
         with suppress(OSError): path.unlink()          # Windows: when it is released
         lock.release()
 
+# %% ../../../nbs/data/mannequins/placing.ipynb #89db8723
 def _make(root, build):
     "Fill a folder beside its place, and rename it"
     tmp = root.with_name(f'{MAKING}{root.name}-{secrets.token_hex(4)}')
@@ -102,17 +122,16 @@ def write_folder(
     overwrite:bool=False, # Replace another mannequin world there?
     files=lambda: (),     # Names of all files that it will hold, for the leftovers of earlier versions
 )->bool:                  # Was it drawn in this call?
-    "Let `build(folder)` fill a folder that appears at `root` complete or not at all; `FileExistsError` for anything else there, `OSError` in one line for no room"
+    "Let `build` fill a folder that appears complete or not at all; `FileExistsError` for something else, `OSError`"
     root = Path(root).expanduser().absolute()
     there = _found(root, digest, overwrite)
     if there and not _left(root): return False
-    try: alone = _alone(root); alone.__enter__()
-    except OSError:
-        if there: return False                         # a shared folder, where one may only read
-        raise
-    try:
+    with ExitStack() as alone:
+        try: alone.enter_context(_alone(root))
+        except OSError:
+            if there: return False                     # a shared folder, where one may only read
+            raise
         _tidy(root, files)
         if _found(root, digest, overwrite): return False
         _make(root, build)
-    finally: alone.__exit__(None, None, None)
     return True

@@ -16,7 +16,8 @@ def _limits(world, title, cameras, infrared, val=False):
     "Check a world for a layout whose cameras `infrared` are the infrared ones"
     check_limits(world, title, val=val, cameras=cameras, outfits=(1,1), infrared=True)
     if set(world.infrared)!=set(infrared):
-        raise ValueError(f'{title} with {world.cameras} cameras has infrared={tuple(infrared)}: got {tuple(world.infrared)}')
+        raise ValueError(f'{title} with {world.cameras} cameras has infrared={tuple(infrared)}: got '
+                         f'{tuple(world.infrared)}')
 
 # %% ../../../nbs/data/mannequins/plans_infrared.ipynb #0c3c7ef8
 def _sysu_lists(world, plan):
@@ -49,11 +50,16 @@ def _regdb_lists(world, plan):
                     for path,s in plan.items() if s['camera']==camera and s['identity'] in people)
     return res
 
+# %% ../../../nbs/data/mannequins/plans_infrared.ipynb #fb27c4e7
 @plan('regdb', texts=_regdb_lists)
 def plan_regdb(world:MannequinWorld)->dict:
     "RegDB: `{Visible,Thermal}/<pid>/mannequin_{v,t}_<frame>_<pid>.bmp`, and lists for ten trials"
     _limits(world, 'RegDB', (2,2), (1,))
-    return {f"{('Visible','Thermal')[s['camera']]}/{(i := s['identity']+1)}/mannequin_{'vt'[s['camera']]}_{s['frame']+1:05d}_{i}.bmp":s for _,s in all_scenes(world)}
+    res = {}
+    for _,s in all_scenes(world):
+        kind,letter,i = ('Visible','Thermal')[s['camera']],'vt'[s['camera']],s['identity']+1
+        res[f"{kind}/{i}/mannequin_{letter}_{s['frame']+1:05d}_{i}.bmp"] = s
+    return res
 
 # %% ../../../nbs/data/mannequins/plans_infrared.ipynb #fb12447c
 def _llcm_name(world, s):
@@ -64,13 +70,17 @@ def _llcm_name(world, s):
 
 def _llcm_lists(world, plan):
     "LLCM's lists: training images with labels, and the people of the test"
-    res = {f'idx/train_{what}.txt':''.join(f"{path} {s['identity']}\n" for path,s in plan.items() if path.startswith(what)) for what in ('vis','nir')}
+    res = {f'idx/train_{what}.txt':''.join(f"{path} {s['identity']}\n" for path,s in plan.items()
+                                           if path.startswith(what)) for what in ('vis','nir')}
     return {**res, 'idx/test_id.txt':','.join(str(i+1) for i in world.people_of('test'))+'\n'}
 
+# %% ../../../nbs/data/mannequins/plans_infrared.ipynb #3e82d01a
 @plan('llcm', texts=_llcm_lists)
 def plan_llcm(world:MannequinWorld)->dict:
-    "LLCM: `{vis,nir}/<pid>/` for training, `test_{vis,nir}/cam<camera>/<pid>/` for the test, and lists; the upper half of the cameras is infrared"
-    if world.cameras%2: raise ValueError(f'LLCM holds an even number of cameras, each visible one has its infrared one: got {world.cameras}')
+    "LLCM: `{vis,nir}/<pid>/`, `test_{vis,nir}/cam<camera>/<pid>/` and lists; the upper half of the cameras is infrared"
+    if world.cameras%2:
+        raise ValueError('LLCM holds an even number of cameras, each visible one has its infrared one: got '
+                         f'{world.cameras}')
     _limits(world, 'LLCM', (2,18), range(world.cameras//2, world.cameras))
     res = {}
     for split,s in all_scenes(world):

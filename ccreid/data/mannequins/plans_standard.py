@@ -20,7 +20,7 @@ def _limits(world, title, cameras): check_limits(world, title, val=False, camera
 # %% ../../../nbs/data/mannequins/plans_standard.ipynb #7b34cd5a
 @plan('market1501')
 def plan_market1501(world:MannequinWorld)->dict: # relative path → scene
-    "Market-1501: `{bounding_box_train,query,bounding_box_test}/<pid>_c<camera>s1_<frame>_00.jpg`, and a junk image and a distractor for each camera"
+    "Market-1501: `<pid>_c<camera>s1_<frame>_00.jpg` in three folders; a junk image and a distractor for each camera"
     _limits(world, 'Market-1501', (2,6))
     def path(folder, pid, s): return f"{folder}/{pid}_c{s['camera']+1}s1_{s['frame']+1:06d}_00.jpg"
     res = {path(_folder(split, s), f"{s['identity']+1:04d}", s):s for split,s in all_scenes(world)}
@@ -34,7 +34,8 @@ def plan_market1501(world:MannequinWorld)->dict: # relative path → scene
 def plan_dukemtmc(world:MannequinWorld)->dict:
     "DukeMTMC-reID: `{bounding_box_train,query,bounding_box_test}/<pid>_c<camera>_f<frame>.jpg`"
     _limits(world, 'DukeMTMC-reID', (2,8))
-    return {f"{_folder(split, s)}/{s['identity']+1:04d}_c{s['camera']+1}_f{s['frame']+1:07d}.jpg":s for split,s in all_scenes(world)}
+    return {f"{_folder(split, s)}/{s['identity']+1:04d}_c{s['camera']+1}_f{s['frame']+1:07d}.jpg":s
+            for split,s in all_scenes(world)}
 
 # %% ../../../nbs/data/mannequins/plans_standard.ipynb #79b3a291
 def _msmt17_lists(world, plan):
@@ -43,25 +44,29 @@ def _msmt17_lists(world, plan):
     last = {s['identity']:path for path,s in plan.items()}
     for path,s in plan.items():
         folder,below = path.split('/', 1)
-        name = ('query' if s['frame']==0 else 'gallery') if folder=='test' else 'val' if path==last[s['identity']] else 'train'
+        if folder=='test': name = 'query' if s['frame']==0 else 'gallery'
+        else: name = 'val' if path==last[s['identity']] else 'train'
         res[f'list_{name}.txt'] += f"{below} {int(below.split('/')[0])}\n"
     return res
 
 @plan('msmt17', texts=_msmt17_lists)
 def plan_msmt17(world:MannequinWorld)->dict:
-    "MSMT17 V1: `{train,test}/<pid>/<pid>_<image>_<camera>_0303morning_<frame>_0.jpg`, people of both counted from 0, and lists"
+    "MSMT17 V1: `{train,test}/<pid>/<pid>_<image>_<camera>_0303morning_<frame>_0.jpg`, both from person 0, and lists"
     _limits(world, 'MSMT17', (2,15))
     res = {}
     for split,s in all_scenes(world):
         pid,n = s['identity']-world.people_of(split)[0], world.images[0 if split=='train' else 2]
-        res[f"{split}/{pid:04d}/{pid:04d}_{s['camera']*n+s['frame']:03d}_{s['camera']+1:02d}_0303morning_{s['frame']+1:04d}_0.jpg"] = s
+        image,name = s['camera']*n+s['frame'],f"{s['camera']+1:02d}_0303morning_{s['frame']+1:04d}_0.jpg"
+        res[f'{split}/{pid:04d}/{pid:04d}_{image:03d}_{name}'] = s
     return res
 
 # %% ../../../nbs/data/mannequins/plans_standard.ipynb #731cb9b5
 @plan('cuhk03_np')
 def plan_cuhk03_np(world:MannequinWorld)->dict:
-    "CUHK03-NP: `{labeled,detected}/{bounding_box_train,query,bounding_box_test}/<pid>_c<camera>_<image>.png`; one training image was not detected"
+    "CUHK03-NP: `<pid>_c<camera>_<image>.png` in `{labeled,detected}`; one training image was not detected"
     _limits(world, 'CUHK03-NP', (2,2))
-    files = {f"{_folder(split, s)}/{s['identity']+1:04d}_c{s['camera']+1}_{s['frame']+1}.png":s for split,s in all_scenes(world)}
+    files = {f"{_folder(split, s)}/{s['identity']+1:04d}_c{s['camera']+1}_{s['frame']+1}.png":s
+             for split,s in all_scenes(world)}
     missed = [f for f in files if f.startswith('bounding_box_train')][-1]
-    return {f'{boxes}/{f}':s for boxes in ('labeled','detected') for f,s in files.items() if (boxes,f)!=('detected',missed)}
+    return {f'{boxes}/{f}':s for boxes in ('labeled','detected') for f,s in files.items()
+            if (boxes,f)!=('detected',missed)}

@@ -30,8 +30,10 @@ PERFECT = Imperfections()
 DECLARED = Imperfections(artefacts=.3, identity_drift=.35, off_wardrobe=.25)
 
 # %% ../../../nbs/data/mannequins/redressing.ipynb #210143c1
-def drift(who:Identity, stranger:Identity,
-    k:float, # 0: who, 1: the stranger
+def drift(
+    who:Identity,      # A person
+    stranger:Identity, # Another one
+    k:float,           # 0: who, 1: the stranger
     )->Identity:
     "A body between two people"
     def mix(a, b):
@@ -56,32 +58,48 @@ def spoil(rgb:np.ndarray, # [H,W,3] uint8
     return res
 
 # %% ../../../nbs/data/mannequins/redressing.ipynb #99186fb1
+def _changeable(mask, old, new, size):
+    "Where pixels may change [H,W]: never hair or face, unless everything may"
+    known = np.isin(old.parsing, (2,13)) # hair and face
+    if mask is False: return np.ones(size, bool)
+    if mask is True: return ~known & ~((old.parsing==0)&np.isin(new.parsing, (0,2,13)))
+    if np.shape(mask)!=size: raise ValueError(f'the mask is {np.shape(mask)}, the image {size} (height, width)')
+    return np.asarray(mask, bool)&~known
+
+def _pixels(old, new, path):
+    "The original's pixels and the other picture's; raises `ValueError` for an original of another size"
+    before,after = np.asarray(old.image if path is None else read_image(path)),np.asarray(new.image)
+    if before.shape==after.shape: return before,after
+    (h,w),(H,W) = before.shape[:2],after.shape[:2]
+    raise ValueError(f'{path} is {w}×{h} pixels, its world draws {W}×{H}: it was resized after writing')
+
+# %% ../../../nbs/data/mannequins/redressing.ipynb #46310509
+def _redrawn(world, scene, worn, old, mask, imperfections, rng):
+    "The scene in other garments, with the mistakes in colour and person that a generator makes"
+    new = [g for g in worn if g not in old.garments]
+    odd = {g.slot:tuple(rng.random((2,3)).astype(np.float32)) for g in new if rng.random()<imperfections.off_wardrobe}
+    who = None
+    if mask is False and imperfections.identity_drift:
+        who = drift(world.identity(scene['identity']), draw_identity(rng, world.strength),
+                    min(1., imperfections.identity_drift*2*rng.random()))
+    return world.render(**scene, garments=worn, who=who, dyes=odd)
+
+# %% ../../../nbs/data/mannequins/redressing.ipynb #cb141d69
 def redress_scene(world:MannequinWorld,
     scene:dict,  # Arguments of `render`
     garments,    # A text, a `Garment`, or a list of them
     seed:int=0,  # Of the imperfections
-    mask=True,   # True: background, face and hair stay bit for bit; [H,W] bool: may change there; False: everything may change
+    mask=True,   # True: background, face and hair stay bit for bit; [H,W] bool: may change there; False: all may
     imperfections:Imperfections=PERFECT,
     strict:bool=True, # Stop at unknown words?
     path=None,   # File with the original's pixels; None: they are drawn
     )->Mannequin: # Its caption says what was asked for
-    "The same person, pose, camera and background in other garments: a stand-in for a generator, perfect unless told otherwise"
+    "The same person, pose, camera and background in other garments: a stand-in for a generator"
     old = world.render(**scene)
     rng = world.stream('redress', seed, *(scene.get(k, 0) for k in ('identity','clothes','camera','frame')))
-    worn,who = wear(garments, old.garments, strict),None
-    odd = {g.slot:tuple(rng.random((2,3)).astype(np.float32)) for g in worn if g not in old.garments and rng.random()<imperfections.off_wardrobe}
-    if mask is False and imperfections.identity_drift:
-        who = drift(world.identity(scene['identity']), draw_identity(rng, world.strength), min(1., imperfections.identity_drift*2*rng.random()))
-    new = world.render(**scene, garments=worn, who=who, dyes=odd)
-    before = np.asarray(old.image if path is None else read_image(path))
-    after,size = np.asarray(new.image),before.shape[:2]
-    if before.shape!=after.shape: raise ValueError(f'{path} is {size[1]}×{size[0]} pixels, its world draws {after.shape[1]}×{after.shape[0]}: it was resized after writing')
-    known = np.isin(old.parsing, (2,13)) # hair and face
-    if mask is False: change = np.ones(size, bool)
-    elif mask is True: change = ~known & ~((old.parsing==0)&np.isin(new.parsing, (0,2,13)))
-    else:
-        if np.shape(mask)!=size: raise ValueError(f'the mask is {np.shape(mask)}, the image {size} (height, width)')
-        change = np.asarray(mask, bool)&~known
+    new = _redrawn(world, scene, wear(garments, old.garments, strict), old, mask, imperfections, rng)
+    before,after = _pixels(old, new, path)
+    change = _changeable(mask, old, new, before.shape[:2])
     if rng.random()<imperfections.artefacts: after = spoil(after, change&~np.isin(new.parsing, (0,2,13)), rng)
     new.image = Image.fromarray(np.where(change[...,None], after, before))
     new.parsing = np.where(change, new.parsing, old.parsing)

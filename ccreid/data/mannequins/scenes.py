@@ -14,157 +14,293 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 # %% ../../../nbs/data/mannequins/scenes.ipynb #f1720d3d
+def _view(wall, floor, *props, wc, fc, horizon):
+    "One view of a domain: wall and floor with their colours, things before the wall, height of the horizon"
+    return dict(wall=wall, floor=floor, props=props, wc=wc, fc=fc, horizon=horizon)
+
 PLACES = {
-    'plaza': [dict(wall='stone', floor='slabs', props=('planter','lamp','tree'), wc=(196,182,160), fc=(176,168,156), horizon=.60),
-              dict(wall='shop', floor='slabs', props=('bench','planter'), wc=(150,160,166), fc=(160,156,150), horizon=.55),
-              dict(wall='hedge', floor='asphalt', props=('tree','bollard','lamp'), wc=(92,122,78), fc=(122,124,130), horizon=.64),
-              dict(wall='columns', floor='slabs', props=('planter',), wc=(206,198,186), fc=(190,178,158), horizon=.58)],
-    'campus': [dict(wall='brick', floor='grass', props=('tree','bench'), wc=(158,92,70), fc=(118,148,82), horizon=.60),
-               dict(wall='glass', floor='slabs', props=('planter','bollard'), wc=(126,158,172), fc=(184,186,186), horizon=.56),
-               dict(wall='hedge', floor='gravel', props=('tree','tree','lamp'), wc=(74,110,72), fc=(196,180,146), horizon=.62),
-               dict(wall='brick', floor='asphalt', props=('bike','bollard'), wc=(176,128,98), fc=(112,114,120), horizon=.57)],
-    'station': [dict(wall='tiles', floor='platform', props=('sign','bench'), wc=(214,218,214), fc=(138,140,146), horizon=.60),
-                dict(wall='train', floor='platform', props=('pillar',), wc=(72,112,150), fc=(150,148,144), horizon=.64),
-                dict(wall='tiles', floor='tiled', props=('pillar','sign'), wc=(150,178,176), fc=(172,166,158), horizon=.55),
-                dict(wall='glass', floor='tiled', props=('sign','bollard'), wc=(110,124,140), fc=(126,124,126), horizon=.58)],
-    'market': [dict(wall='stalls', floor='cobbles', props=('crates','crates'), wc=(196,84,66), fc=(142,130,118), horizon=.60),
-               dict(wall='stone', floor='cobbles', props=('crates','lamp'), wc=(222,188,134), fc=(150,138,120), horizon=.57),
-               dict(wall='stalls', floor='asphalt', props=('crates','planter'), wc=(70,128,118), fc=(128,124,122), horizon=.63),
-               dict(wall='shop', floor='cobbles', props=('planter','crates'), wc=(170,134,104), fc=(132,122,116), horizon=.55)]}
+    'plaza': [_view('stone', 'slabs', 'planter', 'lamp', 'tree', wc=(196,182,160), fc=(176,168,156), horizon=.60),
+              _view('shop', 'slabs', 'bench', 'planter', wc=(150,160,166), fc=(160,156,150), horizon=.55),
+              _view('hedge', 'asphalt', 'tree', 'bollard', 'lamp', wc=(92,122,78), fc=(122,124,130), horizon=.64),
+              _view('columns', 'slabs', 'planter', wc=(206,198,186), fc=(190,178,158), horizon=.58)],
+    'campus': [_view('brick', 'grass', 'tree', 'bench', wc=(158,92,70), fc=(118,148,82), horizon=.60),
+               _view('glass', 'slabs', 'planter', 'bollard', wc=(126,158,172), fc=(184,186,186), horizon=.56),
+               _view('hedge', 'gravel', 'tree', 'tree', 'lamp', wc=(74,110,72), fc=(196,180,146), horizon=.62),
+               _view('brick', 'asphalt', 'bike', 'bollard', wc=(176,128,98), fc=(112,114,120), horizon=.57)],
+    'station': [_view('tiles', 'platform', 'sign', 'bench', wc=(214,218,214), fc=(138,140,146), horizon=.60),
+                _view('train', 'platform', 'pillar', wc=(72,112,150), fc=(150,148,144), horizon=.64),
+                _view('tiles', 'tiled', 'pillar', 'sign', wc=(150,178,176), fc=(172,166,158), horizon=.55),
+                _view('glass', 'tiled', 'sign', 'bollard', wc=(110,124,140), fc=(126,124,126), horizon=.58)],
+    'market': [_view('stalls', 'cobbles', 'crates', 'crates', wc=(196,84,66), fc=(142,130,118), horizon=.60),
+               _view('stone', 'cobbles', 'crates', 'lamp', wc=(222,188,134), fc=(150,138,120), horizon=.57),
+               _view('stalls', 'asphalt', 'crates', 'planter', wc=(70,128,118), fc=(128,124,122), horizon=.63),
+               _view('shop', 'cobbles', 'planter', 'crates', wc=(170,134,104), fc=(132,122,116), horizon=.55)]}
+
+# %% ../../../nbs/data/mannequins/scenes.ipynb #edf4a2ff
 DOMAINS = tuple(PLACES)
 
 def _tone(c, k): return tuple(int(np.clip(v*k, 0, 255)) for v in c)
 
 # %% ../../../nbs/data/mannequins/scenes.ipynb #0fe513ef
+def _blocks(d, c, W, u, r):
+    "Courses of stone"
+    for i in range(7):
+        for j in range(-1, int(W/(2.2*u))+1):
+            x = (j+.5*(i%2))*2.2*u
+            d.rectangle((x, i*1.45*u, x+2.15*u, (i+1)*1.45*u-.06*u), fill=_tone(c, r.uniform(.95,1.04)))
+
+def _columns(d, c, W, h, r):
+    "Stone, and round columns before dark openings"
+    u = h/10
+    _blocks(d, c, W, u, r)
+    for x in np.arange(1.5*u, W, 6*u):
+        for k in range(12):
+            d.rectangle((x+k*.13*u, 0, x+(k+1)*.13*u, h), fill=_tone(c, .78+.34*np.sin((k+1.5)/13*np.pi)))
+        d.rectangle((x-.3*u, h-.7*u, x+1.9*u, h), fill=_tone(c, .9))
+        d.rectangle((x+2.4*u,1.2*u,x+5.2*u,h), fill=_tone(c,.62))
+
+# %% ../../../nbs/data/mannequins/scenes.ipynb #83f34e1d
+def _stone(d, c, W, h, r):
+    "Stone with windows"
+    u = h/10
+    _blocks(d, c, W, u, r)
+    for x in np.arange(2*u, W, 5.6*u):
+        d.rectangle((x-.15*u,1.4*u,x+2.25*u,5.6*u), fill=_tone(c,1.1))
+        d.rectangle((x,1.6*u,x+2.1*u,5.4*u), fill=(88,104,118))
+        d.polygon([(x,5.4*u),(x+2.1*u,1.6*u),(x+2.1*u,3*u),(x+.8*u,5.4*u)], fill=(112,130,144))
+        d.rectangle((x+1*u,1.6*u,x+1.1*u,5.4*u), fill=_tone(c,1.1))
+
+# %% ../../../nbs/data/mannequins/scenes.ipynb #509620c5
+def _brick(d, c, W, h, r):
+    "Bricks, and windows with white frames"
+    u = h/10
+    n = 26
+    for i in range(n):
+        for j in range(-1, int(W/(.85*u))+1):
+            x = (j+.5*(i%2))*.85*u
+            d.rectangle((x, i*h/n, x+.80*u, (i+1)*h/n-.05*u), fill=_tone(c, r.uniform(.86,1.08)))
+    for x in np.arange(3*u, W, 7.5*u):
+        d.rectangle((x-.2*u,.9*u,x+2.8*u,5.2*u), fill=(226,220,208))
+        d.rectangle((x,1.1*u,x+2.6*u,5*u), fill=(74,92,108))
+        d.line((x+1.3*u,1.1*u,x+1.3*u,5*u), fill=(226,220,208), width=int(max(1,.14*u)))
+        d.line((x,3*u,x+2.6*u,3*u), fill=(226,220,208), width=int(max(1,.14*u)))
+
+# %% ../../../nbs/data/mannequins/scenes.ipynb #883e827a
+def _hedge(d, c, W, h, r):
+    "Leaves below the sky"
+    u = h/10
+    d.rectangle((0,0,W,h*.42), fill=(186,204,216))
+    for i in range(int(W/u*9)):
+        x,y,s = r.uniform(0,W),h*(.30+.7*r.random()**.8),r.uniform(.3,.8)*u
+        d.ellipse((x-s,y-s*.8,x+s,y+s*.8), fill=_tone(c, r.uniform(.72,1.02)+.25*(1-y/h)))
+    d.rectangle((0,h*.96,W,h), fill=_tone(c,.55))
+
+# %% ../../../nbs/data/mannequins/scenes.ipynb #ba8f5574
+def _glass(d, c, W, h, r):
+    "A front of panes"
+    u = h/10
+    for i,y in enumerate(np.arange(0,h,2.6*u)):
+        for x in np.arange(0,W,2.0*u):
+            d.rectangle((x+.08*u,y+.08*u,x+1.95*u,y+2.5*u), fill=_tone(c, r.uniform(.72,1.12)))
+    d.rectangle((0,h*.93,W,h), fill=_tone(c,.55))
+
+# %% ../../../nbs/data/mannequins/scenes.ipynb #b6362d52
+def _shop(d, c, W, h, r):
+    "Shop windows, each below an awning"
+    u = h/10
+    for x in np.arange(-2*u,W,8*u):
+        col = [(150,60,58),(52,98,92),(198,150,70),(70,84,128)][r.integers(4)]
+        d.rectangle((x+.2*u,2.6*u,x+7.6*u,h), fill=(58,60,66))
+        d.rectangle((x+.5*u,3*u,x+5*u,h-.8*u), fill=(200,190,160))
+        d.rectangle((x+5.4*u,3*u,x+7.3*u,h), fill=(92,76,62))
+        for k in range(4):
+            s=r.uniform(.3,.7)*u; xx=x+(1+k)*u
+            d.rectangle((xx,h-.8*u-s*2,xx+s,h-.8*u), fill=_tone(col,r.uniform(.8,1.5)))
+        for k in range(8):
+            d.polygon([(x+k*u-.1*u,1.3*u),(x+(k+1)*u-.1*u,1.3*u),(x+(k+1)*u,3.1*u),(x+k*u,3.1*u)],
+                      fill=col if k%2 else (232,226,214))
+
+# %% ../../../nbs/data/mannequins/scenes.ipynb #1f8262c4
+def _tiles(d, c, W, h, r):
+    "Tiles with a blue band"
+    u = h/10
+    for i,y in enumerate(np.arange(0,h,.9*u)):
+        for x in np.arange(0,W,1.5*u): d.rectangle((x,y,x+1.42*u,y+.83*u), fill=_tone(c,r.uniform(.95,1.03)))
+    d.rectangle((0,2.4*u,W,3.6*u), fill=(42,84,132)); d.rectangle((0,h-.5*u,W,h), fill=_tone(c,.5))
+
+def _train(d, c, W, h, r):
+    "The side of a train"
+    u = h/10
+    d.rectangle((0,0,W,.9*u), fill=(60,62,68)); d.rectangle((0,.9*u,W,h), fill=(212,214,216))
+    d.rectangle((0,5.9*u,W,7.5*u), fill=c)
+    for k,x in enumerate(np.arange(0,W,4.2*u)):
+        if k%3==2:
+            d.rectangle((x+.4*u,1.4*u,x+3.8*u,h), fill=_tone(c,.85))
+            d.rectangle((x+.9*u,2*u,x+1.9*u,5.6*u), fill=(66,78,88))
+            d.rectangle((x+2.3*u,2*u,x+3.3*u,5.6*u), fill=(66,78,88))
+        else:
+            d.rounded_rectangle((x+.4*u,2*u,x+3.8*u,5.2*u), .4*u, fill=(70,84,96))
+            d.polygon([(x+1*u,5.2*u),(x+2.4*u,2*u),(x+3.2*u,2*u),(x+1.8*u,5.2*u)], fill=(96,112,124))
+    d.rectangle((0,h-.7*u,W,h), fill=(46,48,54))
+
+# %% ../../../nbs/data/mannequins/scenes.ipynb #4c314c96
+def _stalls(d, c, W, h, r):
+    "Stalls of fruit below awnings"
+    u = h/10
+    d.rectangle((0,0,W,h), fill=(176,170,160))
+    for x in np.arange(-3*u,W,9*u):
+        col = [c,(222,166,72),(82,120,158),(110,140,86)][r.integers(4)]
+        d.rectangle((x+.5*u,2*u,x+8.2*u,h), fill=(96,84,74))
+        for k in range(4):
+            for m in range(9):
+                s=.36*u; xx,yy=x+(.9+m*.85)*u,h-1.1*u-k*.62*u
+                d.ellipse((xx-s,yy-s,xx+s,yy+s),
+                          fill=[(206,64,48),(232,158,58),(118,158,70),(226,206,96)][(k+int(x/u))%4])
+        d.rectangle((x+.4*u,h-1*u,x+8.3*u,h), fill=(134,104,74))
+        for k in range(9):
+            d.polygon([(x+k*u,.5*u),(x+(k+1)*u,.5*u),(x+(k+1)*u+.1*u,2.7*u),(x+k*u-.1*u,2.7*u)],
+                      fill=col if k%2 else (238,230,214))
+
+# %% ../../../nbs/data/mannequins/scenes.ipynb #1a109fe1
+_WALLS = dict(stone=_stone, columns=_columns, brick=_brick, hedge=_hedge, glass=_glass, shop=_shop, tiles=_tiles,
+              train=_train, stalls=_stalls)
+
 def _wall(d, kind, c, W, h, r):
     "A wall from 0 to W, down to the horizon at h"
     d.rectangle((0,0,W,h), fill=c)
-    u = h/10
-    if kind in ('stone','columns'):
-        for i in range(7):
-            for j in range(-1, int(W/(2.2*u))+1):
-                x = (j+.5*(i%2))*2.2*u
-                d.rectangle((x, i*1.45*u, x+2.15*u, (i+1)*1.45*u-.06*u), fill=_tone(c, r.uniform(.95,1.04)))
-        if kind=='columns':
-            for x in np.arange(1.5*u, W, 6*u):
-                for k in range(12): d.rectangle((x+k*.13*u, 0, x+(k+1)*.13*u, h), fill=_tone(c, .78+.34*np.sin((k+1.5)/13*np.pi)))
-                d.rectangle((x-.3*u, h-.7*u, x+1.9*u, h), fill=_tone(c, .9)); d.rectangle((x+2.4*u,1.2*u,x+5.2*u,h), fill=_tone(c,.62))
-        else:
-            for x in np.arange(2*u, W, 5.6*u):
-                d.rectangle((x-.15*u,1.4*u,x+2.25*u,5.6*u), fill=_tone(c,1.1)); d.rectangle((x,1.6*u,x+2.1*u,5.4*u), fill=(88,104,118))
-                d.polygon([(x,5.4*u),(x+2.1*u,1.6*u),(x+2.1*u,3*u),(x+.8*u,5.4*u)], fill=(112,130,144)); d.rectangle((x+1*u,1.6*u,x+1.1*u,5.4*u), fill=_tone(c,1.1))
-    elif kind=='brick':
-        n = 26
-        for i in range(n):
-            for j in range(-1, int(W/(.85*u))+1):
-                x = (j+.5*(i%2))*.85*u
-                d.rectangle((x, i*h/n, x+.80*u, (i+1)*h/n-.05*u), fill=_tone(c, r.uniform(.86,1.08)))
-        for x in np.arange(3*u, W, 7.5*u):
-            d.rectangle((x-.2*u,.9*u,x+2.8*u,5.2*u), fill=(226,220,208)); d.rectangle((x,1.1*u,x+2.6*u,5*u), fill=(74,92,108))
-            d.line((x+1.3*u,1.1*u,x+1.3*u,5*u), fill=(226,220,208), width=int(max(1,.14*u))); d.line((x,3*u,x+2.6*u,3*u), fill=(226,220,208), width=int(max(1,.14*u)))
-    elif kind=='hedge':
-        d.rectangle((0,0,W,h*.42), fill=(186,204,216))
-        for i in range(int(W/u*9)):
-            x,y,s = r.uniform(0,W),h*(.30+.7*r.random()**.8),r.uniform(.3,.8)*u
-            d.ellipse((x-s,y-s*.8,x+s,y+s*.8), fill=_tone(c, r.uniform(.72,1.02)+.25*(1-y/h)))
-        d.rectangle((0,h*.96,W,h), fill=_tone(c,.55))
-    elif kind=='glass':
-        for i,y in enumerate(np.arange(0,h,2.6*u)):
-            for x in np.arange(0,W,2.0*u): d.rectangle((x+.08*u,y+.08*u,x+1.95*u,y+2.5*u), fill=_tone(c, r.uniform(.72,1.12)))
-        d.rectangle((0,h*.93,W,h), fill=_tone(c,.55))
-    elif kind=='shop':
-        for x in np.arange(-2*u,W,8*u):
-            col = [(150,60,58),(52,98,92),(198,150,70),(70,84,128)][r.integers(4)]
-            d.rectangle((x+.2*u,2.6*u,x+7.6*u,h), fill=(58,60,66)); d.rectangle((x+.5*u,3*u,x+5*u,h-.8*u), fill=(200,190,160)); d.rectangle((x+5.4*u,3*u,x+7.3*u,h), fill=(92,76,62))
-            for k in range(4): s=r.uniform(.3,.7)*u; xx=x+(1+k)*u; d.rectangle((xx,h-.8*u-s*2,xx+s,h-.8*u), fill=_tone(col,r.uniform(.8,1.5)))
-            for k in range(8): d.polygon([(x+k*u-.1*u,1.3*u),(x+(k+1)*u-.1*u,1.3*u),(x+(k+1)*u,3.1*u),(x+k*u,3.1*u)], fill=col if k%2 else (232,226,214))
-    elif kind=='tiles':
-        for i,y in enumerate(np.arange(0,h,.9*u)):
-            for x in np.arange(0,W,1.5*u): d.rectangle((x,y,x+1.42*u,y+.83*u), fill=_tone(c,r.uniform(.95,1.03)))
-        d.rectangle((0,2.4*u,W,3.6*u), fill=(42,84,132)); d.rectangle((0,h-.5*u,W,h), fill=_tone(c,.5))
-    elif kind=='train':
-        d.rectangle((0,0,W,.9*u), fill=(60,62,68)); d.rectangle((0,.9*u,W,h), fill=(212,214,216)); d.rectangle((0,5.9*u,W,7.5*u), fill=c)
-        for k,x in enumerate(np.arange(0,W,4.2*u)):
-            if k%3==2: d.rectangle((x+.4*u,1.4*u,x+3.8*u,h), fill=_tone(c,.85)); d.rectangle((x+.9*u,2*u,x+1.9*u,5.6*u), fill=(66,78,88)); d.rectangle((x+2.3*u,2*u,x+3.3*u,5.6*u), fill=(66,78,88))
-            else: d.rounded_rectangle((x+.4*u,2*u,x+3.8*u,5.2*u), .4*u, fill=(70,84,96)); d.polygon([(x+1*u,5.2*u),(x+2.4*u,2*u),(x+3.2*u,2*u),(x+1.8*u,5.2*u)], fill=(96,112,124))
-        d.rectangle((0,h-.7*u,W,h), fill=(46,48,54))
-    elif kind=='stalls':
-        d.rectangle((0,0,W,h), fill=(176,170,160))
-        for x in np.arange(-3*u,W,9*u):
-            col = [c,(222,166,72),(82,120,158),(110,140,86)][r.integers(4)]
-            d.rectangle((x+.5*u,2*u,x+8.2*u,h), fill=(96,84,74))
-            for k in range(4):
-                for m in range(9):
-                    s=.36*u; xx,yy=x+(.9+m*.85)*u,h-1.1*u-k*.62*u
-                    d.ellipse((xx-s,yy-s,xx+s,yy+s), fill=[(206,64,48),(232,158,58),(118,158,70),(226,206,96)][(k+int(x/u))%4])
-            d.rectangle((x+.4*u,h-1*u,x+8.3*u,h), fill=(134,104,74))
-            for k in range(9): d.polygon([(x+k*u,.5*u),(x+(k+1)*u,.5*u),(x+(k+1)*u+.1*u,2.7*u),(x+k*u-.1*u,2.7*u)], fill=col if k%2 else (238,230,214))
+    _WALLS[kind](d, c, W, h, r)
+
+# %% ../../../nbs/data/mannequins/scenes.ipynb #3b37dd1e
+def _paved(d, kind, c, W, h, H, r):
+    "Slabs, tiles or cobbles in perspective"
+    u = H-h
+    rows = h+u*(np.arange(10)/9)**1.6
+    vx = W/2
+    step = {'slabs':.5,'tiled':.34,'platform':.55,'cobbles':.16}[kind]*u
+    if kind=='cobbles': rows = h+u*(np.arange(19)/18)**1.5
+    for i in range(len(rows)-1):
+        k0,k1 = .45+.55*(rows[i]-h)/u,.45+.55*(rows[i+1]-h)/u
+        m = int(W/step/.9)
+        for j in range(-m,m):
+            a = (j+(.5*(i%2) if kind!='tiled' else 0))*step
+            pts = [(vx+a*k0,rows[i]),(vx+(a+step*.95)*k0,rows[i]),(vx+(a+step*.95)*k1,rows[i+1]-.012*u),
+                   (vx+a*k1,rows[i+1]-.012*u)]
+            d.polygon(pts, fill=_tone(c, r.uniform(.93,1.06) if kind!='cobbles' else r.uniform(.84,1.12)))
+    if kind=='platform': d.polygon([(0,h+.13*u),(W,h+.13*u),(W,h+.23*u),(0,h+.23*u)], fill=(226,190,66))
+
+# %% ../../../nbs/data/mannequins/scenes.ipynb #2200c790
+def _grass(d, kind, c, W, h, H, r):
+    "Grass, and the path in front of it"
+    u = H-h
+    for i in range(int(W*5/u*9)):
+        x,t = r.uniform(0,W),r.random(); y=h+t*u; s=.02*u*(.5+t)
+        d.line((x,y,x+r.uniform(-s,s),y-3*s), fill=_tone(c,r.uniform(.8,1.18)), width=max(1,int(.012*u)))
+    d.polygon([(0,h+.42*u),(W,h+.42*u),(W,H),(0,H)], fill=(196,186,164))
+    d.line((0,h+.43*u,W,h+.43*u), fill=(150,140,118), width=max(1,int(.03*u)))
+
+def _loose(d, kind, c, W, h, H, r):
+    "Asphalt with a kerb, or gravel"
+    u = H-h
+    for i in range(int(W/u*260)):
+        x,t = r.uniform(0,W),r.random(); y=h+t*u; s=.012*u*(.4+t)
+        d.ellipse((x-s,y-s*.6,x+s,y+s*.6), fill=_tone(c,r.uniform(.88,1.12)))
+    if kind=='asphalt':
+        d.rectangle((0,h,W,h+.10*u), fill=(186,184,178)); d.rectangle((0,h+.10*u,W,h+.15*u), fill=(120,118,114))
+
+# %% ../../../nbs/data/mannequins/scenes.ipynb #6afb86f1
+_FLOORS = dict(slabs=_paved, tiled=_paved, platform=_paved, cobbles=_paved, grass=_grass, asphalt=_loose, gravel=_loose)
 
 def _floor(d, kind, c, W, h, H, r):
     "Ground from the horizon h down to H"
     d.rectangle((0,h,W,H), fill=c)
-    n,u = 9,(H-h)
-    rows = h+u*(np.arange(n+1)/n)**1.6
-    vx = W/2
-    if kind in ('slabs','tiled','platform','cobbles'):
-        step = {'slabs':.5,'tiled':.34,'platform':.55,'cobbles':.16}[kind]*u
-        if kind=='cobbles': rows = h+u*(np.arange(19)/18)**1.5
-        for i in range(len(rows)-1):
-            k0,k1 = .45+.55*(rows[i]-h)/u,.45+.55*(rows[i+1]-h)/u
-            m = int(W/step/.9)
-            for j in range(-m,m):
-                a = (j+(.5*(i%2) if kind!='tiled' else 0))*step
-                pts = [(vx+a*k0,rows[i]),(vx+(a+step*.95)*k0,rows[i]),(vx+(a+step*.95)*k1,rows[i+1]-.012*u),(vx+a*k1,rows[i+1]-.012*u)]
-                d.polygon(pts, fill=_tone(c, r.uniform(.93,1.06) if kind!='cobbles' else r.uniform(.84,1.12)))
-        if kind=='platform': d.polygon([(0,h+.13*u),(W,h+.13*u),(W,h+.23*u),(0,h+.23*u)], fill=(226,190,66))
-    elif kind=='grass':
-        for i in range(int(W*5/u*9)):
-            x,t = r.uniform(0,W),r.random(); y=h+t*u; s=.02*u*(.5+t)
-            d.line((x,y,x+r.uniform(-s,s),y-3*s), fill=_tone(c,r.uniform(.8,1.18)), width=max(1,int(.012*u)))
-        d.polygon([(0,h+.42*u),(W,h+.42*u),(W,H),(0,H)], fill=(196,186,164)); d.line((0,h+.43*u,W,h+.43*u), fill=(150,140,118), width=max(1,int(.03*u)))
-    elif kind in ('asphalt','gravel'):
-        for i in range(int(W/u*260)):
-            x,t = r.uniform(0,W),r.random(); y=h+t*u; s=.012*u*(.4+t)
-            d.ellipse((x-s,y-s*.6,x+s,y+s*.6), fill=_tone(c,r.uniform(.88,1.12)))
-        if kind=='asphalt': d.rectangle((0,h,W,h+.10*u), fill=(186,184,178)); d.rectangle((0,h+.10*u,W,h+.15*u), fill=(120,118,114))
+    _FLOORS[kind](d, kind, c, W, h, H, r)
+
+# %% ../../../nbs/data/mannequins/scenes.ipynb #4e473476
+def _tree(d, x, y, u, r):
+    "A trunk and a cloud of leaves"
+    d.polygon([(x-.28*u,y),(x+.28*u,y),(x+.16*u,2*u),(x-.16*u,2*u)], fill=(98,78,62))
+    for i in range(70):
+        a,q = r.uniform(0,6.28),r.random()**.5
+        s=r.uniform(.3,.7)*u; xx,yy=x+q*2.3*u*np.cos(a),2.4*u+q*2.4*u*np.sin(a)
+        d.ellipse((xx-s,yy-s,xx+s,yy+s), fill=_tone((96,138,78), r.uniform(.72,1.02)+.25*(3-yy/u)/5))
+
+def _planter(d, x, y, u, r):
+    "Flowers in a pot"
+    for i in range(40):
+        xx,yy,s=x+r.normal(0,.7)*u,y-2.1*u-abs(r.normal(0,.7))*u,r.uniform(.2,.42)*u
+        d.ellipse((xx-s,yy-s,xx+s,yy+s),
+                  fill=_tone((84,132,80),r.uniform(.75,1.2)) if r.random()<.85 else (216,112,128))
+    d.polygon([(x-1.2*u,y-2*u),(x+1.2*u,y-2*u),(x+.95*u,y),(x-.95*u,y)], fill=(168,104,78))
+    d.rectangle((x-1.3*u,y-2.2*u,x+1.3*u,y-1.8*u), fill=(186,120,92))
+
+def _bench(d, x, y, u, r):
+    "A bench"
+    for k in range(3): d.rectangle((x-2.4*u,y-(2.6-.5*k)*u,x+2.4*u,y-(2.3-.5*k)*u), fill=(150,108,72))
+    d.rectangle((x-2.5*u,y-1.2*u,x+2.5*u,y-.9*u), fill=(164,120,82))
+    for s in (-2,1.8): d.rectangle((x+s*u,y-2.6*u,x+(s+.2)*u,y), fill=(62,62,66))
+
+# %% ../../../nbs/data/mannequins/scenes.ipynb #2641096b
+def _lamp(d, x, y, u, r):
+    "The post of a lamp"
+    d.rectangle((x-.1*u,0,x+.1*u,y), fill=(66,70,74)); d.rectangle((x-.28*u,y-.8*u,x+.28*u,y), fill=(56,60,64))
+
+def _bollard(d, x, y, u, r):
+    "Three bollards"
+    for s in (-2,0,2):
+        d.rounded_rectangle((x+(s-.18)*u,y-1.9*u,x+(s+.18)*u,y), .15*u, fill=(74,78,84))
+        d.rectangle((x+(s-.18)*u,y-1.6*u,x+(s+.18)*u,y-1.35*u), fill=(226,222,210))
+
+def _sign(d, x, y, u, r):
+    "A notice board"
+    d.rectangle((x-1.6*u,.8*u,x+1.6*u,4.2*u), fill=(236,234,226))
+    d.rectangle((x-1.4*u,1*u,x+1.4*u,2.6*u), fill=[(196,86,62),(66,128,140),(226,180,72)][r.integers(3)])
+    for k in range(3):
+        d.line((x-1.3*u,(3+.35*k)*u,x+.9*u,(3+.35*k)*u), fill=(120,120,120), width=max(1,int(.12*u)))
+
+# %% ../../../nbs/data/mannequins/scenes.ipynb #2b5c1b92
+def _pillar(d, x, y, u, r):
+    "A round pillar"
+    for k in range(10):
+        d.rectangle((x+(k-5)*.16*u,0,x+(k-4)*.16*u,y), fill=_tone((172,172,168), .74+.34*np.sin((k+1.5)/12*np.pi)))
+    d.rectangle((x-.95*u,y-1*u,x+.95*u,y), fill=(66,70,78))
+
+def _crates(d, x, y, u, r):
+    "Three crates of fruit"
+    for k,(a,b) in enumerate(((-1.5,0),(.1,0),(-.7,1.3))):
+        d.rectangle((x+a*u,y-(b+1.2)*u,x+(a+1.5)*u,y-b*u), fill=_tone((172,132,86),1-.06*k))
+        for m in range(5):
+            s=.2*u; xx=x+(a+.22+.27*m)*u; yy=y-(b+1.25)*u
+            d.ellipse((xx-s,yy-s,xx+s,yy+s), fill=[(206,70,52),(236,166,60),(122,160,72)][k])
+        d.line((x+a*u,y-(b+.6)*u,x+(a+1.5)*u,y-(b+.6)*u), fill=(120,88,56), width=max(1,int(.1*u)))
+
+def _bike(d, x, y, u, r):
+    "A bicycle"
+    for s in (-1.3,1.3): d.ellipse((x+(s-1)*u,y-2*u,x+(s+1)*u,y), outline=(44,46,50), width=max(1,int(.16*u)))
+    d.line([(x-1.3*u,y-1*u),(x-.4*u,y-2.3*u),(x+1*u,y-2.3*u),(x+.1*u,y-1*u),(x-1.3*u,y-1*u)], fill=(52,118,140),
+           width=max(1,int(.2*u)))
+    d.line([(x+1.3*u,y-1*u),(x+.9*u,y-2.9*u)], fill=(52,118,140), width=max(1,int(.2*u)))
+
+# %% ../../../nbs/data/mannequins/scenes.ipynb #1e11bb38
+_PROPS = dict(tree=_tree, planter=_planter, bench=_bench, lamp=_lamp, bollard=_bollard, sign=_sign, pillar=_pillar,
+              crates=_crates, bike=_bike)
 
 def _prop(d, kind, x, h, H, r):
     "A thing that stands near the wall"
-    u = h/10; y = h+(H-h)*.14
-    if kind=='tree':
-        d.polygon([(x-.28*u,y),(x+.28*u,y),(x+.16*u,2*u),(x-.16*u,2*u)], fill=(98,78,62))
-        for i in range(70):
-            a,q = r.uniform(0,6.28),r.random()**.5
-            s=r.uniform(.3,.7)*u; xx,yy=x+q*2.3*u*np.cos(a),2.4*u+q*2.4*u*np.sin(a)
-            d.ellipse((xx-s,yy-s,xx+s,yy+s), fill=_tone((96,138,78), r.uniform(.72,1.02)+.25*(3-yy/u)/5))
-    elif kind=='planter':
-        for i in range(40):
-            xx,yy,s=x+r.normal(0,.7)*u,y-2.1*u-abs(r.normal(0,.7))*u,r.uniform(.2,.42)*u
-            d.ellipse((xx-s,yy-s,xx+s,yy+s), fill=_tone((84,132,80),r.uniform(.75,1.2)) if r.random()<.85 else (216,112,128))
-        d.polygon([(x-1.2*u,y-2*u),(x+1.2*u,y-2*u),(x+.95*u,y),(x-.95*u,y)], fill=(168,104,78)); d.rectangle((x-1.3*u,y-2.2*u,x+1.3*u,y-1.8*u), fill=(186,120,92))
-    elif kind=='bench':
-        for k in range(3): d.rectangle((x-2.4*u,y-(2.6-.5*k)*u,x+2.4*u,y-(2.3-.5*k)*u), fill=(150,108,72))
-        d.rectangle((x-2.5*u,y-1.2*u,x+2.5*u,y-.9*u), fill=(164,120,82))
-        for s in (-2,1.8): d.rectangle((x+s*u,y-2.6*u,x+(s+.2)*u,y), fill=(62,62,66))
-    elif kind=='lamp': d.rectangle((x-.1*u,0,x+.1*u,y), fill=(66,70,74)); d.rectangle((x-.28*u,y-.8*u,x+.28*u,y), fill=(56,60,64))
-    elif kind=='bollard':
-        for s in (-2,0,2): d.rounded_rectangle((x+(s-.18)*u,y-1.9*u,x+(s+.18)*u,y), .15*u, fill=(74,78,84)); d.rectangle((x+(s-.18)*u,y-1.6*u,x+(s+.18)*u,y-1.35*u), fill=(226,222,210))
-    elif kind=='sign': d.rectangle((x-1.6*u,.8*u,x+1.6*u,4.2*u), fill=(236,234,226)); d.rectangle((x-1.4*u,1*u,x+1.4*u,2.6*u), fill=[(196,86,62),(66,128,140),(226,180,72)][r.integers(3)]); [d.line((x-1.3*u,(3+.35*k)*u,x+.9*u,(3+.35*k)*u), fill=(120,120,120), width=max(1,int(.12*u))) for k in range(3)]
-    elif kind=='pillar':
-        for k in range(10): d.rectangle((x+(k-5)*.16*u,0,x+(k-4)*.16*u,y), fill=_tone((172,172,168), .74+.34*np.sin((k+1.5)/12*np.pi)))
-        d.rectangle((x-.95*u,y-1*u,x+.95*u,y), fill=(66,70,78))
-    elif kind=='crates':
-        for k,(a,b) in enumerate(((-1.5,0),(.1,0),(-.7,1.3))):
-            d.rectangle((x+a*u,y-(b+1.2)*u,x+(a+1.5)*u,y-b*u), fill=_tone((172,132,86),1-.06*k))
-            for m in range(5): s=.2*u; xx=x+(a+.22+.27*m)*u; yy=y-(b+1.25)*u; d.ellipse((xx-s,yy-s,xx+s,yy+s), fill=[(206,70,52),(236,166,60),(122,160,72)][k])
-            d.line((x+a*u,y-(b+.6)*u,x+(a+1.5)*u,y-(b+.6)*u), fill=(120,88,56), width=max(1,int(.1*u)))
-    elif kind=='bike':
-        for s in (-1.3,1.3): d.ellipse((x+(s-1)*u,y-2*u,x+(s+1)*u,y), outline=(44,46,50), width=max(1,int(.16*u)))
-        d.line([(x-1.3*u,y-1*u),(x-.4*u,y-2.3*u),(x+1*u,y-2.3*u),(x+.1*u,y-1*u),(x-1.3*u,y-1*u)], fill=(52,118,140), width=max(1,int(.2*u))); d.line([(x+1.3*u,y-1*u),(x+.9*u,y-2.9*u)], fill=(52,118,140), width=max(1,int(.2*u)))
+    u = h/10
+    _PROPS[kind](d, x, h+(H-h)*.14, u, r)
 
 # %% ../../../nbs/data/mannequins/scenes.ipynb #b55eeb8e
 PANORAMA = 5 # widths of a picture
 
+def _shaded(image, horizon):
+    "A background as [H,W,3] in [0,1]: the wall darker below, the ground lighter near by"
+    a = np.asarray(image, np.float32)/255
+    y = np.arange(len(a), dtype=np.float32)/len(a)
+    down = np.clip((y-horizon)/(1-horizon), 0, 1)
+    k = np.where(y<horizon, 1.04-.22*(y/horizon)**2, .86+.2*down**.6)
+    return np.clip(a*k[:,None,None].astype(np.float32)*.92+.06, 0, 1)
+
+# %% ../../../nbs/data/mannequins/scenes.ipynb #237df0bd
 @lru_cache(64)
 def panorama(domain:str, # One of `DOMAINS`
     place:int, # Which of its views
@@ -177,16 +313,8 @@ def panorama(domain:str, # One of `DOMAINS`
     S = 3 if H<200 else 2
     hh,ww = H*S,W*S*PANORAMA
     im = Image.new('RGB', (ww,hh))
-    d = ImageDraw.Draw(im)
-    h = spec['horizon']*hh
+    d,h,n = ImageDraw.Draw(im),spec['horizon']*hh,7
     _wall(d, spec['wall'], spec['wc'], ww, h, r)
     _floor(d, spec['floor'], spec['fc'], ww, h, hh, r)
-    props = spec['props']
-    n = 7
-    for i in range(n): _prop(d, props[i%len(props)], ww*(i+.5+r.uniform(-.2,.2))/n, h, hh, r)
-    im = im.reduce(S).filter(ImageFilter.GaussianBlur(focus*H/128))
-    a = np.asarray(im, np.float32)/255
-    y = np.arange(H, dtype=np.float32)/H
-    down = np.clip((y-spec['horizon'])/(1-spec['horizon']), 0, 1)
-    k = np.where(y<spec['horizon'], 1.04-.22*(y/spec['horizon'])**2, .86+.2*down**.6)
-    return np.clip(a*k[:,None,None].astype(np.float32)*.92+.06, 0, 1)
+    for i in range(n): _prop(d, spec['props'][i%len(spec['props'])], ww*(i+.5+r.uniform(-.2,.2))/n, h, hh, r)
+    return _shaded(im.reduce(S).filter(ImageFilter.GaussianBlur(focus*H/128)), spec['horizon'])

@@ -22,6 +22,7 @@ from .garments import describe, dress, wear
 from .heads import Painter
 from .painting import paint
 from .scenes import DOMAINS
+from ...values import folded
 
 # %% ../../../nbs/data/mannequins/world.ipynb #8f23d59f
 SPLITS = ('train','val','test')
@@ -45,6 +46,38 @@ class Mannequin:
     def _repr_png_(self): return self.image._repr_png_()
 
 # %% ../../../nbs/data/mannequins/world.ipynb #3877cbe3
+def _checked_size(size, domain, seed):
+    "Raises `ValueError` for a picture, a place or a seed that cannot be"
+    if len(size)!=2 or min(size)<16: raise ValueError(f'size is (height, width), at least 16 pixels each: got {size}')
+    if domain not in DOMAINS: raise ValueError(f"domain {domain!r} is unknown: use one of {', '.join(DOMAINS)}")
+    if seed<0: raise ValueError(f'seed must be 0 or more: got {seed}')
+    return tuple(map(int, size)),domain,int(seed)
+
+def _checked_people(identities, images, outfits, cameras):
+    "Raises `ValueError` for counts that cannot be"
+    identities = (identities,0,0) if isinstance(identities, int) else tuple(identities)
+    images = (images,)*3 if isinstance(images, int) else tuple(images)
+    if len(identities)!=3 or min(identities)<0 or not sum(identities):
+        raise ValueError(f'identities are three counts (train, val, test) with at least one person: got {identities}')
+    if len(images)!=3 or min(k for k,n in zip(images,identities) if n)<1:
+        raise ValueError(f'images are at least 1 per identity, clothes and camera: got {images}')
+    if outfits<1 or cameras<1:
+        raise ValueError(f'a world needs at least 1 camera and 1 of the outfits: got cameras={cameras}, '
+                         f'outfits={outfits}')
+    return tuple(map(int, identities)),tuple(map(int, images)),int(outfits),int(cameras)
+
+# %% ../../../nbs/data/mannequins/world.ipynb #7d65059a
+def _checked_rest(infrared, strength, shared, outfits, cameras):
+    "Raises `ValueError` for a camera, a strength or a wardrobe that does not fit"
+    if unknown := [c for c in infrared if not 0<=c<cameras]:
+        raise ValueError(f'infrared camera {unknown[0]} does not exist: cameras are 0 to {cameras-1}')
+    if unknown := set(strength or ())-set(STRENGTH):
+        raise ValueError(f"strength has no {', '.join(unknown)}: use {', '.join(STRENGTH)}")
+    if shared and shared<outfits:
+        raise ValueError(f'a shared wardrobe of {shared} is too small for {outfits} outfits')
+    return tuple(map(int, infrared)),{**STRENGTH, **(strength or {})},int(shared)
+
+# %% ../../../nbs/data/mannequins/world.ipynb #cfe168eb
 class MannequinWorld:
     "People, their outfits and the cameras that see them; everything follows from the arguments"
     def __init__(self,
@@ -59,71 +92,127 @@ class MannequinWorld:
         strength:dict|None=None,         # How much people differ, over `STRENGTH`
         shared:int=0,        # Outfits in a wardrobe that all people share; 0: everybody has clothes of their own
     ):
-        identities = (identities,0,0) if isinstance(identities, int) else tuple(identities)
-        images = (images,)*3 if isinstance(images, int) else tuple(images)
-        if len(identities)!=3 or min(identities)<0 or not sum(identities):
-            raise ValueError(f'identities are three counts (train, val, test) with at least one person: got {identities}')
-        if len(images)!=3 or min(k for k,n in zip(images,identities) if n)<1: raise ValueError(f'images are at least 1 per identity, clothes and camera: got {images}')
-        if outfits<1 or cameras<1: raise ValueError(f'a world needs at least 1 camera and 1 of the outfits: got cameras={cameras}, outfits={outfits}')
-        if len(size)!=2 or min(size)<16: raise ValueError(f'size is (height, width), at least 16 pixels each: got {size}')
-        if domain not in DOMAINS: raise ValueError(f"domain {domain!r} is unknown: use one of {', '.join(DOMAINS)}")
-        if seed<0: raise ValueError(f'seed must be 0 or more: got {seed}')
-        if bad := [c for c in infrared if not 0<=c<cameras]: raise ValueError(f'infrared camera {bad[0]} does not exist: cameras are 0 to {cameras-1}')
-        if bad := set(strength or ())-set(STRENGTH): raise ValueError(f"strength has no {', '.join(bad)}: use {', '.join(STRENGTH)}")
-        if shared and shared<outfits: raise ValueError(f'a shared wardrobe of {shared} is too small for {outfits} outfits')
-        self.identities,self.outfits,self.cameras,self.images = tuple(map(int,identities)),int(outfits),int(cameras),tuple(map(int,images))
-        self.size,self.domain,self.seed,self.infrared = tuple(map(int,size)),domain,int(seed),tuple(map(int,infrared))
-        self.strength,self.shared = {**STRENGTH, **(strength or {})},int(shared)
+        self.identities,self.images,self.outfits,self.cameras = _checked_people(identities, images, outfits, cameras)
+        self.size,self.domain,self.seed = _checked_size(size, domain, seed)
+        self.infrared,self.strength,self.shared = _checked_rest(infrared, strength, shared, outfits, cameras)
         self.identity,self.outfit = lru_cache(4096)(self._identity),lru_cache(16384)(self._outfit)
 
-    @property
-    def config(self)->dict:
-        "The arguments that make this world again, ready for JSON"
-        return dict(identities=list(self.identities), outfits=self.outfits, cameras=self.cameras, images=list(self.images), size=list(self.size),
-            domain=self.domain, seed=self.seed, infrared=list(self.infrared), strength=self.strength, shared=self.shared)
-    @property
-    def people(self)->int: return sum(self.identities)
-    def __repr__(self):
-        return (f"MannequinWorld({self.people} people: {', '.join(f'{n} {s}' for n,s in zip(self.identities,SPLITS))}; {self.outfits} outfits, "
-            f"{self.cameras} cameras, {self.size[0]}×{self.size[1]}, {self.domain}, seed {self.seed})")
-    def stream(self, what, *key): return stream(self.seed, DOMAINS.index(self.domain), STREAMS[what], *key)
-    def check(self, what, value, n):
-        if not (isinstance(value, (int,np.integer)) and 0<=value<n): raise ValueError(f'{what} {value!r} does not exist in this world: use 0 to {n-1}')
+# %% ../../../nbs/data/mannequins/world.ipynb #9beaadd4
+@patch
+def stream(self:MannequinWorld, what, *key): # Of `STREAMS`; whole numbers
+    "A random generator of the world's own for each key"
+    return stream(self.seed, DOMAINS.index(self.domain), STREAMS[what], *key)
 
-    def _identity(self, identity:int): # cached as `identity`
-        self.check('identity', identity, self.people)
-        return draw_identity(self.stream('identity', identity), self.strength)
+# %% ../../../nbs/data/mannequins/world.ipynb #1ff2aca7
+@patch
+def check(self:MannequinWorld,
+    what,  # How a message calls it
+    value, # What was asked for
+    n,     # How many there are
+):
+    "Raises `ValueError` unless the value is a whole number from 0 to n-1"
+    if not (isinstance(value, (int,np.integer)) and 0<=value<n):
+        raise ValueError(f'{what} {value!r} does not exist in this world: use 0 to {n-1}')
 
-    def _outfit(self, identity:int, clothes:int): # cached as `outfit`
-        self.check('identity', identity, self.people)
-        self.check('clothes', clothes, self.outfits)
-        if not self.shared: return dress(self.stream('outfit', identity, clothes))
-        return dress(self.stream('outfit', 10**6+int(self.stream('outfit', identity).permutation(self.shared)[clothes])))
+@patch
+def _identity(self:MannequinWorld, identity:int): # cached as `identity`
+    self.check('identity', identity, self.people)
+    return draw_identity(self.stream('identity', identity), self.strength)
 
-    def people_of(self, split:str): # train, val or test
-        "Indices of the people of a part"
-        i = SPLITS.index(split)
-        return range(sum(self.identities[:i]), sum(self.identities[:i+1]))
-    def split(self, identity:int)->str:
-        "The part that a person belongs to"
-        self.check('identity', identity, self.people)
-        return SPLITS[int(np.searchsorted(np.cumsum(self.identities), identity, side='right'))]
+@patch
+def _outfit(self:MannequinWorld, identity:int, clothes:int): # cached as `outfit`
+    self.check('identity', identity, self.people)
+    self.check('clothes', clothes, self.outfits)
+    if not self.shared: return dress(self.stream('outfit', identity, clothes))
+    shelf = self.stream('outfit', identity).permutation(self.shared)[clothes]
+    return dress(self.stream('outfit', 10**6+int(shelf)))
+
+# %% ../../../nbs/data/mannequins/world.ipynb #921b24be
+@patch(as_prop=True)
+def people(self:MannequinWorld)->int:
+    "How many people there are"
+    return sum(self.identities)
+
+@patch
+def people_of(self:MannequinWorld,
+    split:str, # train, val or test
+):
+    "Indices of the people of a part"
+    i = SPLITS.index(split)
+    return range(sum(self.identities[:i]), sum(self.identities[:i+1]))
+
+@patch
+def split(self:MannequinWorld, identity:int)->str:
+    "The part that a person belongs to"
+    self.check('identity', identity, self.people)
+    return SPLITS[int(np.searchsorted(np.cumsum(self.identities), identity, side='right'))]
+
+# %% ../../../nbs/data/mannequins/world.ipynb #bf95d4fc
+@patch(as_prop=True)
+def config(self:MannequinWorld)->dict:
+    "The arguments that make this world again, ready for JSON"
+    return dict(identities=list(self.identities), outfits=self.outfits, cameras=self.cameras,
+                images=list(self.images), size=list(self.size), domain=self.domain, seed=self.seed,
+                infrared=list(self.infrared), strength=self.strength, shared=self.shared)
+
+@patch
+def __repr__(self:MannequinWorld):
+    parts = ', '.join(f'{n} {s}' for n,s in zip(self.identities, SPLITS))
+    return folded(f'MannequinWorld({self.people} people: {parts};', f'{self.outfits} outfits,',
+                  f'{self.cameras} cameras,', f'{self.size[0]}×{self.size[1]},', f'{self.domain},',
+                  f'seed {self.seed})')
 
 # %% ../../../nbs/data/mannequins/world.ipynb #fc10e0a1
+def _yaw(view, lk, u):
+    "Degrees that a person is turned: by a name of `VIEWS`, by number, or as the camera is used to"
+    if view is None:
+        view = ('front','left','right','back')[int(np.searchsorted(np.cumsum(lk.views)[:3], u[0], side='right'))]
+    if not isinstance(view, str): return float(view)
+    if view not in VIEWS: raise ValueError(f"view {view!r} is unknown: use one of {', '.join(VIEWS)}, or degrees")
+    return VIEWS[view]+(u[1]-.5)*24
+
+# %% ../../../nbs/data/mannequins/world.ipynb #8484554b
 @patch
-def shot(self:MannequinWorld, identity:int, clothes:int, camera:int, view=None, frame:int=0):
+def shot(self:MannequinWorld,
+    identity:int, # Person
+    clothes:int,  # Outfit
+    camera:int,   # Camera
+    view=None,    # A name of `VIEWS`, degrees, or None: as the camera is used to
+    frame:int=0,  # Which shot of these
+):
     "Pose, `View`, place of the background (0..1) and light of one picture"
     lk,(H,W) = look(camera),self.size
     u = self.stream('shot', identity, clothes, camera, frame).random(9)
-    if view is None: view = ('front','left','right','back')[int(np.searchsorted(np.cumsum(lk.views)[:3], u[0], side='right'))]
-    if isinstance(view, str):
-        if view not in VIEWS: raise ValueError(f"view {view!r} is unknown: use one of {', '.join(VIEWS)}, or degrees")
-        yaw = VIEWS[view]+(u[1]-.5)*24
-    else: yaw = float(view)
+    yaw = _yaw(view, lk, u)
     pose = Pose(yaw, u[2]*2*np.pi, lk.pitch, (u[3]-.5)*24)
     scale = H*lk.scale*(1+(u[6]-.5)*.05)
-    return lk,pose,lambda height: View(yaw, lk.pitch, scale*height**.6, W*(.5+(u[4]-.5)*.09), H*(.955+(u[5]-.5)*.03)),u[7],1+(u[8]-.5)*.12
+    def place(height):
+        return View(yaw, lk.pitch, scale*height**.6, W*(.5+(u[4]-.5)*.09), H*(.955+(u[5]-.5)*.03))
+    return lk,pose,place,u[7],1+(u[8]-.5)*.12
 
+# %% ../../../nbs/data/mannequins/world.ipynb #89c098d5
+@patch
+def _modality(self:MannequinWorld, asked, camera):
+    "What a camera sees, unless another modality is asked for; raises `ValueError` for an unknown one"
+    modality = asked or ('infrared' if camera in self.infrared else 'visible')
+    if modality in ('visible','infrared'): return modality
+    raise ValueError(f'modality {modality!r} is unknown: use visible or infrared')
+
+@patch
+def _drawn(self:MannequinWorld, scene, worn, who, dyes):
+    "A scene as a `Mannequin`"
+    identity,clothes,camera,view,modality,frame = scene.values()
+    ir = modality=='infrared'
+    lk,pose,place,cut,gain = self.shot(identity, clothes, camera, view, frame)
+    c = Canvas(background(self.domain, lk, self.size, cut, ir), (0,-.25,.97) if ir else lk.light)
+    p = Painter(c, who, worn, pose, place(who.height), ir)
+    p.dyes |= dyes or {}
+    paint(p)
+    noise = self.stream('noise', identity, clothes, camera, frame, int(ir))
+    image,points = expose(c.rgb, self.domain, lk, noise, ir, gain),keypoints(p.joints, p.view, self.size, pose.nod)
+    return Mannequin(image, c.parsing, points, describe(worn), worn, scene)
+
+# %% ../../../nbs/data/mannequins/world.ipynb #46290fae
 @patch
 def render(self:MannequinWorld,
     identity:int,   # Person, 0 to `people`-1
@@ -140,16 +229,7 @@ def render(self:MannequinWorld,
     self.check('camera', camera, self.cameras)
     self.check('frame', frame, 2**31)
     body,worn = self.identity(identity),self.outfit(identity, clothes)
-    who = who or body
     if garments is not None: worn = wear(garments, worn)
-    modality = modality or ('infrared' if camera in self.infrared else 'visible')
-    if modality not in ('visible','infrared'): raise ValueError(f'modality {modality!r} is unknown: use visible or infrared')
-    ir = modality=='infrared'
-    lk,pose,place,cut,gain = self.shot(identity, clothes, camera, view, frame)
-    c = Canvas(background(self.domain, lk, self.size, cut, ir), (0,-.25,.97) if ir else lk.light)
-    p = Painter(c, who, worn, pose, place(who.height), ir)
-    p.dyes |= dyes or {}
-    paint(p)
-    image = expose(c.rgb, self.domain, lk, self.stream('noise', identity, clothes, camera, frame, int(ir)), ir, gain)
-    return Mannequin(image, c.parsing, keypoints(p.joints, p.view, self.size, pose.nod), describe(worn), worn,
-        dict(identity=int(identity), clothes=int(clothes), camera=int(camera), view=view, modality=modality, frame=int(frame)))
+    scene = dict(identity=int(identity), clothes=int(clothes), camera=int(camera), view=view,
+                 modality=self._modality(modality, camera), frame=int(frame))
+    return self._drawn(scene, worn, who or body, dyes)

@@ -36,17 +36,21 @@ def _bounded(world):
     "The arguments of a world, or `ValueError` where they are too large to be drawn"
     for k,most in _MOST.items():
         for n in (o if isinstance(o := world.get(k, 0), (list,tuple)) else (o,)):
-            if type(n) is not int or n>most: raise ValueError(f'{k} of a world are whole numbers up to {most:,}, not {shown(n)[:40]}')
+            if type(n) is not int or n>most:
+                raise ValueError(f'{k} of a world are whole numbers up to {most:,}, not {shown(n)[:40]}')
     return world
 
+# %% ../../../nbs/data/mannequins/writing.ipynb #a6b1a739
 def manifest(
     world:MannequinWorld,
     layout:str, # A name of `LAYOUTS`
 )->dict:        # format, layout, world (its arguments), hash, files (how many) and images: {path: scene}
-    "What identifies a written world, and where each file's scene is found; `ValueError` for what the layout cannot hold"
+    "What identifies a written world, and the scene of each file; `ValueError` for what the layout cannot hold"
     _bounded(world.config)
     files = world.people*world.outfits*world.cameras*max(world.images)
-    if files>10**7: raise ValueError(f'a world of up to {files:,} files is too large to be written: make it of fewer people, outfits, cameras or images')
+    if files>10**7:
+        raise ValueError(f'a world of up to {files:,} files is too large to be written: make it of fewer people, '
+                         'outfits, cameras or images')
     plan = LAYOUTS[layout](world)
     head = dict(format=FORMAT, layout=layout, world=world.config)
     digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode()).hexdigest()[:16]
@@ -63,9 +67,11 @@ def build_folder(
     m,plan = manifest(world, layout),LAYOUTS[layout](world)
     draw_files(world, folder, plan, workers, progress)
     for name,text in TEXTS[layout](world, plan).items():
-        (Path(folder)/name).parent.mkdir(parents=True, exist_ok=True); (Path(folder)/name).write_text(text, encoding='utf-8')
+        (Path(folder)/name).parent.mkdir(parents=True, exist_ok=True)
+        (Path(folder)/name).write_text(text, encoding='utf-8')
     (Path(folder)/MANIFEST).write_text(to_json(m))
 
+# %% ../../../nbs/data/mannequins/writing.ipynb #faea4c7c
 @patch
 def write(self:MannequinWorld,
     root, # Folder to make
@@ -76,7 +82,7 @@ def write(self:MannequinWorld,
     load:bool=True, # Read it back? False gives the folder
     **options, # Of `load_dataset`, such as `trial` of RegDB
     ): # `ReIDDataset`
-    "Write the world in a layout, or find it already there; raises `ValueError` naming what the layout cannot hold, else as `write_folder`"
+    "Write the world in a layout, or find it there; `ValueError` for what the layout cannot hold"
     if layout not in LAYOUTS: raise ValueError(f"layout {layout!r} is unknown: use one of {', '.join(LAYOUTS)}")
     m = manifest(self, layout)
     files = lambda: {MANIFEST, *m['images'], *TEXTS[layout](self, LAYOUTS[layout](self))}
@@ -93,13 +99,17 @@ def _read_manifest(path:str, stamp:int):
     "A manifest whose world can be drawn"
     m = read_json(path, 'a manifest of mannequins', _AGAIN)
     with reading(path, 'a manifest of mannequins', _AGAIN):
-        if m.get('format')!=FORMAT: raise Unfit(f"was written by another version (format {shown(m.get('format'))[:20]}, this is {FORMAT}): {_AGAIN}")
+        if m.get('format')!=FORMAT:
+            raise Unfit(f"was written by another version (format {shown(m.get('format'))[:20]}, this is {FORMAT}): "
+                        f"{_AGAIN}")
         if 'images' in m:
-            if not (isinstance(m['images'], dict) and isinstance(m.get('world'), dict)): raise Unfit(f'is damaged: it does not say which world and which images; {_AGAIN}')
+            if not (isinstance(m['images'], dict) and isinstance(m.get('world'), dict)):
+                raise Unfit(f'is damaged: it does not say which world and which images; {_AGAIN}')
             try: MannequinWorld(**_bounded(m['world']))
             except ValueError as e: raise Unfit(f'is damaged: {e}; {_AGAIN}') from None
     return m
 
+# %% ../../../nbs/data/mannequins/writing.ipynb #daccff89
 def _scene(m, rel, path):
     "World and scene of a file"
     world,scene = _world(json.dumps(m['world'])),m['images'][rel]
@@ -110,9 +120,10 @@ def _scene(m, rel, path):
 
 _FIELDS = ('identity','clothes','camera','frame')
 
+# %% ../../../nbs/data/mannequins/writing.ipynb #a80252eb
 def find_scene(image # Path of a file that a world wrote
     ):
-    "World, scene and path of a written image, by its path alone; raises `FileNotFoundError` or `ValueError` in one line"
+    "World, scene and path of a written image, by its path alone; `FileNotFoundError` or `ValueError` in one line"
     path = Path(image).expanduser().absolute()
     if not path.is_file(): raise FileNotFoundError(f'{path} does not exist')
     for root in path.parents:
@@ -143,9 +154,11 @@ def redress(self:MannequinWorld,
     )->Mannequin:
     "As the function `redress`, for images of this very world"
     world,scene,path = find_scene(image)
-    if world.config!=self.config: raise ValueError(f'{path} belongs to another world ({world}): use ccreid.data.mannequins.redress(path, ...)')
+    if world.config!=self.config:
+        raise ValueError(f'{path} belongs to another world ({world}): use ccreid.data.mannequins.redress(path, ...)')
     return redress_scene(self, scene, garments, seed, path=path, **kw)
 
+# %% ../../../nbs/data/mannequins/writing.ipynb #84367313
 def truth(image # Path of a file that a world wrote
     ):
     "Parsing map, key points, caption and garments of a written image: its `Mannequin`, drawn again"
