@@ -10,11 +10,10 @@ __all__ = ['POOLS', 'set_last_stride', 'resnet_mini', 'Backbone', 'load_pretrain
 
 # %% ../../nbs/models/backbones.ipynb #461638e3
 import ccreid.compat
-import timm,torch
+import torch
 import torch.nn.functional as F
 from difflib import get_close_matches
 from pathlib import Path
-from timm.models.resnet import BasicBlock, ResNet
 from torch import nn, Tensor
 from ..files import shown
 from ..weights import load_weights, locate
@@ -38,8 +37,9 @@ def set_last_stride(
 # %% ../../nbs/models/backbones.ipynb #fca90d29
 def resnet_mini(
     channels:tuple=(16,32,64,128), # Channels of the four stages
-)->ResNet: # Without classifier
+)->nn.Module: # timm's `ResNet`, without classifier
     "A ResNet of four basic blocks for small images"
+    from timm.models.resnet import BasicBlock, ResNet
     return ResNet(BasicBlock, (1,1,1,1), num_classes=0, channels=channels, stem_width=8, stem_type='deep',
                   replace_stem_pool=True)
 
@@ -88,6 +88,7 @@ def create_backbone(
     last_stride:int=1,               # 1: the field's way, 2: as the network was published
 )->Backbone:
     "A backbone by name; `ValueError` for an unknown name, `WeightsNotFound` if weights are asked for and missing"
+    import timm
     if name=='resnet_mini': net = resnet_mini()
     elif isinstance(name, str) and timm.is_model(name):
         try: net = timm.create_model(name, pretrained=False, num_classes=0)

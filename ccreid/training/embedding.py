@@ -12,7 +12,8 @@ import ccreid.compat
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from ..data.batches import embedding_loader
+from ..data.batches import embedding_loader,modality_of
+from ..models.reid_model import ask
 from .progress import bar
 
 # %% ../../nbs/training/embedding.ipynb #4688c154
@@ -21,10 +22,11 @@ def embed_batch(
     model:nn.Module, # Gives a dict with `features` [B,D], or the features themselves
     x:Tensor, # [B,3,H,W] images, normalised
     flip:bool, # Add the features of the mirrored images
+    modality:Tensor|None=None, # [B] 0 visible, 1 infrared, for a model that `wants_modality`; all visible if `None`
 )->Tensor: # [B,D] float32, not normalised
     "Features of a batch, mirrored views added if asked"
     def features(x):
-        out = model(x)
+        out = ask(model, x, modality)
         return (out['features'] if isinstance(out, dict) else out).float()
     return features(x)+features(x.flip(-1)) if flip else features(x)
 
@@ -36,6 +38,7 @@ def embed(
     batch_size:int=128, # Images at a time
     num_workers:int=0, # Processes that read images
     progress:bool=False, # Show a progress bar, on a terminal or in a notebook
+    transform=None, # Own test transform; that of the model's preprocessing if `None`
 )->Tensor: # [N,D] float32 on the CPU, L2-normalised, in the order of `table`
     "L2-normalised features of the images of `table`; raises `ValueError` if the model carries no preprocessing"
     model = getattr(model_or_learner, 'model', model_or_learner)
@@ -44,8 +47,9 @@ def embed(
     if not len(table): raise ValueError("Nothing to embed: the table has no rows")
     flip = preprocessing.flip if flip is None else flip
     device, training = next(model.parameters()).device, model.training
-    loader = embedding_loader(table, preprocessing, batch_size, num_workers=num_workers)
+    loader = embedding_loader(table, preprocessing, batch_size, num_workers=num_workers, transform=transform)
+    batches = zip(bar(loader, progress), torch.from_numpy(modality_of(table)).split(batch_size))
     model.eval()
-    try: parts = [embed_batch(model, x.to(device), flip).cpu() for x in bar(loader, progress)]
+    try: parts = [embed_batch(model, x.to(device), flip, m).cpu() for x,m in batches]
     finally: model.train(training)
     return F.normalize(torch.cat(parts))

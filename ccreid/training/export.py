@@ -80,9 +80,10 @@ def parity(
 )->float: # Largest difference of a feature, as a share of the largest feature of `a`
     "How far apart two models are on fixed random images"
     x = torch.randn(images, 3, *a.preprocessing.size, generator=torch.Generator().manual_seed(0))
+    modality = torch.arange(images)%2 # every second one infrared, for a model that asks
     def features(m):
         training, device = m.training, next(m.parameters()).device
-        try: return embed_batch(m.eval(), x.to(device), m.preprocessing.flip).cpu()
+        try: return embed_batch(m.eval(), x.to(device), m.preprocessing.flip, modality).cpu()
         finally: m.train(training)
     fa, fb = features(a), features(b)
     return ((fa-fb).abs().max()/fa.abs().max()).item()
