@@ -28,27 +28,31 @@ class ReIDModel(nn.Module):
     "Image to features and logits; `dim` is the length D of a feature"
     def __init__(self,
         backbone:nn.Module|str='resnet50', # From `create_backbone`, its name, or any module with `channels`
-        pool:str='max+avg',                # 'avg', 'max', 'gem' or 'max+avg'
+        pool:str='max+avg',                # 'avg', 'max', 'gem', 'max+avg', or 'token': the backbone's own vector
         classes:int|None=None,             # Number C of training identities; None: no classifier
         neck:str='bn',                     # 'bn', 'bn-no-bias' (shift stays 0) or 'none'
         classifier:str='linear',           # 'linear', 'linear-no-bias' or 'cosine'
+        size:tuple|None=None,              # (height, width) of the images, for a backbone by name that is made for one
     ):
         super().__init__()
-        self.backbone = create_backbone(backbone) if isinstance(backbone, str) else backbone
+        self.backbone = create_backbone(backbone, size=size) if isinstance(backbone, str) else backbone
         self.pool = create_pool(pool)
-        self.dim = self.backbone.channels*self.pool.multiplier
+        self.dim = self.backbone.vector if pool=='token' else self.backbone.channels*self.pool.multiplier
         self.neck = _pick(NECKS, 'neck', neck)(self.dim)
         make = _pick(CLASSIFIERS, 'classifier', classifier)
         self.classifier = make(self.dim, classes) if classes else None
         self.aux = nn.ModuleDict()
         self.config = dict(backbone=getattr(self.backbone, 'name', None), pool=pool, classes=classes, neck=neck,
                            classifier=classifier, last_stride=getattr(self.backbone, 'last_stride', None))
+        if made_for := getattr(self.backbone, 'size', None): self.config['size'] = list(made_for)
 
     def forward(self,
         image:Tensor, # [B,3,H,W] normalised
     )->dict[str,Tensor]: # features [B,D], pooled [B,D], map [B,c,h,w], logits [B,C] if there is a classifier
-        m = self.backbone(image)
-        pooled = self.pool(m)
+        if self.config['pool']=='token': m,pooled = self.backbone.map_and_vector(image)
+        else:
+            m = self.backbone(image)
+            pooled = self.pool(m)
         features = self.neck(pooled)
         res = dict(features=features, pooled=pooled, map=m)
         if self.classifier is not None: res['logits'] = self.classifier(features)
@@ -72,10 +76,10 @@ def from_config(cls:ReIDModel,
     if not isinstance(config, dict): raise ValueError(f'the description of a model is a dictionary, not {config!r}')
     config = dict(config)
     if 'kind' in config: return _kind(config.pop('kind')).from_config(config, backbone)
-    name,last_stride = config.pop('backbone', None),config.pop('last_stride', 1)
+    name,last_stride,size = config.pop('backbone', None),config.pop('last_stride', 1),config.pop('size', None)
     if backbone is None:
         if name is None: raise ValueError('this model has a backbone of its own kind; pass it as `backbone`')
-        backbone = create_backbone(name, last_stride=last_stride)
+        backbone = create_backbone(name, last_stride=last_stride, size=size)
     try: return cls(backbone, **config)
     except TypeError as e: raise ValueError(f'no {cls.__name__} can be made of {config}: {e}') from None
 

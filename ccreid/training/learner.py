@@ -363,7 +363,7 @@ def reid_learner(
     if precision not in (None,'bf16','fp16'): raise ValueError(f"precision is 'bf16', 'fp16' or None, not {precision!r}")
     torch.manual_seed(seed)
     model = backbone if isinstance(backbone, nn.Module) else ReIDModel(
-        create_backbone(backbone, pretrained=pretrained), pool=pool, classes=dls.identities)
+        create_backbone(backbone, pretrained=pretrained, size=dls.preprocessing.size), pool=pool, classes=dls.identities)
     model.preprocessing = dls.preprocessing
     model.to(memory_format=torch.channels_last) # same values, faster convolutions
     learn = ReIDLearner(dls, model, loss_func, seed=seed, **kwargs)
