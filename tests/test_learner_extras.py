@@ -1,5 +1,6 @@
 "The learner's smaller promises: modality, groups, views, rows, frozen modules, fastai's helpers, light imports"
-import os, subprocess, sys
+import json, os, subprocess, sys
+from pathlib import Path
 import numpy as np, pytest, torch
 from torch import nn
 import ccreid.compat
@@ -20,6 +21,7 @@ from ccreid.training.learner import Method, parameter_groups, reid_learner, trai
 from ccreid.training.retrieval import RetrievalEval
 from ccreid.training.schedules import EpochSchedule, warmup_multistep
 
+ROOT = Path(__file__).resolve().parent.parent
 PRE = Preprocessing((64,32))
 
 @pytest.fixture(scope='module')
@@ -291,9 +293,40 @@ def test_summary_only_looks(dataset, tmp_path, capsys):
 _code = '''
 import sys
 def heavy(): return [m for m in ('sklearn','scipy.stats','torchvision','timm','torch._dynamo','fastai.vision','IPython') if m in sys.modules]
-import ccreid.training.learner, ccreid.training.trial, ccreid.training.checkpoints, ccreid.training.export
+import ccreid.training.learner, ccreid.training.trial, ccreid.training.checkpoints, ccreid.training.export, ccreid.experiments
 print(heavy())
 '''
 
 def test_the_learner_starts_without_what_it_may_never_need():
     assert subprocess.run([sys.executable, '-c', _code], capture_output=True, text=True, env=os.environ).stdout.strip()=='[]'
+
+# --- make gpu
+
+@pytest.fixture(scope='module')
+def gpu():
+    from importlib.util import module_from_spec, spec_from_file_location
+    spec = spec_from_file_location('ccreid_tools_gpu', ROOT/'tools'/'gpu.py')
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is CUDA')
+def test_without_cuda_make_gpu_says_so(gpu, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert gpu.main([])==2
+    out = capsys.readouterr().out
+    assert out.count('\n')==1 and 'No CUDA here' in out and not list(tmp_path.iterdir())
+
+def test_a_step_that_fails_is_said_and_the_others_run(gpu, tmp_path, monkeypatch, capsys):
+    def wrong(o): raise RuntimeError('features differ')
+    monkeypatch.setattr(gpu, 'steps', lambda o: [('wrong', wrong), ('metrics', gpu.same_metrics)])
+    assert gpu.main(['--cpu', '--out', str(tmp_path/'a.json')])==1
+    found = json.loads((tmp_path/'a.json').read_text())
+    assert found['device_name'] and [s['state'] for s in found['steps'].values()]==['FAILED','ok']
+    assert 'RuntimeError: features differ' in capsys.readouterr().out
+    assert gpu.main(['--cpu', '--limit', '-1', '--out', str(tmp_path/'b.json')])==1
+    assert {s['state'] for s in json.loads((tmp_path/'b.json').read_text())['steps'].values()}=={'not run'}
+
+@pytest.mark.slow
+def test_the_steps_of_make_gpu_run_on_the_cpu(gpu, tmp_path):
+    assert gpu.main(['--cpu', '--limit', '3600', '--out', str(tmp_path/'a.json')])==0

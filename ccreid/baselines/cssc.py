@@ -11,7 +11,6 @@ __all__ = ['SETTINGS', 'SMR', 'three_blocks', 'TwoBranches', 'CSSCModel', 'tripl
 import ccreid.compat
 import copy, torch
 from torch import nn, Tensor
-from timm.models.resnet import ResNet
 from .aim import stripes
 from ..models.backbones import AvgPool, Backbone, MaxPool, create_backbone
 from ..models.heads import BNNeck, LinearClassifier
@@ -73,6 +72,7 @@ class TwoBranches(nn.Module):
     ):
         super().__init__()
         net,c = backbone.net,backbone.channels
+        from timm.models.resnet import ResNet
         if not isinstance(net, ResNet): raise ValueError(f'CSSC takes a ResNet apart, and {backbone.name} is a {type(net).__name__}')
         self.channels,self.name,self.last_stride,self.stride = c,backbone.name,backbone.last_stride,backbone.stride
         one,two,*rest = three_blocks(net.layer4, c)
