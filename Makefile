@@ -8,13 +8,14 @@ BIN := $(VENV)/bin
 LISTS := pyproject.toml setup.py constraints.txt
 PIP = $(BIN)/python -m pip install --disable-pip-version-check $(if $(wildcard $(VENV)/.installed-*),--quiet) -c constraints.txt
 .DEFAULT_GOAL := help
-.PHONY: help demo test notebooks pytest docs readme bench lab export newest oldest clean
+.PHONY: help demo test notebooks pytest docs readme bench gpu lab export newest oldest clean
 
 help:
 	@echo "make demo    draw a data set, train three networks, compare them: runs/demo/report.html"
 	@echo "make test    run every notebook (nbdev-test) and every test (pytest)"
 	@echo "make docs    README.md and the site in _docs/, links checked"
 	@echo "make bench   speed of the evaluation against the plain loop"
+	@echo "make gpu     everything that needs CUDA, tried in six minutes; figures in runs/gpu.json"
 	@echo "make lab     the notebooks in JupyterLab"
 	@echo "make export  notebooks -> ccreid/, after cleaning them"
 	@echo "make newest  the wheel with the versions that pip chooses today, in an environment of its own"
@@ -59,6 +60,9 @@ readme: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-base
 	@set -e; for f in $(filter-out benchmarks/pretrain%,$(wildcard benchmarks/*.py)); do echo "== $$f"; $(BIN)/python $$f $(ARGS); done
+
+gpu: $(VENV)/.installed-dev
+	$(BIN)/python tools/gpu.py $(ARGS)
 
 lab: $(VENV)/.installed-dev
 	$(BIN)/jupyter lab --notebook-dir nbs

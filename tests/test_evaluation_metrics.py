@@ -205,7 +205,7 @@ print((peak() - before)/1024, m.queries)
     assert float(out[0]) < 120, out                                          # MiB; the matrix would be 549
     assert int(out[1]) == 12000
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.gpu
 def test_gpu_equals_cpu():
     table, f = crowd()
     f = f.round()

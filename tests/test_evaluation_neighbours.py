@@ -124,7 +124,7 @@ def test_bad_input():
     assert cluster(torch.ones(5, 3), min_samples=4).tolist() == [0]*5
     assert jaccard_distance(f.half(), 4, 2).toarray().shape == (10, 10)
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.gpu
 def test_gpu_equals_cpu():
     f = torch.from_numpy(crowd(noise=.9)).float()
     assert np.abs(jaccard_distance(f.cuda(), 10, 3).toarray() - jaccard_distance(f, 10, 3).toarray()).max() < 1e-5

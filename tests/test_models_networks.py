@@ -58,9 +58,8 @@ def test_other_networks_keep_their_stride():
     b = create_backbone('mobilenetv3_small_050')
     assert b.stride==32 and b.channels==b(torch.zeros(2, 3, 96, 48)).shape[1]
 
-@pytest.mark.parametrize('name', ['vit_tiny_patch16_224', 'swin_tiny_patch4_window7_224'])
-def test_networks_without_a_map(name):
-    with pytest.raises(ValueError, match='gives no feature map'): create_backbone(name)
+def test_networks_without_a_map():
+    with pytest.raises(ValueError, match='gives neither a feature map'): create_backbone('levit_128s')
 
 def test_bad_names():
     with pytest.raises(ValueError, match='such as resnet_mini'): create_backbone('resnet_mimi')

@@ -49,7 +49,7 @@ def site(wheel, tmp_path_factory):
 
 def test_the_wheel_holds_all_modules_cards_and_weights_and_nothing_else(wheel):
     have = {n for n in zipfile.ZipFile(wheel).namelist() if '.dist-info/' not in n}
-    want = {f'ccreid/{n}' for n in files(ROOT/'ccreid') if n.endswith(('.py','.safetensors')) or n.startswith('assets/')}
+    want = {f'ccreid/{n}' for n in files(ROOT/'ccreid') if n.endswith(('.py','.safetensors')) or n.startswith('assets/')} | {'ccreid/py.typed'}
     want |= {f'ccreid/data_cards/{p.name}' for p in (ROOT/'data_cards').glob('*.md')}
     assert have==want
     assert 'ccreid/data_cards/prcc.md' in have and any(n.endswith('.safetensors') for n in have)

@@ -425,7 +425,7 @@ def test_ranks_of_people_on_both_ways_of_counting(monkeypatch):
     got = evaluate(torch.from_numpy(f).float(), table, p)
     assert torch.equal(got.first_rank, want.first_rank) and got.mAP == want.mAP
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.gpu
 @pytest.mark.parametrize('name', ['sysu_mm01', 'llcm', 'ccvid'])
 def test_gpu_equals_cpu(name):
     table, f, _ = problem(name, 1)

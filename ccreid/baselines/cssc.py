@@ -12,7 +12,6 @@ import ccreid.compat
 import copy, torch
 from fastcore.basics import patch
 from torch import nn, Tensor
-from timm.models.resnet import ResNet
 from ..models.backbones import AvgPool, Backbone, MaxPool, create_backbone
 from ..models.heads import BNNeck, LinearClassifier, stripes
 from ..models.reid_model import ReIDModel
@@ -92,6 +91,7 @@ class TwoBranches(nn.Module):
     ):
         super().__init__()
         net,c = backbone.net,backbone.channels
+        from timm.models.resnet import ResNet
         if not isinstance(net, ResNet):
             raise ValueError(f'CSSC takes a ResNet apart, and {backbone.name} is a {type(net).__name__}')
         self.channels,self.name,self.last_stride,self.stride = c,backbone.name,backbone.last_stride,backbone.stride

@@ -1,4 +1,4 @@
-"""Convolutional networks from timm, with the last stride set the way this field sets it, and four ways to pool their maps
+"""Networks from timm, with the last stride set the way this field sets it, and four ways to pool their maps
 
 Docs: https://ccreid.github.io/ccreid/models/backbones.html.md"""
 
@@ -6,17 +6,17 @@ Docs: https://ccreid.github.io/ccreid/models/backbones.html.md"""
 
 # %% auto #0
 __all__ = ['POOLS', 'set_last_stride', 'resnet_mini', 'Backbone', 'load_pretrained', 'create_backbone', 'AvgPool', 'MaxPool',
-           'MaxAvgPool', 'GeM', 'create_pool']
+           'MaxAvgPool', 'GeM', 'TokenPool', 'create_pool']
 
 # %% ../../nbs/models/backbones.ipynb #461638e3
 import ccreid.compat
-import timm,torch
+import torch
 import torch.nn.functional as F
 from difflib import get_close_matches
 from pathlib import Path
-from timm.models.resnet import BasicBlock, ResNet
 from torch import nn, Tensor
 from ..files import shown
+from .vits import create_network, feature_map, resampled, whole_vector
 from ..weights import load_weights, locate
 
 # %% ../../nbs/models/backbones.ipynb #db9e7a6b
@@ -38,71 +38,106 @@ def set_last_stride(
 # %% ../../nbs/models/backbones.ipynb #fca90d29
 def resnet_mini(
     channels:tuple=(16,32,64,128), # Channels of the four stages
-)->ResNet: # Without classifier
+)->nn.Module: # timm's `ResNet`, without classifier
     "A ResNet of four basic blocks for small images"
+    from timm.models.resnet import BasicBlock, ResNet
     return ResNet(BasicBlock, (1,1,1,1), num_classes=0, channels=channels, stem_width=8, stem_type='deep',
                   replace_stem_pool=True)
 
 # %% ../../nbs/models/backbones.ipynb #b497df50
 class Backbone(nn.Module):
-    "A network from image to map, which knows its `name`, `channels` and `stride`"
+    "A network from image to map, which knows its `name`, `channels`, `stride`, `vector` and `size`"
     def __init__(self,
         net:nn.Module,    # A timm network
         name:str,         # What it was made from
         last_stride:int=1, # Stride of the first block of `layer4`
+        size:tuple|None=None, # (height, width) of the only images it takes; None: any
     ):
         super().__init__()
         self.net,self.name,self.last_stride = set_last_stride(net, last_stride),name,last_stride
-        was,side = net.training,64
-        with torch.no_grad():
-            try: m = net.eval().forward_features(torch.zeros(1, 3, side, side))
-            except (AssertionError, RuntimeError): m = torch.zeros(0)
-        net.train(was)
-        if m.ndim!=4 or m.shape[1]!=net.num_features:
-            raise ValueError(f'{name} gives no feature map [B,c,h,w] of any image size; take a convolutional network')
-        self.channels,self.stride = m.shape[1],side//m.shape[2]
+        self.size,self.pretrained = size and tuple(size),None
+        m,vector = self._measured()
+        self.channels,self.stride,self.vector = m.shape[1],(self.size or (64,64))[0]//m.shape[2],vector.shape[1]
+
+    def _measured(self):
+        was = self.net.training
+        self.net.eval()
+        try:
+            with torch.no_grad(): return self.map_and_vector(torch.zeros(1, 3, *(self.size or (64,64))))
+        except (AssertionError, RuntimeError, ValueError, AttributeError) as e:
+            raise ValueError(f'{self.name} gives neither a feature map [B,c,h,w] nor tokens: {str(e).splitlines()[0][:100]}') from None
+        finally: self.net.train(was)
+
+    def _features(self, image):
+        if self.size and tuple(image.shape[2:])!=self.size: raise ValueError(
+            f'{self.name} was made for {self.size[0]}x{self.size[1]} pixels, and the image has '
+            f'{image.shape[2]}x{image.shape[3]}: give create_backbone the size')
+        return self.net.forward_features(image)
+
+    def map_and_vector(self,
+        image:Tensor, # [B,3,H,W] normalised
+    )->tuple[Tensor,Tensor]: # [B,channels,H/stride,W/stride], [B,vector]
+        "The map, and the class token or the network's own pooled vector"
+        features = self._features(image)
+        return feature_map(self.net, features, image.shape[2:]),whole_vector(self.net, features)
 
     def forward(self,
         image:Tensor, # [B,3,H,W] normalised
     )->Tensor: # [B,channels,H/stride,W/stride]
-        return self.net.forward_features(image)
+        return feature_map(self.net, self._features(image), image.shape[2:])
 
 # %% ../../nbs/models/backbones.ipynb #a72e6e64
+_HEADS = 'fc.','head.','classifier.' # how timm's classifiers begin
+
+def _misfit(own, state):
+    "Names of tensors that differ between a network and weights; of neither's classifier"
+    optional = {k for k in own if k.endswith('num_batches_tracked')}
+    wrong = (own.keys()-state.keys()-optional) | (state.keys()-own.keys())
+    return wrong | {k for k in own.keys() & state.keys() if own[k].shape!=state[k].shape}
+
 def load_pretrained(
     net:nn.Module, # A network without classifier
     path:str|Path, # Its weights
 ):
     "Load a table of weights into a network, leaving aside a classifier; anything else must fit"
-    state,own = load_weights(path),net.state_dict()
-    heads = tuple(f'{o}.' for o in ('fc', 'head', 'classifier'))
-    state = {k:v for k,v in state.items() if k in own or not k.startswith(heads)}
-    optional = {k for k in own if k.endswith('num_batches_tracked')}
-    wrong = (own.keys()-state.keys()-optional) | (state.keys()-own.keys())
-    wrong |= {k for k in own.keys() & state.keys() if own[k].shape!=state[k].shape}
-    if wrong: raise ValueError(f'{shown(path)} does not fit this network: {len(wrong)} tensors differ, such as {min(wrong)}')
+    own = net.state_dict()
+    def body(state): return {k: v for k,v in state.items() if k in own or not k.startswith(_HEADS)}
+    state = body(found := load_weights(path))
+    if _misfit(own, state):
+        try: state = body(resampled(net, found)) # made for another size
+        except (RuntimeError,ValueError,KeyError,IndexError,AttributeError): pass # the names are said below
+    if wrong := _misfit(own, state):
+        raise ValueError(f'{shown(path)} does not fit this network: {len(wrong)} tensors differ, such as {min(wrong)}')
     net.load_state_dict(state, strict=False)
 
-def create_backbone(
-    name:str='resnet50',             # 'resnet_mini', or the timm name of a convolutional network
-    pretrained:bool|str|Path|None=None, # True: the weights of that name; or a name or path for `locate`; else random
-    last_stride:int=1,               # 1: the field's way, 2: as the network was published
-)->Backbone:
-    "A backbone by name; `ValueError` for an unknown name, `WeightsNotFound` if weights are asked for and missing"
-    if name=='resnet_mini': net = resnet_mini()
-    elif isinstance(name, str) and timm.is_model(name):
-        try: net = timm.create_model(name, pretrained=False, num_classes=0)
-        except RuntimeError as e:
-            if 'tag' not in str(e): raise
-            raise ValueError(f'no backbone {name!r}: {e}') from None
-    else:
+# %% ../../nbs/models/backbones.ipynb #18b88fa4
+def _network(name, size):
+    "The network of a name, and the only size it takes"
+    import timm
+    if name=='resnet_mini': return resnet_mini(),None
+    if not (isinstance(name, str) and timm.is_model(name)):
         near = get_close_matches(str(name), ['resnet_mini', *timm.list_models()])
         raise ValueError(f'no backbone {name!r}; there are resnet_mini and the networks of timm'
                          + (f', such as {", ".join(near)}' if near else ''))
-    backbone = Backbone(net, name, last_stride)
+    try: return create_network(name, size)
+    except RuntimeError as e:
+        if 'tag' not in str(e): raise
+        raise ValueError(f'no backbone {name!r}: {e}') from None
+
+def create_backbone(
+    name:str='resnet50',             # 'resnet_mini', or the timm name of a network
+    pretrained:bool|str|Path|None=None, # True: the weights of that name; or a name or path for `locate`; else random
+    last_stride:int=1,               # 1: the field's way, 2: as the network was published
+    size:tuple|None=None,            # (height, width) of the images, for networks that are made for one size
+)->Backbone:
+    "A backbone by name; `ValueError` for an unknown name, `WeightsNotFound` if weights are asked for and missing"
+    net,fixed = _network(name, size)
+    backbone = Backbone(net, name, last_stride, fixed)
     if pretrained:
         hub = (getattr(net, 'pretrained_cfg', None) or {}).get('hf_hub_id')
         asked = name if pretrained is True else pretrained
         load_pretrained(net, locate(asked, hub=hub if '.' in name and pretrained is True else None))
+        backbone.pretrained = pretrained
     return backbone
 
 # %% ../../nbs/models/backbones.ipynb #49e89103
@@ -136,11 +171,19 @@ class GeM(nn.Module):
 
     def forward(self, x): return x.clamp(min=self.eps).pow(self.p).mean((2,3)).pow(1/self.p)
 
+class TokenPool(nn.Module):
+    "Stands where the vector is not pooled from the map: the backbone gives it"
+    multiplier = None
+    def forward(self, x): raise ValueError("pool='token' is no pooling of a map: the backbone gives the vector")
+
 POOLS = {'avg':AvgPool, 'max':MaxPool, 'gem':GeM, 'max+avg':MaxAvgPool}
 
+# %% ../../nbs/models/backbones.ipynb #5cfee602
 def create_pool(
-    name:str='max+avg', # 'avg', 'max', 'gem' or 'max+avg'
+    name:str='max+avg', # 'avg', 'max', 'gem', 'max+avg' or 'token'
 )->nn.Module: # Map [B,c,h,w] to [B,c·multiplier]
     "A pooling by name"
-    if not isinstance(name, str) or name not in POOLS: raise ValueError(f'no pooling {name!r}; there are {", ".join(POOLS)}')
+    if name=='token': return TokenPool()
+    if not isinstance(name, str) or name not in POOLS:
+        raise ValueError(f'no pooling {name!r}; there are {", ".join(POOLS)} and token')
     return POOLS[name]()

@@ -10,14 +10,17 @@ __all__ = ['FORMAT', 'save_atomically', 'Checkpoint']
 # %% ../../nbs/training/checkpoints.ipynb #068fd635
 import ccreid.compat
 import copy, io, os, re, time, torch
+from functools import partial
 import numpy as np
 from pathlib import Path, PurePath
+from types import SimpleNamespace
 from fastai.callback.core import Callback
 from fastcore.basics import patch
 from fastcore.foundation import L
 import ccreid
 from ..files import Unfit, found_at, hold, plain, reading, shown, write_whole
 from ..tensor_files import read_torch, torch_bytes
+from .frozen import frozen_sums, kept_state, take_state
 
 # %% ../../nbs/training/checkpoints.ipynb #049c7590
 _ARRAY,_PATH = 'ccreid array','ccreid path' # keys of the dictionaries that stand for them
@@ -94,8 +97,9 @@ class Checkpoint(Callback):
     def _plan(self):
         "What must be the same, as plain values"
         opt = self.learn.opt
+        own = dict(groups=getattr(self.learn, 'group_names', []), frozen=frozen_sums(self.learn.model))
         return plain(dict(**self.plan, epochs=self.n_epoch, seed=self.learn.seed, terms=list(self.loss_func.terms), callbacks=sorted(self._states()),
-                          optimiser=type(getattr(opt, 'opt', opt)).__name__))
+                          optimiser=type(getattr(opt, 'opt', opt)).__name__, **{k: v for k,v in own.items() if v}))
 
     def _other(self, state):
         "Where the plan of a file differs from this run's: (saved, asked)"
@@ -141,7 +145,7 @@ def _take(self:Checkpoint, state):
     with reading(self.path, 'a readable checkpoint'):
         states = self._states()
         if lacks := sorted(set(states)-set(state['callbacks'])): raise Unfit(f"has no state of {', '.join(lacks)}: choose another folder")
-        put('the model', self.learn.model, state['model'])
+        put('the model', SimpleNamespace(load_state_dict=partial(take_state, self.learn.model)), state['model'])
         put('the optimiser', self.learn.opt, state['opt'])
         for name,cb in states.items(): put(f'the callback {name}', cb, _unpacked(state['callbacks'][name]))
     self.learn.history, self.learn.first_epoch = state['history'], state['epoch']+1
@@ -155,6 +159,9 @@ def _take(self:Checkpoint, state):
 # %% ../../nbs/training/checkpoints.ipynb #f5657a8a
 @patch
 def before_fit(self:Checkpoint):
+    if hasattr(self.learn, 'lr_finder'): # what fastai's search trains is thrown away
+        self.run = False
+        return
     lock = hold(self.path.with_name(f'.{self.path.name}.lock'), f'another process trains into {shown(self.path)}: wait for it, or choose another file')
     self.learn._at_end.append(lock.release)
     for p in self.path.parent.iterdir(): # of writers that were killed
@@ -179,7 +186,7 @@ def _state(self:Checkpoint):
     states = {k: _packed(cb.state_dict(), f'state of the callback {k}: ') for k,cb in self._states().items()}
     values = [[v if isinstance(v, (int,float,str)) or v is None else float(v) for v in vs] for vs in self.recorder.values]
     return dict(format=FORMAT, plan=_packed(self._plan(), 'plan: '), epoch=self.epoch, seconds=self.seconds, threads=torch.get_num_threads(),
-                model=self.learn.model.state_dict(), opt=self.learn.opt.state_dict(), callbacks=states,
+                model=kept_state(self.learn.model), opt=self.learn.opt.state_dict(), callbacks=states,
                 history=_packed(self.learn.history, 'history'), counts=_packed(self.learn.counts, 'counts'), values=_packed(values, 'values'))
 
 @patch

@@ -12,8 +12,9 @@ import ccreid.compat
 import pandas as pd, torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from ..data.batches import embedding_loader
+from ..data.batches import embedding_loader,modality_of
 from ..data.samples import MODALITIES
+from ..models.reid_model import ask
 from .progress import bar
 
 # %% ../../nbs/training/embedding.ipynb #4688c154
@@ -22,23 +23,24 @@ def embed_batch(
     model:nn.Module, # Gives a dict with `features` [B,D], or the features themselves
     x:Tensor, # [B,3,H,W] images, normalised
     flip:bool, # Add the features of the mirrored images
+    modality:Tensor|None=None, # [B] 0 visible, 1 infrared, for a model that `wants_modality`; all visible if `None`
 )->Tensor: # [B,D] float32, not normalised
     "Features of a batch, mirrored views added if asked"
     def features(x):
-        out = model(x)
+        out = ask(model, x, modality)
         return (out['features'] if isinstance(out, dict) else out).float()
     return features(x)+features(x.flip(-1)) if flip else features(x)
 
 # %% ../../nbs/training/embedding.ipynb #453258be
 def embed_loader(
     model:nn.Module, # Given back in the mode it came in
-    loader, # Batches [B,3,H,W]
+    loader, # Pairs of images [B,3,H,W] and their modality [B]
     flip:bool, # Add the features of the mirrored images
 )->Tensor: # [N,D] float32 on the CPU, not normalised
     "Features of all batches, the model in evaluation mode"
     device,training = next(model.parameters()).device,model.training
     model.eval()
-    try: return torch.cat([embed_batch(model, x.to(device), flip).cpu() for x in loader])
+    try: return torch.cat([embed_batch(model, x.to(device), flip, modality).cpu() for x,modality in loader])
     finally: model.train(training)
 
 # %% ../../nbs/training/embedding.ipynb #a8128631
@@ -49,6 +51,7 @@ def embed(
     batch_size:int=128, # Images at a time
     num_workers:int=0, # Processes that read images
     progress:bool=False, # Show a progress bar, on a terminal or in a notebook
+    transform=None, # Own test transform; that of the model's preprocessing if `None`
 )->Tensor: # [N,D] float32 on the CPU, L2-normalised, in the order of `table`
     "L2-normalised features of the images of `table`; raises `ValueError` if the model carries no preprocessing"
     model = getattr(model_or_learner, 'model', model_or_learner)
@@ -57,8 +60,9 @@ def embed(
         raise ValueError("The model carries no preprocessing: set `model.preprocessing = Preprocessing(size)`")
     if not len(table): raise ValueError("Nothing to embed: the table has no rows")
     flip = preprocessing.flip if flip is None else flip
-    loader = embedding_loader(table, preprocessing, batch_size, num_workers=num_workers)
-    return F.normalize(embed_loader(model, bar(loader, progress), flip))
+    loader = embedding_loader(table, preprocessing, batch_size, num_workers=num_workers, transform=transform)
+    batches = zip(bar(loader, progress), torch.from_numpy(modality_of(table)).split(batch_size))
+    return F.normalize(embed_loader(model, batches, flip))
 
 # %% ../../nbs/training/embedding.ipynb #26668554
 def embed_training(
@@ -76,4 +80,4 @@ def embed_training(
     if not len(table): raise ValueError("Nothing to embed: there are no rows")
     workers = 0 if images.cache is not None else loader.fake_l.num_workers
     clean = embedding_loader(table, learn.model.preprocessing, batch_size, workers, images.cache)
-    return embed_loader(learn.model, clean, flip)
+    return embed_loader(learn.model, zip(clean, torch.from_numpy(modality_of(table)).split(batch_size)), flip)

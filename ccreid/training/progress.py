@@ -11,7 +11,6 @@ __all__ = ['somebody_looks', 'bar', 'epoch_line', 'progress']
 import ccreid.compat
 import sys
 from contextlib import contextmanager
-import fastai.callback.progress
 from fastcore.basics import IN_NOTEBOOK, noop
 from fastprogress.fastprogress import progress_bar
 
@@ -49,6 +48,7 @@ def progress(
     if not quiet and somebody_looks():
         yield learn
         return
+    import fastai.callback.progress # gives every learner `no_bar`
     def write(log): print(epoch_line(learn, log), flush=True)
     own,learn.logger = learn.logger,noop if quiet is True else write
     try:

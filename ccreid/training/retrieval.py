@@ -47,6 +47,8 @@ class RetrievalEval(Method):
         if name not in self.results: return ''
         return 100*(self.results[name].rank(1) if what=='R1' else self.results[name].mAP)
 
+    def before_fit(self): self.run = not hasattr(self.learn, 'lr_finder')
+
     def before_validate(self):
         self.results = {}
         if (self.epoch+1)%self.every and self.epoch+1!=self.n_epoch: return

@@ -11,6 +11,7 @@ __all__ = ['warmup_multistep', 'scale_epochs', 'EpochSchedule']
 import ccreid.compat
 from bisect import bisect_right
 from fastai.callback.core import Callback
+from fastcore.basics import patch
 from ..values import number, several, whole
 
 # %% ../../nbs/training/schedules.ipynb #b33733b5
@@ -48,5 +49,31 @@ def scale_epochs(
 # %% ../../nbs/training/schedules.ipynb #4eaa5505
 class EpochSchedule(Callback):
     "Set the learning rate of the main optimiser by epoch"
-    def __init__(self, rate): self.rate = rate # Function of the 0-based epoch
-    def before_epoch(self): self.learn.opt.set_hypers(lr=self.rate(self.epoch))
+    def __init__(self,
+        rate, # Function of the 0-based epoch; or one a group of parameters, as a list or by name
+    ): self.rate = rate
+
+    def _rates(self):
+        "One function a group; `ValueError` where they do not fit the groups"
+        names,groups,rate = getattr(self.learn, 'group_names', []),len(self.learn.opt.hypers),self.rate
+        if callable(rate): return [rate]*groups
+        if isinstance(rate, dict):
+            if set(rate)!=set(names): raise ValueError(f"the schedule has rates for {', '.join(rate)}, "
+                f"and the learner's groups are {', '.join(names) or 'without names'}")
+            return [rate[k] for k in names]
+        if len(rate)!=groups: raise ValueError(f'the schedule has {len(rate)} rates, and the optimiser {groups} groups of parameters')
+        return list(rate)
+
+# %% ../../nbs/training/schedules.ipynb #e93a88e1
+@patch
+def before_fit(self:EpochSchedule):
+    if hasattr(self.learn, 'lr_finder'): # fastai's search sets the rate
+        self.run = False
+        return
+    if any('lr' in getattr(cb, 'scheds', {}) for cb in self.learn.cbs): raise ValueError(
+        'two callbacks set the learning rate, EpochSchedule and ParamScheduler (of fit_one_cycle and the like): '
+        'call fit, or take the first away with learn.remove_cb(EpochSchedule)')
+    self._rates()
+
+@patch
+def before_epoch(self:EpochSchedule): self.learn.opt.set_hypers(lr=[f(self.epoch) for f in self._rates()])
