@@ -147,7 +147,7 @@
   $$(".page-contents a").forEach((a) => a.addEventListener("click", () => { a.closest("details").open = false; }));
 
   // ---- what scrolls sideways can be reached by the keyboard
-  const reachable = () => $$("main pre, main .sd-table, main .cell-output-display, main table, main .math.display").forEach((o) => {
+  const reachable = () => $$("main pre, main .sd-table, main .cell-output-display, main table, main .katex-display").forEach((o) => {
     const scrolls = o.scrollWidth > o.clientWidth + 1 && getComputedStyle(o).overflowX !== "visible";
     if (scrolls && !o.hasAttribute("tabindex")) {
       o.tabIndex = 0;

@@ -74,6 +74,8 @@ def accessible(text):
     text = re.sub(r'<a (class="sidebar-item-[^>]*data-bs-toggle="collapse"[^>]*)>(.*?)</a>', section_button, text)
     text = ICON.sub(r'\1 aria-hidden="true"', text)
     text = text.replace('<a class="quarto-color-scheme-toggle nav-link" href="" title=', '<a class="quarto-color-scheme-toggle nav-link" href="" role="button" aria-label="Toggle dark mode" title=')
+    text = re.sub(r'<th\b([^>]*)></th>', r'<td\1></td>', text) # the corner of a table heads nothing
+    text = text.replace('<div id="quarto-margin-sidebar" ', '<div id="quarto-margin-sidebar" role="complementary" aria-label="About this page" ')
     for tag,name in NAMED: text = text.replace(tag, tag.replace('<nav', f'<nav aria-label="{name}"'))
     text = re.sub(r'<nav class="quarto-page-breadcrumbs quarto-title-breadcrumbs([^>]*)aria-label="breadcrumb"', r'<nav class="quarto-page-breadcrumbs quarto-title-breadcrumbs\1aria-label="Sections above"', text)
     return text
