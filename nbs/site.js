@@ -7,7 +7,7 @@
   const flat = (w) => w.replace(/[-_.+]/g, "");
   const bag = (s) => {                                   // words, also without their hyphens, and the pieces between them
     const res = new Set();
-    for (const w of parts(s)) { res.add(w); res.add(flat(w)); for (const p of w.split(/[-_.+]/)) if (p.length > 1) res.add(p); }
+    for (const w of parts(s)) { res.add(w); res.add(flat(w)); for (const p of [...w.split(/[-_.+]/), ...w.split(/[.+]/)]) if (p.length > 1) { res.add(p); res.add(flat(p)); } }
     return res;
   };
   const hit = (words, w) => {                            // 1 for the word, less for its beginning

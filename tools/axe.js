@@ -72,9 +72,9 @@ const jobs = {
         const out = [], root = document.documentElement;
         if (root.scrollWidth > root.clientWidth + 1) out.push(`page ${root.scrollWidth} > ${root.clientWidth}`);
         const cut = (sel, name) => document.querySelectorAll(sel).forEach((o) => {
-          if (o.clientWidth && o.scrollWidth > o.clientWidth + 1) out.push(`${name} ${o.scrollWidth} > ${o.clientWidth}: ${o.innerText.trim().slice(0, 60).replace(/\s+/g, " ")}`);
+          if (o.clientWidth && o.checkVisibility({ contentVisibilityAuto: true }) && o.scrollWidth > o.clientWidth + 1) out.push(`${name} ${o.scrollWidth} > ${o.clientWidth}: ${o.innerText.trim().slice(0, 60).replace(/\s+/g, " ")}`);
         });
-        if (wide) { cut("main .cell-output pre", "output"); cut("main div.sourceCode, main pre.sourceCode", "code"); cut("main .math.display, main .katex-display", "formula"); cut("main .sd-table, main .cell-output-display", "table"); }
+        if (wide) { cut("main .cell-output pre", "output"); cut("main pre.sourceCode", "code"); cut("main .math.display, main .katex-display", "formula"); cut("main .sd-table, main .cell-output-display", "table"); }
         return out;
       }, size === "wide");
       for (const o of res) { console.log(`${page} ${size}: ${o}`); if (o.startsWith("page")) bad += 1; }

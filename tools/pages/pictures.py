@@ -71,6 +71,7 @@ def describe(cells):
 
 def size(b):
     "Width and height at which a picture is shown, in CSS pixels: a figure has the inches it was drawn for, other images their pixels"
+    if b.lstrip()[:4]==b'<svg': return tuple(round(float(re.search(rb'\b%s="([\d.]+)' % k, b)[1])) for k in (b'width',b'height'))
     im = Image.open(io.BytesIO(b))
     dpi = im.info.get('dpi', (96,))[0]
     scale = 96/dpi if dpi>100 else 1
@@ -83,7 +84,7 @@ def sized(page, text):
         src = html.unescape(re.search(r'src="([^"]*)"', tag)[1])
         if re.match(r'https?:', src): return tag
         try: w,h = size(base64.b64decode(src.partition(',')[2]) if src.startswith('data:') else (Path(page).parent/src.split('?')[0]).read_bytes())
-        except OSError: return tag # no picture that has a size in pixels, or none at all: the link check tells
+        except (OSError,TypeError): return tag # no picture that has a size in pixels, or none at all: the link check tells
         tag = re.sub(r'\s(width|height|loading)="[^"]*"', '', tag)
         return f'<img width="{w}" height="{h}"{tag[4:]}'
     return re.sub(r'<img\b[^>]*\bsrc="[^"]*"[^>]*>', fit, text)
