@@ -7,6 +7,7 @@ from urllib.parse import unquote,urlsplit
 from fastcore.nbio import mk_cell,read_nb,write_nb
 from fastcore.script import call_parse
 from nbdev.config import get_config
+from nbdev.doclinks import NbdevLookup
 from nbdev.process import Processor
 from nbdev import processors
 from nbdev.processors import FilterDefaults,rm_export
@@ -135,10 +136,19 @@ class show_source(Processor):
             j = i+1
             if getattr(cells[i], 'is_source', False):
                 while j<len(cells) and getattr(cells[j], 'has_sd', False): j += 1
-                if j>i+1:
+                private = any(isinstance(o, reference.DEFS) for o in ast.parse(cells[i].source).body)
+                if j>i+1 or private:
                     cells[i].source = '#| code-fold: true\n#| code-summary: "Code"\n' + cells[i].source
                     cells[i:j] = cells[i+1:j]+cells[i:i+1]
             i = j
+
+PLAIN_WORDS = {'head','test'} # names of functions that mostly stand for something else
+
+def named_page(self, sym, found=NbdevLookup.doc):
+    "The page of a name in backticks; a plain word links to no other library"
+    to = found(self, sym)
+    return None if to and re.fullmatch('[a-z]+', sym) and (sym in PLAIN_WORDS or not to.startswith(base)) else to
+NbdevLookup.doc = named_page
 
 class SiteProcessors(FilterDefaults):
     "nbdev's steps; the reference is read from the source, so that no cell is run"

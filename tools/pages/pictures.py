@@ -91,4 +91,4 @@ def sized(page, text):
 
 def without_words(text):
     "Pictures of a page that say nothing"
-    return [m[0][:80] for m in re.finditer(r'<img\b[^>]*>', text) if not re.search(r'\balt="[^"]*\S[^"]*"', m[0])]
+    return [m[0][:80] for m in re.finditer(r'<img\b[^>]*>', text) if not re.search(r'\balt="[^"]*[^"\s][^"]*"', m[0])]
