@@ -40,7 +40,7 @@ const open = async (browser, base, page, size, scheme, hash = "") => {
   tab.outside = [];
   tab.on("request", (r) => { if (!/^(data|blob):/.test(r.url()) && !r.url().startsWith(base)) tab.outside.push(r.url()); });
   await tab.goto(`${base}${page}.html${hash}`, { waitUntil: "load", timeout: 60000 });
-  await new Promise((r) => setTimeout(r, 300));
+  await new Promise((r) => setTimeout(r, 150));
   return tab;
 };
 

@@ -113,9 +113,9 @@ def library():
     return library.made
 
 def command_parser():
-    "The command line's parser, from whichever module has it"
+    "The function that makes the command line's parser, from whichever module has it"
     for name in 'ccreid.cli','ccreid.options':
-        if callable(make := getattr(import_module(name), 'parser', None)): return make()
+        if callable(make := getattr(import_module(name), 'parser', None)): return make
     raise SystemExit('docs: neither ccreid.cli nor ccreid.options has a function `parser`')
 
 class show_source(Processor):

@@ -1,5 +1,5 @@
 "The reference on a page, made from its module's source: signatures as written, classes as classes, fields as tables, in the source's order"
-import argparse,ast,html,io,re,textwrap,tokenize
+import argparse,ast,html,inspect,io,re,textwrap,tokenize
 from functools import cached_property
 from pathlib import Path
 from fastcore.nbio import mk_cell
@@ -226,13 +226,15 @@ def subcommands(parser):
     "Name and parser of each subcommand"
     return {n: p for a in parser._actions if isinstance(a, argparse._SubParsersAction) for n,p in a.choices.items()}
 
-def commands_text(parser, width=88):
-    "Markdown with the help of a parser and of each of its subcommands"
+def commands_text(make, width=88):
+    "Markdown with the help of a command and of its subcommands; `make(words)` gives the parser, with the options that these words ask for"
+    made = lambda *words: make(words) if inspect.signature(make).parameters else make()
     def helped(p):
         p.formatter_class = lambda prog, cls=p.formatter_class: cls(prog, width=width)
-        return p.format_help().rstrip()
-    parts = [f'## Help of every command\n\n```text\n{helped(parser)}\n```']
-    return '\n\n'.join(parts+[f'### {p.prog}\n\n```text\n{helped(p)}\n```' for p in subcommands(parser).values()])
+        return f'```text\n{p.format_help().rstrip()}\n```'
+    whole = made()
+    each = [subcommands(made(n))[n] for n in subcommands(whole)]
+    return '\n\n'.join([f'## Help of every command\n\n{helped(whole)}']+[f'### {p.prog}\n\n{helped(p)}' for p in each])
 
 # --- all names
 
