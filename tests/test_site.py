@@ -137,6 +137,8 @@ def test_patched_methods_are_shown_with_their_class(toy):
 
 def test_long_signatures_are_broken():
     code = reference.signature('def f(self, '+', '.join(f'argument_{i}={{"a": ({i},)}}' for i in range(9))+')->int: return 1\n')
+    two = reference.signature('def f(self, first=partial(a, b=1), second="a long text that needs its room", another=None, last=None,\n          third=(1,2,3), **kwargs): return 1\n')
+    assert two=='def f(\n    first=partial(a, b=1), second="a long text that needs its room", another=None,\n    last=None, third=(1,2,3), **kwargs\n):'
     assert max(map(len, code.splitlines()))<=reference.WIDTH and code.startswith('def f(\n    argument_0={"a": (0,)},') and code.endswith(')->int:')
 
 
@@ -192,6 +194,16 @@ def test_pages_can_be_used_by_keyboard_and_on_a_phone():
     folded = re.search(r'</header>(<details class="page-contents">.*?</details>)', text)[1]
     assert '<a href="#a">A</a>' in folded and 'id=' not in folded
     assert 'fuse' not in text and 'class="site-search"' in text and '<script src="../site.js" defer>' in text
+
+
+def test_long_names_break_where_they_are_joined():
+    text = finishing.broken_names(PAGE.replace('>A</a>', '>Learner.add_term</a>').replace('</main>', '<a href="#b">b_c</a></main>'))
+    assert '>Learner.<wbr>add_<wbr>term</a>' in text and '>b_c</a>' in text
+
+
+def test_printed_sentences_wrap_and_tables_do_not():
+    text = '<div class="cell-output cell-output-display">\n<pre><code>%s</code></pre>\n</div>'
+    assert '<pre class="wraps">' in finishing.wrapped(text % 'one long sentence\n  and another') and 'wraps' not in finishing.wrapped(text % 'a   1\nbc  2')
 
 
 def test_nothing_is_asked_of_others():

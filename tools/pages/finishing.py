@@ -57,6 +57,16 @@ def contents(text):
     at += len('</header>')
     return f'{text[:at]}<details class="page-contents"><summary>On this page</summary><nav aria-label="On this page, folded">{links}</nav></details>{text[at:]}'
 
+def broken_names(text):
+    "Long names in the contents beside a page break after a dot or an underscore"
+    def names(m): return re.sub(r'>([^<]+)</a>', lambda a: '>'+re.sub(r'([._])(?=\w)', r'\1<wbr>', a[1])+'</a>', m[0])
+    return re.sub(r'<nav id="TOC".*?</nav>', names, text, count=1, flags=re.S)
+
+def wrapped(text):
+    "Printed sentences go on in the next row; what stands in columns does not"
+    def pre(m): return m[0] if re.search(r'\S {2,}\S', m[2]) else f'{m[1]}<pre class="wraps"><code>{m[2]}'
+    return re.sub(r'(<div class="cell-output[^>]*>\n)<pre><code>([^<]*)', pre, text)
+
 def section_button(m):
     "A link that opens a section of the sidebar is a button"
     attrs = re.sub(r'\s(role="navigation"|aria-label="Toggle section")', '', m[1])
@@ -92,7 +102,7 @@ def finish(docs, cache, script, say):
     for p in sorted(docs.rglob('*.html')):
         text = p.read_text(encoding='utf-8')
         if formulas and CDN in text: text,n = text.replace(CDN, f'{up(docs, p)}site_libs/katex'),n+1
-        if '<main' in text: text = own_search(accessible(contents(text)), up(docs, p))
+        if '<main' in text: text = own_search(accessible(wrapped(broken_names(contents(text)))), up(docs, p))
         text = pictures.sized(p, text)
         if p.parent.name=='data_cards': text = re.sub(r'(/(?:blob|edit)/[^"]*?)nbs/(data_cards/)', r'\1\2', text) # cards lie at the top
         p.write_text(text, encoding='utf-8')

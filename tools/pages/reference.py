@@ -98,14 +98,15 @@ def arguments(text):
             last = t.end[1]
 
 def fitted(text):
-    "A one-line signature that is too long, broken between its arguments"
-    if '\n' in text or len(text)<=WIDTH or '(' not in text: return text
+    "A signature without comments that is too long, broken between its arguments"
+    if max(map(len, text.splitlines()))<=WIDTH or '(' not in text or '#' in text: return text
+    text = re.sub(r'\s*\n\s*', ' ', text).replace('( ', '(')
     before,parts,after = arguments(text)
     lines = ['']
     for o in [p for p in parts if p]:
         if lines[-1] and len(lines[-1])+len(o)+6>WIDTH: lines.append('')
         lines[-1] += (' ' if lines[-1] else '')+o+','
-    return before+'\n    '+'\n    '.join(lines)+'\n'+after
+    return before+'\n    '+'\n    '.join(lines).rstrip(',')+'\n'+after
 
 def dedented(text):
     "The lines of a method's signature, moved to where a function's would stand"
