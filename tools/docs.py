@@ -1,31 +1,27 @@
 "Write README.md and render the site, with its links checked; needs no quarto, no network and no running kernel"
-import ast,base64,re,shutil,struct,subprocess,sys,tarfile,yaml
+import ast,base64,re,shutil,subprocess,sys,tempfile,yaml
+from importlib import import_module
+from pathlib import Path
 from html.parser import HTMLParser
 from urllib.parse import unquote,urlsplit
-from fastcore.utils import *
-from fastcore.nbio import read_nb,write_nb
+from fastcore.nbio import mk_cell,read_nb,write_nb
 from fastcore.script import call_parse
 from nbdev.config import get_config
+from nbdev.doclinks import NbdevLookup
 from nbdev.process import Processor
+from nbdev import processors
 from nbdev.processors import FilterDefaults,rm_export
 from nbdev.readme_filter import doc_link
 from nbdev import serve
 from smalldocs.check import scan
 
-import fastcore.docments as docments
-
-def signature(sym, _sig=docments.signature, **kw):
-    "A class may inherit from a library whose annotations name what it did not import (torch's DataLoader): show them as written"
-    try: return _sig(sym, **kw)
-    except NameError: return _sig(sym, **{**kw, 'eval_str': False})
-docments.signature = signature
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from pages import examples,finishing,pictures,reference,searching
 
 cfg = get_config()
 root,proc,docs = cfg.config_path,cfg.config_path/'_proc',cfg.doc_path
 base = cfg.doc_url.rstrip('/')+'/'
-KATEX = '0.16.11' # the version whose address smalldocs writes into pages
-katex_cdn = f'https://cdn.jsdelivr.net/npm/katex@{KATEX}/dist'
-katex_dir = root/'.cache'/f'katex-{KATEX}'
+ALL_NAMES = 'names.md' # a page that no notebook holds: it is made here
 
 def say(*o): print('docs:', *o, flush=True)
 def fail(what, problems):
@@ -43,7 +39,7 @@ def sources():
     "All pages that there are: notebooks, and the data cards from the top-level folder"
     nbs = [p.relative_to(cfg.nbs_path).as_posix() for p in cfg.nbs_path.rglob('*.ipynb')
            if not any(q[0] in '._' for q in p.relative_to(cfg.nbs_path).parts)]
-    return sorted(nbs) + sorted(f'data_cards/{p.name}' for p in (root/'data_cards').glob('*.md'))
+    return sorted(nbs) + [ALL_NAMES] + sorted(f'data_cards/{p.name}' for p in (root/'data_cards').glob('*.md'))
 
 def check_sidebar():
     side = entries(yaml.safe_load((root/'_quarto.yml').read_text())['website']['sidebar']['contents'])
@@ -74,6 +70,54 @@ def outside(m, folder):
     path,tail = to.relative_to(root.resolve()).as_posix(),f'#{u.fragment}' if u.fragment else ''
     return f'{m[1]}(/{path}{tail})' if path.startswith('data_cards/') else f'{m[1]}({cfg.git_url}/blob/{cfg.branch}/{path}{tail})'
 
+class Faults(list):
+    "What is wrong with the staged pages, each with the page's name"
+    def of(self, nb, problems): self += [f'{getattr(nb, "path_", "?")}: {o}' for o in problems]
+
+faults = Faults()
+
+def module_of(nb):
+    "The module that a notebook is exported to; empty where it is none"
+    said = [getattr(c, 'directives_', c.directives) for c in nb.cells if c.cell_type=='code']
+    name = next((d['default_exp'] for d in said if 'default_exp' in d), '')
+    return f'ccreid.{name}' if name else ''
+
+class show_imports(Processor):
+    "A folded cell \"Imports\" above the first example that needs one; cells that cannot be run by everybody are marked"
+    def begin(self):
+        cells = self.nb.cells
+        page = examples.Examples(cells, module_of(self.nb), library())
+        faults.of(self.nb, page.problems)
+        flags = set(cfg.get('tst_flags', '').split())
+        for c in cells:
+            if c.cell_type=='code' and flags & set(c.directives_): c['metadata']['norun'] = True
+        if page.found: cells.insert(page.at, examples.imports_cell(page.lines()))
+
+class show_reference(Processor):
+    "The definitions of an exported cell, in the order of the source, and the help of commands on their page"
+    def begin(self):
+        cells,ref = self.nb.cells,reference.Reference(library(), module_of(self.nb), f'{cfg.git_url}/blob/{cfg.branch}')
+        for i in reversed(range(len(cells))):
+            if cells[i].cell_type=='code' and processors._want_doc(cells[i]):
+                cells[i+1:i+1] = reference.reference_cells(ref, examples.plain(cells[i].source))
+        if ref.module=='ccreid.cli': self.commands()
+    def commands(self):
+        "Before the last cell, which leads to the next page"
+        cell = mk_cell(reference.commands_text(command_parser()), 'markdown')
+        cell.directives_ = {}
+        self.nb.cells.insert(len(self.nb.cells)-1, cell)
+
+def library():
+    "The package's source, parsed once"
+    if not hasattr(library, 'made'): library.made = reference.Library(root)
+    return library.made
+
+def command_parser():
+    "The function that makes the command line's parser, from whichever module has it"
+    for name in 'ccreid.cli','ccreid.options':
+        if callable(make := getattr(import_module(name), 'parser', None)): return make
+    raise SystemExit('docs: neither ccreid.cli nor ccreid.options has a function `parser`')
+
 class show_source(Processor):
     "Exported code stays on the page: folded, below the signatures it gives; open where it gives none (constants). Imports go"
     def housekeeping(self, o):
@@ -84,7 +128,7 @@ class show_source(Processor):
         if 'export' not in cell.directives_ or 'hide' in cell.directives_: return rm_export(cell)
         code = '\n'.join(l for l in cell.source.splitlines() if not l.startswith('#|')).strip()
         if all(self.housekeeping(o) for o in ast.parse(code).body): del cell['source']; return
-        cell.is_source,cell.source = True,code
+        cell.is_source,cell.source,cell['metadata']['reference'] = True,code,True
 
     def end(self):
         cells,i = self.nb.cells,0
@@ -92,24 +136,47 @@ class show_source(Processor):
             j = i+1
             if getattr(cells[i], 'is_source', False):
                 while j<len(cells) and getattr(cells[j], 'has_sd', False): j += 1
-                if j>i+1:
+                private = any(isinstance(o, reference.DEFS) for o in ast.parse(cells[i].source).body)
+                if j>i+1 or private:
                     cells[i].source = '#| code-fold: true\n#| code-summary: "Code"\n' + cells[i].source
                     cells[i:j] = cells[i+1:j]+cells[i:i+1]
             i = j
 
+PLAIN_WORDS = {'head','test'} # names of functions that mostly stand for something else
+
+def named_page(self, sym, found=NbdevLookup.doc):
+    "The page of a name in backticks; a plain word links to no other library"
+    to = found(self, sym)
+    return None if to and re.fullmatch('[a-z]+', sym) and (sym in PLAIN_WORDS or not to.startswith(base)) else to
+NbdevLookup.doc = named_page
+
 class SiteProcessors(FilterDefaults):
-    def base_procs(self): return [show_source if o is rm_export else o for o in super().base_procs()]
+    "nbdev's steps; the reference is read from the source, so that no cell is run"
+    instead = {processors.add_show_docs: [show_imports,show_reference], processors.clean_show_doc: [], processors.exec_show_docs: [], rm_export: [show_source]}
+    def base_procs(self): return [p for o in super().base_procs() for p in self.instead.get(o, [o])]
 serve.FilterDefaults = SiteProcessors
+
+FOLDED = re.compile(r'^(:{3,})[ \t]*\{\.callout-\w+[^}\n]*collapse="?true"?[^}\n]*\}\n(.*?)^\1[ \t]*$', flags=re.M|re.S)
+
+def opens_by_keyboard(text):
+    "A folded callout becomes `<details>`, which the keyboard and a screen reader know"
+    def details(m):
+        title = re.search(r'title="([^"]*)"', m[0].split('\n', 1)[0])
+        head = re.match(r'\s*#+ (.+)\n', m[2])
+        body = m[2][head.end():] if head and not title else m[2]
+        return f'<details class="folded">\n<summary>{title[1] if title else head[1] if head else "More"}</summary>\n\n{body.strip()}\n\n</details>'
+    return FOLDED.sub(details, text)
 
 def localize(c, folder):
     "Make links to our own site relative to its root, and drop the front matter smalldocs does not read"
     c.source = c.source.replace(base, '/')
     if c.cell_type=='markdown': c.source = re.sub(r'(\])\(([^)\s]+)\)', lambda m: outside(m, folder), c.source)
+    if c.cell_type=='markdown': c.source = opens_by_keyboard(c.source)
     if c.cell_type=='raw': c.source = re.sub(r'^output-file:.*\n', '', c.source, flags=re.M)
     for o in c.get('outputs', []):
         d = o.get('data', {})
-        for k in 'text/markdown','text/html': # names of the page itself are those of the module
-            if k in d: d[k] = ''.join(d[k]).replace(base, '/').replace('__main__.', '')
+        for k in 'text/markdown','text/html':
+            if k in d: d[k] = ''.join(d[k]).replace(base, '/')
         if 'text/markdown' in d: d['text/markdown'] = re.sub(r'(\])\(([^)\s]+)\)', lambda m: outside(m, folder), d['text/markdown'])
 
 def as_text(v):
@@ -178,26 +245,42 @@ def stage_card(path):
     dest.parent.mkdir(parents=True, exist_ok=True)
     dest.write_text(f'---\n{head}---\n{what}\n{read}{sections}{rest}')
 
+def stage_names(pages):
+    "The page of all names, in the order of the sidebar"
+    order = [o for o in entries(yaml.safe_load((root/'_quarto.yml').read_text())['website']['sidebar']['contents']) if o in pages]
+    of,titles = {},{}
+    for o in order:
+        source = read_nb(cfg.nbs_path/o)
+        head = yaml.safe_load(pages[o].cells[0].source.strip().strip('-')) if pages[o].cells[0].cell_type=='raw' else {}
+        if (m := module_of(source)) in library().modules: of[m] = (o, str(head.get('title', o)))
+    (proc/ALL_NAMES).write_text(reference.all_names(library(), of), encoding='utf-8')
+
 def stage(draft=False):
     "Processed notebooks and cards in `_proc`; stops at Pandoc-only syntax, which `smalldocs check` does not look for in notebooks"
     bad = check_sidebar()
     if not draft: fail('_quarto.yml and the pages differ', bad)
     elif bad: say(f'draft: {len(bad)} differences between _quarto.yml and the pages left aside')
     shutil.rmtree(proc, ignore_errors=True)
-    serve.proc_nbs(n_workers=0) # in this process: libraries are imported once, and `signature` is the one above
+    faults.clear()
+    serve.proc_nbs(n_workers=0) # in this process: the source is parsed once
     if draft:
         conf = only_existing(yaml.safe_load((root/'_quarto.yml').read_text()), sources())
         (proc/'_quarto.yml').unlink(missing_ok=True)
         (proc/'_quarto.yml').write_text(yaml.safe_dump(conf, sort_keys=False, allow_unicode=True))
-    bad = []
-    for p in proc.rglob('*.ipynb'):
+    bad,pages = [o.replace(f'{cfg.nbs_path}/', '') for o in faults],{}
+    for p in sorted(proc.rglob('*.ipynb')):
         nb = read_nb(p)
+        pictures.describe(nb.cells)
         for c in nb.cells:
             localize(c, p.relative_to(proc).parent)
             if c.cell_type=='markdown': bad += [f'{p.relative_to(proc)}: {msg}' for _,msg in scan(c.source)]
             if c.cell_type=='code': bad += [f'{p.relative_to(proc)}: an output is an error or a warning: {"".join(o.get("text") or o.get("ename"))[:150]}'
                                             for o in c.get('outputs', []) if o.output_type=='error' or o.get('name')=='stderr']
         write_nb(nb, p)
+        pages[p.relative_to(proc).as_posix()] = nb
+    stage_names(pages)
+    for p in proc.rglob('*.md'): # a table that another page includes is no page
+        if p.relative_to(proc).as_posix()!=ALL_NAMES: p.unlink()
     for p in sorted((root/'data_cards').glob('*.md')): stage_card(p)
     for p in sorted((root/'data_cards'/'pictures').glob('*.png')): # the cards show them
         (proc/'data_cards'/'pictures').mkdir(exist_ok=True)
@@ -205,71 +288,7 @@ def stage(draft=False):
     if not draft: fail('pages that are not fit to be shown', bad)
     elif bad: say('draft:', *bad)
 
-# --- rendering, and what is done to the pages afterwards
-
-def katex():
-    "KaTeX's files from its npm package, kept in `.cache`; None where there is no npm"
-    if (katex_dir/'katex.min.js').exists(): return katex_dir
-    npm = shutil.which('npm')
-    if not npm:
-        say('npm is not here: formulas are read from the public address, so they need a network when a page is read')
-        return None
-    tmp = katex_dir.with_suffix('.part')
-    shutil.rmtree(tmp, ignore_errors=True)
-    tmp.mkdir(parents=True)
-    res = subprocess.run([npm,'pack',f'katex@{KATEX}','--silent'], cwd=tmp, text=True, capture_output=True, stdin=subprocess.DEVNULL)
-    tars = list(tmp.glob('*.tgz'))
-    if res.returncode or not tars:
-        say(f'npm could not fetch katex@{KATEX}: formulas need a network when a page is read. {res.stderr.strip()[-300:]}')
-        return None
-    with tarfile.open(tars[0]) as t: t.extractall(tmp, filter='data')
-    shutil.rmtree(katex_dir, ignore_errors=True)
-    shutil.move(tmp/'package'/'dist', katex_dir)
-    shutil.rmtree(tmp)
-    return katex_dir
-
-def add_katex():
-    "Copy KaTeX into the site and point the pages at it"
-    src,n = katex(),0
-    if not src: return
-    for p in docs.rglob('*.html'):
-        txt = p.read_text()
-        if katex_cdn not in txt: continue
-        up = '../'*len(p.relative_to(docs).parent.parts)
-        p.write_text(txt.replace(katex_cdn, f'{up}site_libs/katex'))
-        n += 1
-    if not n: return
-    dest = docs/'site_libs'/'katex'
-    (dest/'contrib').mkdir(parents=True, exist_ok=True)
-    for o in 'katex.min.css','katex.min.js','contrib/auto-render.min.js': shutil.copy2(src/o, dest/o)
-    shutil.copytree(src/'fonts', dest/'fonts', dirs_exist_ok=True, ignore=shutil.ignore_patterns('*.ttf','*.woff'))
-    say(f'{n} pages with formulas, KaTeX {KATEX} copied into the site')
-
-def png_size(b):
-    "Width in pixels and dots per inch (None where the file does not say) of a PNG, from its first chunks"
-    w,dpi,i = struct.unpack('>I', b[16:20])[0],None,8
-    while i+8<=len(b):
-        n,kind = struct.unpack('>I', b[i:i+4])[0],b[i+4:i+8]
-        if kind==b'pHYs' and b[i+16]==1: dpi = struct.unpack('>I', b[i+8:i+12])[0]*.0254
-        if kind==b'IDAT': break
-        i += 12+n
-    return w,dpi
-
-def fit_pictures():
-    "Give each picture inside a page its width: figures say their resolution, plain images are shown as they are"
-    def width(m):
-        w,dpi = png_size(base64.b64decode(m[1][:4000]))
-        shown = round(w*96/dpi) if dpi and dpi>100 else w # a figure: the inches it was drawn for
-        return f'<img width="{shown}" loading="lazy" src="data:image/png;base64,{m[1]}"'
-    for p in docs.rglob('*.html'):
-        txt = p.read_text()
-        new = re.sub(r'<img src="data:image/png;base64,([^"]+)"', width, txt)
-        if new!=txt: p.write_text(new)
-
-def card_sources():
-    "\"View source\" of a card leads to the top-level folder"
-    for p in docs.glob('data_cards/*.html'):
-        p.write_text(re.sub(r'(/(?:blob|edit)/[^"]*?)nbs/(data_cards/)', r'\1\2', p.read_text()))
+# --- rendering
 
 def markdown_copies():
     "Name the Markdown copy of each page as the modules' docstrings do: `page.html.md`"
@@ -279,16 +298,30 @@ def markdown_copies():
         if p.exists() and old in (txt := p.read_text()): p.write_text(txt.replace(old, new))
 
 def render(draft=False):
-    "Render `_proc` to the docs folder"
+    "Render `_proc` to the docs folder, make the pages whole, and look at what a page must not do"
     strict = [] if draft else ['--strict']
     if subprocess.run([sys.executable,'-m','smalldocs.cli','render',*strict,'-q',str(proc)]).returncode:
         raise SystemExit('docs: the site is not written; see the lines above')
     shutil.rmtree(docs, ignore_errors=True)
     shutil.move(proc/docs.name, docs)
-    add_katex()
-    fit_pictures()
-    card_sources()
+    finishing.finish(docs, root/'.cache', cfg.nbs_path/finishing.SCRIPT, say)
     markdown_copies()
+    lost = searching.write_index(docs, cfg.nbs_path/'search.yml')
+    if draft: say('draft:', *lost) if lost else None
+    else: fail('pages that are not fit to be shown', lost+check_pages())
+
+def check_pages():
+    "No page beside those of the sidebar, a title of its own for each, words for every picture, nothing asked of other servers"
+    want = {re.sub(r'\.(ipynb|md)$', '.html', o) for o in sources()}
+    bad,titles = [],{}
+    for p in sorted(docs.rglob('*.html')):
+        here,text = p.relative_to(docs).as_posix(),p.read_text(encoding='utf-8')
+        if here not in want: bad.append(f'{here}: a page that is neither a notebook nor a card')
+        titles.setdefault(searching.page_title(text), []).append(here)
+        bad += [f'{here}: a picture without words for those who do not see it (`#| fig-alt: ...`): {o}' for o in pictures.without_words(text)]
+        bad += [f'{here}: asks {o}' for o in finishing.asked_of_others(text) if not o.startswith(finishing.CDN)]
+    bad += [f'{p.relative_to(docs)}: asks {o}' for p in docs.rglob('*.css') for o in finishing.asked_by_css(p.read_text(encoding='utf-8'))]
+    return bad+[f'{" and ".join(v)} share the title {k!r}' for k,v in titles.items() if len(v)>1]
 
 # --- links
 
@@ -371,9 +404,21 @@ def readme():
             res += [md_output(o, f'{c.id}-{j}', imgs) for j,o in enumerate(c.get('outputs', []))]
     (root/'README.md').write_text('\n\n'.join(r.strip('\n') for r in res if r.strip())+'\n')
 
+def copied(pages):
+    "Run the visible code of staged pages, each in a process of its own"
+    bad = []
+    with tempfile.TemporaryDirectory() as tmp:
+        for o in pages:
+            path = proc/f'{o}.ipynb'
+            if not path.exists(): raise SystemExit(f'docs: {path} is not there; `tools/docs.py --what stage` writes it')
+            if words := examples.copy_and_run(path, (cfg.nbs_path/o).parent, Path(tmp)): bad.append(f'{o}: {" ".join(words)}')
+    fail('code that does not run when it is copied', bad)
+    say(f'{len(pages)} pages run as they are shown')
+
 @call_parse
 def main(
-    what:str='all', # One of readme, stage, links, all
+    what:str='all', # One of readme, stage, links, copy, all
+    pages:str='', # For `copy`: staged pages whose visible code is run as if pasted, such as evaluation/metrics,data/samplers
     draft:bool=False, # Leave aside the sidebar's entries that have no page yet
 ):
     "Build README.md and the site"
@@ -381,4 +426,5 @@ def main(
     if what in ('stage','all'): stage(draft)
     if what=='all': render(draft)
     if what in ('links','all'): check_links(draft)
+    if what=='copy': copied(pages.split(','))
     if what=='all': say(f'the site is in {docs.name}/: open it with `python -m http.server -d {docs.name}`')
