@@ -28,6 +28,8 @@ from .data.transforms import Preprocessing
 from .evaluation.metrics import evaluate
 from .evaluation.pictures import plot_cmc, plot_training
 from .evaluation.protocols import Protocol
+
+# %% ../nbs/all.ipynb #e47b9386
 from .evaluation.ranked_lists import choose_queries, ranked_list
 from .evaluation.statistics import paired_bootstrap
 from .experiments import reproduce, results_table
@@ -49,6 +51,6 @@ from .training.terms import ReIDLoss
 _all_ = ['AIM','CAL','CSSC','FIRe2','reid_dataloaders','check','read_image','load_dataset','MannequinWorld','benchmark',
          'contact_sheet','ReIDDataset','hold_out','Preprocessing','evaluate','plot_cmc','plot_training','Protocol',
          'choose_queries','ranked_list','paired_bootstrap','reproduce','results_table','create_backbone','ReIDModel',
-         'Recipe','build','recipe','Chain','Option','Row','register','run','compared_features','multi_shot','Checkpoint',
-         'embed','export_reid','load_reid','Method','ReIDLearner','reid_learner','RetrievalEval','EpochSchedule',
-         'warmup_multistep','ReIDLoss']
+         'Recipe','build','recipe','Chain','Option','Row','register','run','compared_features','multi_shot',
+         'Checkpoint','embed','export_reid','load_reid','Method','ReIDLearner','reid_learner','RetrievalEval',
+         'EpochSchedule',         'warmup_multistep','ReIDLoss']

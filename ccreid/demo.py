@@ -37,8 +37,11 @@ def figures_table(
 )->pd.DataFrame: # One row a method and setting; per cent, seconds of training
     "The table of the demo"
     names = {'R1':'rank-1', 'R5':'rank-5', 'mAP':'mAP', 'mINP':'mINP'}
-    lines = [dict(method=name, setting=setting, seconds=f"{r['seconds']:.0f}", **{v: per_cent(p[k]) for k,v in names.items()})
-             for name,r in records.items() for setting,p in r['protocols'].items()]
+    lines = []
+    for name,r in records.items():
+        for setting,p in r['protocols'].items():
+            figures = {v: per_cent(p[k]) for k,v in names.items()}
+            lines.append(dict(method=name, setting=setting, seconds=f"{r['seconds']:.0f}", **figures))
     return pd.DataFrame(lines)[['method','setting',*names.values(),'seconds']]
 
 # %% ../nbs/demo.ipynb #6b9d88b2
@@ -53,7 +56,8 @@ def difference_line(
     for (base,b),(name,r) in zip(rows, rows[1:]):
         d,lo,hi = difference([r], [b], protocol)
         words.append(f'{name} minus {base} {d:+.1f} points, 95 % interval [{lo:+.1f}, {hi:+.1f}]')
-    return f"{protocol.capitalize()} rank-1: {'; '.join(words)} (same queries, one seed; {people} identities resampled)."
+    how = f'same queries, one seed; {people} identities resampled'
+    return f"{protocol.capitalize()} rank-1: {'; '.join(words)} ({how})."
 
 # %% ../nbs/demo.ipynb #d6b47463
 def generated_images(
@@ -71,8 +75,8 @@ def generated_images(
 def _show_images(report, sets, kind):
     "Some of the generated images of a kind"
     made,words = generated_images(sets[kind], kind)
-    report.section('Generated images', f'{words} They take the place of real ones in the batches: every row has the same '
-                   'number of steps. Left the source, then the garments.')
+    report.section('Generated images', f'{words} They take the place of real ones in the batches: every row has the '
+                   'same number of steps. Left the source, then the garments.')
     if show := resolve(All('images')[kind].show):
         report.figure(show(made, people=3, height=1.3), 'Three people, and the same pictures with other clothes')
 
@@ -93,7 +97,8 @@ def _ranked_list(report, name, learn, dataset):
     table,features = compared_features(learn, dataset)
     query,gallery = protocol.select(table)[0]
     choice = choose_queries(learn.results['clothes-changing'], 6, 'spread')
-    report.section(f'Ranked lists: {name}', 'The query, then the first ten gallery images: green right, red wrong, grey junk.')
+    report.section(f'Ranked lists: {name}',
+                   'The query, then the first ten gallery images: green right, red wrong, grey junk.')
     report.note(choice.why + '.')
     fig = ranked_list(features[query.index], features[gallery.index], query, gallery, protocol, choice)
     buffer = io.BytesIO()
@@ -141,7 +146,8 @@ def _train(name, settings, sets, out, quick, seed, device, log):
     r = recipe('mannequins', **settings, **(dict(epochs=2) if quick else {}))
     steps = PKSampler(sets[''].train, r.identities, r.images).batches
     if r.generated: _generate(name, r.generated, sets, log)
-    log(f'\nTraining: {name} ({r.backbone}, {r.size[0]}x{r.size[1]} pixels, {r.epochs} epochs of {steps} steps, seed {seed})')
+    log(f'\nTraining: {name} ({r.backbone}, {r.size[0]}x{r.size[1]} pixels, {r.epochs} epochs of {steps} steps, '
+        f'seed {seed})')
     learn,record = run(r, sets[r.generated], seed, device, cbs=[SameSteps(steps)] if r.generated else [])
     export_reid(learn, out/f"{'+'.join(o for o in (r.method, r.generated) if o)}.safetensors")
     return learn,record
@@ -151,10 +157,11 @@ def _protocol_in_words(quick, seed, records):
     kinds = dict.fromkeys(r['recipe']['generated'] for r in records.values())
     return ''.join(['A tiny world for a quick look: the figures mean nothing. '*quick,
         f"Drawn people in PRCC's layout (world {'quick' if quick else world_hash('mannequins')}), ",
-        'multi-shot: all images of camera A are the gallery, camera B asks in the same clothes and camera C in changed ',
-        f'clothes. Last epoch, seed {seed}, cosine distance, mirrored views added.',
+        'multi-shot: all images of camera A are the gallery, camera B asks in the same clothes and camera C in ',
+        f'changed clothes. Last epoch, seed {seed}, cosine distance, mirrored views added.',
         *(f' {k.upper()} images take the place of real ones, same number of steps.' for k in kinds if k)])
 
+# %% ../nbs/demo.ipynb #d1b528ad
 def _demo(out, quick, seed, device, log):
     started = time.time()
     log('Drawing the mannequins in the layout of PRCC ...')
@@ -181,6 +188,7 @@ def demo(
 )->dict: # What `metrics.json` holds
     "Draw, read, re-dress, train row by row, evaluate, report"
     out = Path(out)
-    with hold(out/'.lock', f'another demo is at work in {shown(out)}: wait for it, or choose another folder with --out'):
+    busy = f'another demo is at work in {shown(out)}: wait for it, or choose another folder with --out'
+    with hold(out/'.lock', busy):
         clear_making(out)
         return _demo(out, quick, seed, device, log)

@@ -27,8 +27,8 @@ from .training.retrieval import RetrievalEval
 
 # %% ../nbs/experiments.ipynb #dc985798
 _all_ = ['CHAINS','SEEDS','Row','Results','ChainResults','difference','pack','query_values','results_table','unpack',
-         'SameSteps','compared_features','compared_table','environment','figures','hand_over','multi_shot','read_features',
-         'run','share_generated','train_hash'] # offered here too
+         'SameSteps','compared_features','compared_table','environment','figures','hand_over','multi_shot',
+         'read_features','run','share_generated','train_hash'] # offered here too
 
 # %% ../nbs/experiments.ipynb #b0d7463d
 class Sets(dict):
@@ -83,6 +83,7 @@ def pretrained(
         learn,record = run(plain, sets[r.pretrain], seed, device, quiet=True, cbs=cbs)
     return learn, {f'pretraining_{k}': record[k] for k in ('images_seen','seconds')}
 
+# %% ../nbs/experiments.ipynb #8afc8bd0
 def run_row(
     r:Recipe, # Of the row
     sets, # `Sets`
@@ -97,7 +98,8 @@ def run_row(
     steps = PKSampler(sets[''].train, r.identities, r.images).batches
     cbs = [SameSteps(steps)] if r.generated or r.pretrain else []
     start,about = pretrained(r, sets, seed, device, cbs) if r.pretrain else (None,{})
-    record = run(r, sets[r.generated], seed, device, quiet=True, cbs=[*cbs, *curve], start=start, tests=tests, **kwargs)[1]
+    record = run(r, sets[r.generated], seed, device, quiet=True, cbs=[*cbs, *curve], start=start, tests=tests,
+                 **kwargs)[1]
     return record | about | (dict(by_epoch=curve[0].curve) if by_epoch else {})
 
 # %% ../nbs/experiments.ipynb #514731bc
@@ -162,6 +164,12 @@ def _work_off(runs, place, minutes, device, log):
         log(f"{n-len(results.missing(runs))}/{n} {row.name}, seed {seed}: {_told(record)} ({record['seconds']:.0f} s)")
     return False
 
+# %% ../nbs/experiments.ipynb #2c6c8eb5
+def _place(data, name, root, results, generated):
+    "Where rows run: on their benchmarks, or on one data set"
+    if data is None: return _Benchmarks(root, results)
+    return _OwnData(data, name or data.name.lower(), root, results, generated)
+
 # %% ../nbs/experiments.ipynb #9b8a3c62
 def reproduce(
     chain:str, # One of `CHAINS`
@@ -180,7 +188,7 @@ def reproduce(
     chosen = rows_of(chain, rows)
     if not minutes>=0: raise ValueError(f'minutes={minutes}: a number from 0 on is needed')
     results = ChainResults(path, chain)
-    place = _Benchmarks(root, results) if data is None else _OwnData(data, data_name or data.name.lower(), root, results, generated)
+    place = _place(data, data_name, root, results, generated)
     results.rows = place.rows(results.rows)
     runs = [(row,seed) for seed in seeds for row in place.rows(chosen) if seed in row.seeds]
     if results.missing(runs): _unfinished(results, runs, minutes, _work_off(runs, place, minutes, device, log), log)

@@ -6,7 +6,7 @@ Docs: https://ccreid.github.io/ccreid/recipes.html.md"""
 
 # %% auto #0
 __all__ = ['RULES', 'MINI_EPOCHS', 'SETTINGS', 'METHODS', 'ADDONS', 'MODELS', 'Recipe', 'rule_of', 'values_of', 'miniature',
-           'parts_of', 'callbacks_of', 'loss_of', 'recipe', 'preprocessing_of', 'build']
+           'parts_of', 'callbacks_of', 'loss_of', 'recipe', 'preprocessing_for', 'loaders_of', 'build']
 
 # %% ../nbs/recipes.ipynb #da9bae91
 import ccreid.compat
@@ -17,6 +17,7 @@ from fastcore.basics import patch
 from .data.batches import reid_dataloaders
 from .data.mannequins.benchmarks import BENCHMARKS
 from .data.transforms import FILTERS, Preprocessing
+from .models import vits
 from .registry import All, chains
 from .training.learner import reid_learner
 from .training.schedules import EpochSchedule, scale_epochs, warmup_multistep
@@ -134,7 +135,8 @@ _paper = Recipe('prcc', 'cal')
 _mini = dict(backbone='resnet_mini', size=(96,48), images=4, cache=True, lr=2e-3)
 MINI_EPOCHS = 16 # Length of a run on the mannequins
 
-SETTINGS = {'prcc': {}, 'ltcc': {}} | {name: _mini for name in BENCHMARKS} # What each data set changes in the paper's recipe
+# What each data set changes in the paper's recipe
+SETTINGS = {'prcc': {}, 'ltcc': {}} | {name: _mini for name in BENCHMARKS}
 
 # %% ../nbs/recipes.ipynb #bad185eb
 def miniature(
@@ -142,7 +144,8 @@ def miniature(
     epochs:int, # Length of the run
 )->Recipe: # The same with all epoch numbers scaled
     "Shorten a recipe by one rule"
-    scaled = {k: scale_epochs(getattr(recipe, k), epochs, recipe.epochs) for k in ('milestones','warmup','start_epoch','pretrain_epochs')}
+    counted = 'milestones','warmup','start_epoch','pretrain_epochs'
+    scaled = {k: scale_epochs(getattr(recipe, k), epochs, recipe.epochs) for k in counted}
     if recipe.pretrain_epochs: scaled['pretrain_epochs'] = max(1, scaled['pretrain_epochs'])
     return replace(recipe, epochs=epochs, **scaled)
 
@@ -218,13 +221,26 @@ def recipe(
     return replace(miniature(base, epochs), options=options, **changes)
 
 # %% ../nbs/recipes.ipynb #092189c7
-def preprocessing_of(
-    r:Recipe, # Its `size`, `mean`, `std` and `interpolation` are used
+def preprocessing_for(
+    r:Recipe, # Its `backbone`, `pretrained`, `size`, `mean`, `std` and `interpolation` are used
 )->Preprocessing:
-    "How a recipe's network sees a picture"
+    "How a recipe's network sees a picture: as its weights were trained, unless the recipe says otherwise"
     given = {k: v for k in ('mean','std','interpolation') if (v := getattr(r, k))}
-    return Preprocessing(r.size, **given)
+    return replace(vits.preprocessing_of(r.backbone, r.size, r.pretrained), **given)
 
+# %% ../nbs/recipes.ipynb #95e72ff1
+def loaders_of(
+    r:Recipe, # All settings
+    dataset, # `ReIDDataset`
+    seed:int=0, # Of sampling and augmentation
+    **kwargs, # Of `reid_dataloaders`
+): # `DataLoaders`
+    "Data loaders of a recipe"
+    augment = {k: v for k in ('pad','fill') if (v := getattr(r, k))}
+    return reid_dataloaders(dataset, preprocessing_for(r), r.identities, r.images, seed=seed, cache=r.cache,
+                            **augment, **kwargs)
+
+# %% ../nbs/recipes.ipynb #7ad7661c
 def build(
     r:Recipe, # All settings
     dataset, # `ReIDDataset`
@@ -237,11 +253,8 @@ def build(
     "Data loaders, model, loss, method and schedule of a recipe; `ValueError` for a seed that is none"
     try: seed = whole(0)(seed)
     except ValueError as e: raise ValueError(f'seed: {e}') from None
-    augment = {k: v for k in ('pad','fill') if (v := getattr(r, k))}
-    dls = reid_dataloaders(dataset, preprocessing_of(r), r.identities, r.images, seed=seed, num_workers=num_workers,
-                           device=device, cache=r.cache, **augment)
+    dls,first = loaders_of(r, dataset, seed, num_workers=num_workers, device=device),parts_of(r.method)[0]
     schedule = EpochSchedule(warmup_multistep(r.lr, r.milestones, warmup=r.warmup, factor=r.warmup_factor))
-    first = parts_of(r.method)[0]
     torch.manual_seed(seed)
     network = MODELS[first](r, dls) if first in MODELS else r.backbone
     return reid_learner(dls, network, [*callbacks_of(r), schedule, *cbs], pretrained=r.pretrained, pool=r.pool,

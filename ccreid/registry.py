@@ -149,7 +149,8 @@ def load(
         if name not in entries: raise ValueError(f"Unknown chain {name!r}: choose from {', '.join(names())}")
         found = resolve(entries[name].value)
         if not all(hasattr(found, f.name) for f in fields(Chain)) or found.name!=name:
-            raise ValueError(f'chain {name}: {entries[name].value} is {found!r}'[:200] + ', not the `Chain` of that name')
+            about = f'chain {name}: {entries[name].value} is {found!r}'[:200]
+            raise ValueError(f'{about}, not the `Chain` of that name')
         _loaded[name] = found
     return _loaded[name]
 

@@ -29,6 +29,7 @@ def query_values(
     p = record['protocols'][protocol]
     return np.array([float(c) for c in p['hits']]) if what=='R1' else np.array(p['ap'], float)
 
+# %% ../nbs/results_tables.ipynb #756c6528
 def difference(
     records, # Records of the method, one a seed
     baseline, # Records of the baseline, same seeds in the same order
@@ -36,10 +37,12 @@ def difference(
     what:str='R1', # `R1` or `mAP`
 )->tuple: # Difference, low and high end of its 95 % interval, in points
     "Paired difference of two rows; `ValueError` if their seeds or queries differ, or no query counts"
-    if [r['seed'] for r in records]!=[r['seed'] for r in baseline]: raise ValueError("A paired difference needs the same seeds on both sides")
+    if [r['seed'] for r in records]!=[r['seed'] for r in baseline]:
+        raise ValueError('A paired difference needs the same seeds on both sides')
     ids = records[0]['protocols'][protocol]['identities']
     if any(list(r['protocols'][protocol]['identities'])!=list(ids) for r in [*records, *baseline]):
-        raise ValueError(f'A paired difference needs the same queries on both sides and with every seed; those of {protocol} differ')
+        raise ValueError('A paired difference needs the same queries on both sides and with every seed; '
+                         f'those of {protocol} differ')
     if not len(ids): raise ValueError(f'{protocol}: no query counts, so there is no difference')
     a, b = (np.stack([query_values(r, protocol, what) for r in rs]) for rs in (records, baseline))
     return tuple(100*v for v in paired_bootstrap(a, b, ids))
@@ -74,7 +77,7 @@ def _line(results, row, base):
 def results_table(
     results:ChainResults|Results, # Of `reproduce`, or one file
     rows='core', # As of `reproduce`; rows of one table share a benchmark
-)->pd.DataFrame: # Mean and spread over the seeds in per cent, and the paired difference to `Row.base`, with its interval
+)->pd.DataFrame: # Mean and spread over the seeds in per cent; paired difference to `Row.base` with its interval
     "A table of a chain: `not run` and `stale` rows are shown as such"
     known = {row.name: row for row in getattr(results, 'rows', None) or rows_of(results.chain, 'all')}
     chosen = [known[row.name] for row in rows_of(results.chain, rows)]

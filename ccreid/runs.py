@@ -133,8 +133,15 @@ def _wants(r, dataset, start):
     lacking = [r.generated]*(bool(r.generated) and 'generated_by' not in dataset.train)
     lacking += [r.pretrain]*(bool(r.pretrain) and start is None)
     if lacking: raise ValueError(
-        f"The recipe wants generated images ({', '.join(lacking)}): run it with run_row(recipe, Sets(dataset, folder), seed), "
-        'or `ccreid train` with --generated and --start')
+        f"The recipe wants generated images ({', '.join(lacking)}): run it with run_row(recipe, Sets(dataset, folder), "
+        'seed), or `ccreid train` with --generated and --start')
+
+# %% ../nbs/runs.ipynb #283c8cd5
+def _saving(file, r, dataset, precision, start):
+    "The callback that saves and resumes, if there is a file"
+    if not file: return []
+    plan = dict(recipe=r.hash, images=train_hash(dataset), precision=precision or '', **_origin(dataset, start))
+    return [Checkpoint(file, plan=plan)]
 
 # %% ../nbs/runs.ipynb #df339709
 def run(
@@ -153,8 +160,7 @@ def run(
 ): # The learner, and the figures of the run as a dict
     "Train a recipe and evaluate its last epoch; `ValueError` where it lacks generated images or a pretraining"
     _wants(r, dataset, start)
-    plan = dict(recipe=r.hash, images=train_hash(dataset), precision=precision or '', **_origin(dataset, start))
-    saving = [Checkpoint(checkpoint, plan=plan)] if checkpoint else []
+    saving = _saving(checkpoint, r, dataset, precision, start)
     learn = build(r, dataset, seed, device, precision, num_workers, [*cbs, *saving])
     if start is not None: hand_over(start, learn)
     started = time.time()

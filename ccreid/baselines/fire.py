@@ -230,7 +230,7 @@ def model(
     dls, # Of `reid_dataloaders`
 )->ReIDModel: # With random classifiers; seed torch before
     "The network of FIRe²"
-    backbone = create_backbone(r.backbone, pretrained=r.pretrained)
+    backbone = create_backbone(r.backbone, pretrained=r.pretrained, size=r.size)
     net = ReIDModel(backbone, 'max+avg', dls.identities, 'bn-no-bias', 'linear-no-bias')
     nn.init.ones_(net.neck.weight)
     return net

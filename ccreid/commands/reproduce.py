@@ -48,6 +48,7 @@ def _options(parser):
     first,parted = _examples()
     parser.epilog = (parser.epilog or '').replace('CHAIN', first).replace('PARTED', parted)
 
+# %% ../../nbs/commands/reproduce.ipynb #e5f9a4ba
 def _add_data(parser):
     "Another data set than the benchmarks of the rows"
     parser.add_argument('--data', type=of_rule(text()), default=None,

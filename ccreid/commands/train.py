@@ -162,6 +162,7 @@ def _hold(out):
     return hold(out/'.lock', f'another training is at work in {shown(out)}: wait for it, '
                              'or choose another folder with --out')
 
+# %% ../../nbs/commands/train.ipynb #73c52bbb
 def _run(options):
     "Train"
     from ccreid.experiments import compared_table

@@ -36,7 +36,8 @@ IMAGES = { # Kinds of images
         dict(people=Option(whole(1), 5, 'images of each person to dress'),
              garments=Option(whole(1), 5, 'garments that all of them are dressed in')),
         _here+'plan_shsg', _here+'account_shsg', _show),
-    'shsg-perfect': Images('hard samples of a generator without flaws, on mannequins', _mini+'shsg_perfect', show=_show)}
+    'shsg-perfect': Images('hard samples of a generator without flaws, on mannequins', _mini+'shsg_perfect',
+                           show=_show)}
 
 # %% ../../nbs/hsgl/chain.ipynb #bb15748d
 def plan_shsg(
@@ -45,8 +46,8 @@ def plan_shsg(
     "What the miniature will make"
     from ccreid.hsgl.miniature import DRESSED, GARMENTS
     people = dataset.train.identity.nunique()
-    return (f'at most {people*DRESSED*GARMENTS} images, frontal pictures ({DRESSED} of each of {people} training people) '
-            f'in {GARMENTS} garments')
+    return (f'at most {people*DRESSED*GARMENTS} images, frontal pictures ({DRESSED} of each of {people} '
+            f'training people) in {GARMENTS} garments')
 
 def account_shsg(
     made, # Sample table of the images that were made
@@ -85,9 +86,11 @@ ROWS += [_row('FIRe²', 'fire', pretrain='chpsg'), _row('FIRe²', 'fire', 'shsg'
 ROWS += [_row('AIM', 'aim', *o, part='table') for o in _four]
 ROWS += [_row('FIRe²', 'fire', 'shsg', pretrain='chpsg', part='table')]
 ROWS += [Row('CAL + HSAL, α = 0', 'cal+hsal', dict(hsal_alpha=0.), 'CAL + HSAL', 'controls'),
-         Row('CAL + SHSG + HSAL, α = 0', 'cal+hsal', dict(generated='shsg', hsal_alpha=0.), 'CAL + SHSG + HSAL', 'controls'),
+         Row('CAL + SHSG + HSAL, α = 0', 'cal+hsal', dict(generated='shsg', hsal_alpha=0.), 'CAL + SHSG + HSAL',
+             'controls'),
          Row('FIRe² + real images first', 'fire', dict(pretrain='real'), 'FIRe² + CHPSG', 'controls')]
-ROWS += [_row('CSSC', 'cssc', *o, part='ltcc', data='mannequins-ltcc') for o in [*_four, ('',False,'chpsg'), ('shsg',True,'chpsg')]]
+_six = [*_four, ('',False,'chpsg'), ('shsg',True,'chpsg')]
+ROWS += [_row('CSSC', 'cssc', *o, part='ltcc', data='mannequins-ltcc') for o in _six]
 
 # %% ../../nbs/hsgl/chain.ipynb #561c82d9
 _curves = 'CAL','CAL + HSAL','CAL + SHSG + HSAL' # rows that are followed by epoch
