@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 LISTS := pyproject.toml setup.py constraints.txt
 PIP = $(BIN)/python -m pip install --disable-pip-version-check $(if $(wildcard $(VENV)/.installed-*),--quiet) -c constraints.txt
 .DEFAULT_GOAL := help
-.PHONY: help demo test notebooks pytest docs readme bench gpu lab export newest oldest clean
+.PHONY: help demo test notebooks pytest docs readme bench gpu lab student export newest oldest clean
 
 help:
 	@echo "make demo    draw a data set, train three networks, compare them: runs/demo/report.html"
@@ -17,6 +17,7 @@ help:
 	@echo "make bench   speed of the evaluation against the plain loop"
 	@echo "make gpu     everything that needs CUDA, tried in six minutes; figures in runs/gpu.json"
 	@echo "make lab     the notebooks in JupyterLab"
+	@echo "make student the notebooks of the course without solutions, in student/"
 	@echo "make export  notebooks -> ccreid/, after cleaning them"
 	@echo "make newest  the wheel with the versions that pip chooses today, in an environment of its own"
 	@echo "make oldest  the same with the lowest versions that pyproject.toml allows"
@@ -66,6 +67,9 @@ gpu: $(VENV)/.installed-dev
 
 lab: $(VENV)/.installed-dev
 	$(BIN)/jupyter lab --notebook-dir nbs
+
+student: $(VENV)/.installed-base
+	$(BIN)/python tools/student.py $(ARGS)
 
 export: $(VENV)/.installed-dev
 	$(BIN)/nbdev-clean && $(BIN)/nbdev-export

@@ -53,4 +53,4 @@ _all_ = ['AIM','CAL','CSSC','FIRe2','reid_dataloaders','check','read_image','loa
          'choose_queries','ranked_list','paired_bootstrap','reproduce','results_table','create_backbone','ReIDModel',
          'Recipe','build','recipe','Chain','Option','Row','register','run','compared_features','multi_shot',
          'Checkpoint','embed','export_reid','load_reid','Method','ReIDLearner','reid_learner','RetrievalEval',
-         'EpochSchedule',         'warmup_multistep','ReIDLoss']
+         'EpochSchedule','warmup_multistep','ReIDLoss']
