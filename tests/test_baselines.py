@@ -694,9 +694,9 @@ def test_a_description_names_only_models_of_this_package():
 
 class Recipe:
     data,backbone,pretrained,start_epoch,margin,smoothing,lr,wd = 'prcc','resnet_mini',True,3,.2,.05,1e-3,1e-4
+    size,generated = (96,48),''
 
 class Generated(Recipe): generated = 'cloth+pose'
-class Named(Recipe): extra = 'cloth'
 
 def test_builders_follow_the_recipe(dataset):
     dls,r = loaders(dataset),Recipe()
@@ -708,7 +708,7 @@ def test_builders_follow_the_recipe(dataset):
     f, = fire_page.fire(r, eps=.5)
     assert (f.k1,f.k2,f.eps)==(4,2,.5)
     for make in aim_page.aim, cal_page.cal:                       # generated images take part where the recipe has some
-        assert [make(o)[0].generated for o in (r, Generated(), Named())]==[False, True, True]
+        assert [make(o)[0].generated for o in (r, Generated())]==[False, True]
         assert make(Generated(), generated=False, lr=1.)[0].clothes_lr==1. and not make(Generated(), generated=False)[0].generated
     k, = cal_page.cal(r)
     assert (type(k),k.start_epoch,k.clothes_lr,k.clothes_wd)==(CAL,3,1e-3,1e-4)

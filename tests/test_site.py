@@ -222,8 +222,14 @@ def test_fonts_come_from_the_reader(tmp_path):
 
 
 def test_folded_solutions_open_by_keyboard(docs):
-    text = docs.opens_by_keyboard('a\n\n::: {.callout-tip collapse="true" title="Solution"}\nIt is 3.\n:::\n\n::: {.callout-note}\nb\n:::\n')
-    assert '<details class="folded">\n<summary>Solution</summary>\n\nIt is 3.\n\n</details>' in text and '::: {.callout-note}' in text
+    from types import SimpleNamespace as Cell
+    md = lambda text: Cell(cell_type='markdown', source=text)
+    one = md('a\n\n::: {.callout-tip collapse="true" title="Solution"}\nIt is 3.\n:::\n\n::: {.callout-note}\nb\n:::\n')
+    over = [md('::: {.callout-tip collapse="true"}\n## Look\nfirst'), Cell(cell_type='code', source='::: no fence'), md('last\n:::\n\nnext')]
+    docs.opens_by_keyboard([one, *over])
+    assert '<details class="folded">\n<summary>Solution</summary>\n\nIt is 3.\n\n</details>' in one.source and '::: {.callout-note}\nb\n:::' in one.source
+    assert over[0].source=='<details class="folded">\n<summary>Look</summary>\n\nfirst' and over[1].source=='::: no fence'
+    assert over[2].source=='last\n\n</details>\n\nnext'
 
 
 def test_no_page_is_stray_untitled_or_without_words(docs, tmp_path, monkeypatch):

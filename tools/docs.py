@@ -156,22 +156,35 @@ class SiteProcessors(FilterDefaults):
     def base_procs(self): return [p for o in super().base_procs() for p in self.instead.get(o, [o])]
 serve.FilterDefaults = SiteProcessors
 
-FOLDED = re.compile(r'^(:{3,})[ \t]*\{\.callout-\w+[^}\n]*collapse="?true"?[^}\n]*\}\n(.*?)^\1[ \t]*$', flags=re.M|re.S)
+FENCE = re.compile(r'^(:{3,})[ \t]*(\{[^}\n]*\})?[ \t]*$', flags=re.M)
 
-def opens_by_keyboard(text):
-    "A folded callout becomes `<details>`, which the keyboard and a screen reader know"
-    def details(m):
-        title = re.search(r'title="([^"]*)"', m[0].split('\n', 1)[0])
-        head = re.match(r'\s*#+ (.+)\n', m[2])
-        body = m[2][head.end():] if head and not title else m[2]
-        return f'<details class="folded">\n<summary>{title[1] if title else head[1] if head else "More"}</summary>\n\n{body.strip()}\n\n</details>'
-    return FOLDED.sub(details, text)
+def summary_of(words, text):
+    "What a folded callout is called, and the text behind its opening line without that"
+    title = re.search(r'title="([^"]*)"', words)
+    head = re.match(r'\s*#+ (.+)\n', text)
+    if head and not title: return head[1], text[head.end():]
+    return title[1] if title else 'More', text
+
+def opens_by_keyboard(cells):
+    "A folded callout becomes `<details>`, which the keyboard and a screen reader know, also where it holds cells of code"
+    stack = []
+    def fence(m):
+        if m[2] is None: return '\n</details>' if stack and stack.pop() else m[0]
+        stack.append('.callout-' in m[2] and bool(re.search('collapse="?true', m[2])))
+        return f'\0{m[2]}\0' if stack[-1] else m[0]
+    for c in cells:
+        if c.cell_type!='markdown': continue
+        text = FENCE.sub(fence, c.source)
+        while '\0' in text:
+            before,words,after = text.split('\0', 2)
+            title,after = summary_of(words, after)
+            text = f'{before}<details class="folded">\n<summary>{title}</summary>\n\n{after.lstrip()}'
+        c.source = text
 
 def localize(c, folder):
     "Make links to our own site relative to its root, and drop the front matter smalldocs does not read"
     c.source = c.source.replace(base, '/')
     if c.cell_type=='markdown': c.source = re.sub(r'(\])\(([^)\s]+)\)', lambda m: outside(m, folder), c.source)
-    if c.cell_type=='markdown': c.source = opens_by_keyboard(c.source)
     if c.cell_type=='raw': c.source = re.sub(r'^output-file:.*\n', '', c.source, flags=re.M)
     for o in c.get('outputs', []):
         d = o.get('data', {})
@@ -270,6 +283,7 @@ def stage(draft=False):
     bad,pages = [o.replace(f'{cfg.nbs_path}/', '') for o in faults],{}
     for p in sorted(proc.rglob('*.ipynb')):
         nb = read_nb(p)
+        opens_by_keyboard(nb.cells)
         pictures.describe(nb.cells)
         for c in nb.cells:
             localize(c, p.relative_to(proc).parent)

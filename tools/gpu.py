@@ -17,7 +17,7 @@ from ccreid.data.samples import make_table
 from ccreid.data.transforms import Preprocessing
 from ccreid.demo import demo
 from ccreid.evaluation.metrics import evaluate
-from ccreid.experiments import environment, multi_shot, run, test_table
+from ccreid.experiments import environment, multi_shot, run, compared_table
 from ccreid.files import to_json, write_whole
 from ccreid.recipes import recipe
 from ccreid.tensor_files import read_torch
@@ -109,7 +109,7 @@ def embedding(o):
     "Features on the device against the CPU's"
     dataset = dataset_in(o.folder)
     dls = reid_dataloaders(dataset, Preprocessing((96,48)), 4, 4, num_workers=0, device=o.device)
-    learn,table = reid_learner(dls, 'resnet_mini'),test_table(dataset)
+    learn,table = reid_learner(dls, 'resnet_mini'),compared_table(dataset)
     learn.model.to(o.device)
     started = time.time()
     here = embed(learn, table)
@@ -152,7 +152,7 @@ def training_speed(o):
 def same_metrics(o):
     "Metrics on the device against the CPU's"
     dataset = dataset_in(o.folder)
-    table = test_table(dataset)
+    table = compared_table(dataset)
     f = torch.nn.functional.normalize(torch.randn(len(table), 64, generator=torch.Generator().manual_seed(0)))
     for name,protocol in multi_shot(dataset).items():
         a,b = evaluate(f, table, protocol),evaluate(f.to(o.device), table, protocol)

@@ -58,6 +58,7 @@ def _chosen(dataset, protocols):
 # %% ../../nbs/training/asking.ipynb #734768bf
 class Figures(dict):
     "`RetrievalMetrics` by protocol, a line each"
+    def __init__(self, results=()): super().__init__(results) # Metrics by name of the protocol
     def __repr__(self):
         def line(name, m):
             of = lambda v: f'{100*v:.1f}' if v==v else 'n/a'

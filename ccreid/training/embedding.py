@@ -61,7 +61,7 @@ def embed(
     if not len(table): raise ValueError("Nothing to embed: the table has no rows")
     flip = preprocessing.flip if flip is None else flip
     loader = embedding_loader(table, preprocessing, batch_size, num_workers=num_workers, transform=transform)
-    batches = zip(bar(loader, progress), torch.from_numpy(modality_of(table)).split(batch_size))
+    batches = zip(bar(loader, progress), torch.tensor(modality_of(table)).split(batch_size))
     return F.normalize(embed_loader(model, batches, flip))
 
 # %% ../../nbs/training/embedding.ipynb #26668554
@@ -80,4 +80,4 @@ def embed_training(
     if not len(table): raise ValueError("Nothing to embed: there are no rows")
     workers = 0 if images.cache is not None else loader.fake_l.num_workers
     clean = embedding_loader(table, learn.model.preprocessing, batch_size, workers, images.cache)
-    return embed_loader(learn.model, zip(clean, torch.from_numpy(modality_of(table)).split(batch_size)), flip)
+    return embed_loader(learn.model, zip(clean, torch.tensor(modality_of(table)).split(batch_size)), flip)
