@@ -58,9 +58,9 @@ class Library:
                     if getattr(d, 'name', None)==method: return d.lineno
 
 def patch_class(o):
-    "The class that a patched function goes into, as its `self` says"
+    "The class that a patched function goes into, as its `self` says; of several the first"
     a = (o.args.posonlyargs+o.args.args)[:1]
-    return ast.unparse(a[0].annotation) if a and a[0].annotation else ''
+    return ast.unparse(a[0].annotation).split('|')[0].strip() if a and a[0].annotation else ''
 
 # --- signatures
 
@@ -201,7 +201,7 @@ class Reference:
         return [self.function(d, source, f'{o.name}.{d.name}', 4) for d in told],f"Also: {', '.join(rest)}." if rest else ''
 
     def class_(self, o, source):
-        bases = [b for b in base_names(o) if b not in ('object','NamedTuple')]
+        bases = [b for b in base_names(o) if b not in ('object','NamedTuple') and public(b)]
         more = [f"A kind of {', '.join(f'`{b}`' for b in bases)}."] if bases else []
         if has_fields(o) and (rows := fields(o, source)): more.append(fields_table(rows))
         shown,also = self.methods(o, source)
@@ -245,6 +245,7 @@ def public_names(library, module):
     for o in library.modules[module].body:
         if isinstance(o, DEFS) and public(o.name):
             name = f'{patch_class(o)}.{o.name}' if patched(o) else o.name
+            if not public(name): continue              # a method of a class that is nobody's business
             res.append((name, name.lower(), (ast.get_docstring(o) or '').split('\n')[0]))
             if isinstance(o, ast.ClassDef):
                 res += [(f'{o.name}.{d.name}', f'{o.name}.{d.name}'.lower(), (ast.get_docstring(d) or '').split('\n')[0]) for d in o.body
