@@ -7,6 +7,7 @@ import random
 import resource
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -164,7 +165,7 @@ def test_a_bar_on_the_terminal_with_rate_and_time_left(done, tmp_path, monkeypat
         def isatty(self): return True
     shown = Terminal()
     run(done[0], tmp_path/'o', limit=5)
-    monkeypatch.setattr(expansion.sys, 'stderr', shown)
+    monkeypatch.setattr(sys, 'stderr', shown)
     run(done[0], tmp_path/'o', progress=True, batch=4)
     last = shown.getvalue().split('\r')[-1]
     assert last.startswith('[##############################] 13/13 images, ') and last.rstrip().endswith('/s, 0:00:00 left (5 found)') and last.endswith('\n')

@@ -14,7 +14,8 @@ from ..data.samples import DataError
 from ..data.transforms import read_image
 from ..files import shown
 from .edits import is_plain
-from .records import digest,image_key,read_manifest
+from .records import read_manifest
+from .seeds import digest,image_key
 
 # %% ../../nbs/generation/found.ipynb #92cac0fa
 def content(path): # Of a file

@@ -12,6 +12,7 @@ import json,tempfile
 from pathlib import Path
 import numpy as np
 import torch
+from fastcore.basics import patch
 from PIL import Image
 import ccreid.compat
 from .. import settings
@@ -28,22 +29,35 @@ def as_mask(
     "A mask in one form; raises `ValueError` where its size is not the picture's"
     mask = np.asarray(mask)
     if mask.shape!=image.size[::-1]:
-        raise ValueError(f"the mask is {'×'.join(map(str, mask.shape))}, the image {image.height}×{image.width} (height × width)")
+        raise ValueError(f"the mask is {'×'.join(map(str, mask.shape))}, "
+                         f'the image {image.height}×{image.width} (height × width)')
     return mask.astype(bool)
 
+# %% ../../nbs/generation/inpainting.ipynb #be6da585
 def composite(
     source:Image.Image,    # RGB
     generated:Image.Image, # Any size: it is brought to the source's by Lanczos' filter
     mask,                  # [H,W] bool
 )->Image.Image:            # RGB
-    "The generated picture inside the mask, the source outside, bit for bit; raises `ValueError` for a mask of another size"
+    "The generated picture inside the mask, the source outside, bit for bit; `ValueError` for a mask of another size"
     if generated.size!=source.size: generated = generated.resize(source.size, Image.Resampling.LANCZOS)
-    return Image.fromarray(np.where(as_mask(mask, source)[...,None], np.asarray(generated.convert('RGB')), np.asarray(source)))
+    mask = as_mask(mask, source)[...,None]
+    return Image.fromarray(np.where(mask, np.asarray(generated.convert('RGB')), np.asarray(source)))
 
 # %% ../../nbs/generation/inpainting.ipynb #b487039c
-SD2,SD15 = 'sd2-community/stable-diffusion-2-inpainting','stable-diffusion-v1-5/stable-diffusion-inpainting'
-_FILES = ['*.json','*.txt'] + [f'{part}/{file}.safetensors' for part in ('unet','vae','text_encoder') for file in ('model','diffusion_pytorch_model')]
+SD2 = 'sd2-community/stable-diffusion-2-inpainting'
+SD15 = 'stable-diffusion-v1-5/stable-diffusion-inpainting'
+_TENSORS = 'model','diffusion_pytorch_model'           # names of files, as transformers and diffusers write them
+_PARTS = 'unet','vae','text_encoder'
+_FILES = ['*.json','*.txt', *(f'{part}/{file}.safetensors' for part in _PARTS for file in _TENSORS)]
 
+def _refuse(size, steps, batch):
+    "`ValueError` for what makes no sense"
+    if min(size)<8 or size[0]%8 or size[1]%8:
+        raise ValueError(f'size is (height, width) in multiples of 8, not {tuple(size)}')
+    if steps<1 or batch<1: raise ValueError(f'steps and batch are 1 or more, not {steps} and {batch}')
+
+# %% ../../nbs/generation/inpainting.ipynb #a401ce68
 class ClothesInpainter:
     "An inpainting pipeline of diffusers, called as `inpaint(images, masks, prompts, seeds)`"
     def __init__(self,
@@ -58,97 +72,134 @@ class ClothesInpainter:
         dtype=None,        # Default: float16 on CUDA, else float32
         name:str='',       # For the record
     ):
-        if min(size)<8 or size[0]%8 or size[1]%8: raise ValueError(f'size is (height, width) in multiples of 8, not {tuple(size)}')
-        if steps<1 or batch<1: raise ValueError(f'steps and batch are 1 or more, not {steps} and {batch}')
+        _refuse(size, steps, batch)
         self.device = torch.device(device or settings.get('device'))
         self.dtype = dtype or (torch.float16 if self.device.type=='cuda' else torch.float32)
-        self.pipe,self.size,self.steps,self.guidance,self.strength = pipe.to(self.device, self.dtype),tuple(size),steps,guidance,strength
-        self.negative,self.batch,self.name = negative,batch,name
+        self.pipe,self.size,self.negative = pipe.to(self.device, self.dtype),tuple(size),negative
+        self.steps,self.guidance,self.strength,self.batch,self.name = steps,guidance,strength,batch,name
         pipe.set_progress_bar_config(disable=True)
 
-    @property
-    def settings(self):
-        "What decides how its images look, for the record of an expansion"
-        return dict(model=self.name, size=list(self.size), steps=self.steps, guidance=self.guidance, strength=self.strength, negative=self.negative,
-                    dtype=str(self.dtype).split('.')[-1])
+# %% ../../nbs/generation/inpainting.ipynb #0b5493c8
+@patch(as_prop=True)
+def settings(self:ClothesInpainter)->dict:
+    "What decides how its images look, for the record of an expansion"
+    return dict(model=self.name, size=list(self.size), steps=self.steps, guidance=self.guidance,
+                strength=self.strength, negative=self.negative, dtype=str(self.dtype).split('.')[-1])
 
-    @classmethod
-    def from_pretrained(cls,
-        name=SD2,  # Name, hub id or folder, see `ccreid.weights.locate`
-        **kw,      # Of `ClothesInpainter`, but `name`
-    ):
-        "Load by name, safetensors only; raises `WeightsNotFound`, or `ValueError` where the folder holds something else, in one line"
-        need('diffusers', 'transformers')
-        from diffusers import StableDiffusionInpaintPipeline
-        folder = locate(name, None, only=_FILES)
-        try:
-            pipe = StableDiffusionInpaintPipeline.from_pretrained(folder, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-                                                                  use_safetensors=True, local_files_only=True)
-        except (OSError, ValueError) as e:
-            raise ValueError(f'{folder} holds no inpainting pipeline of diffusers with safetensors: {str(e).splitlines()[0]}') from None
-        return cls(pipe, name=Path(name).name if Path(name).is_dir() else str(name), **kw)
+# %% ../../nbs/generation/inpainting.ipynb #dea8e537
+@patch(cls_method=True)
+def from_pretrained(cls:ClothesInpainter,
+    name=SD2,  # Name, hub id or folder, see `ccreid.weights.locate`
+    **kw,      # Of `ClothesInpainter`, but `name`
+):
+    "Load by name, safetensors only; `WeightsNotFound`, or `ValueError` where the folder holds something else"
+    need('diffusers', 'transformers')
+    from diffusers import StableDiffusionInpaintPipeline
+    folder = locate(name, None, only=_FILES)
+    unwatched = dict(safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    here = dict(use_safetensors=True, local_files_only=True)
+    try: pipe = StableDiffusionInpaintPipeline.from_pretrained(folder, **here, **unwatched)
+    except (OSError, ValueError) as e:
+        raise ValueError(f'{folder} holds no inpainting pipeline of diffusers with safetensors: '
+                         f'{str(e).splitlines()[0]}') from None
+    return cls(pipe, name=Path(name).name if Path(name).is_dir() else str(name), **kw)
 
-    def paint(self, images, masks, prompts, seeds):
-        "One batch, at the pipeline's size: [B,H,W,3] floats, or PIL images"
-        h,w = self.size
-        return self.pipe(prompt=list(prompts), negative_prompt=None if self.negative is None else [self.negative]*len(images),
-            image=[im.resize((w,h), Image.Resampling.LANCZOS) for im in images],
-            mask_image=[Image.fromarray(m.astype(np.uint8)*255).resize((w,h), Image.Resampling.NEAREST) for m in masks],
-            height=h, width=w, num_inference_steps=self.steps, guidance_scale=self.guidance, generator=[torch.Generator().manual_seed(int(s)) for s in seeds],
-            output_type='np', **({} if self.strength is None else dict(strength=self.strength))).images
+# %% ../../nbs/generation/inpainting.ipynb #d9c2a813
+@patch
+def paint(self:ClothesInpainter, images, masks, prompts, seeds):
+    "One batch, at the pipeline's size: [B,H,W,3] floats, or PIL images"
+    h,w = self.size
+    whites = [Image.fromarray(m.astype(np.uint8)*255) for m in masks]
+    optional = {} if self.strength is None else dict(strength=self.strength)
+    return self.pipe(prompt=list(prompts),
+        negative_prompt=None if self.negative is None else [self.negative]*len(images),
+        image=[im.resize((w,h), Image.Resampling.LANCZOS) for im in images],
+        mask_image=[white.resize((w,h), Image.Resampling.NEAREST) for white in whites],
+        height=h, width=w, num_inference_steps=self.steps, guidance_scale=self.guidance,
+        generator=[torch.Generator().manual_seed(int(s)) for s in seeds], output_type='np', **optional).images
 
-    def put(self, image, new, mask):
-        "The composite, or why there is none"
-        try: new = to_picture(new)
-        except SkipImage as e: return e
-        return SkipImage(why) if (why := fault(new)) else composite(image, new, mask)
+@patch
+def put(self:ClothesInpainter, image, new, mask):
+    "The composite, or why there is none"
+    try: new = to_picture(new)
+    except SkipImage as e: return e
+    return SkipImage(why) if (why := fault(new)) else composite(image, new, mask)
 
-    def __call__(self,
-        images:list,  # PIL images
-        masks:list,   # As `as_mask` takes them, each in the size of its image
-        prompts,      # A text for each, or one for all
-        seeds:list,   # A number for each
-        rows=None,    # Rows of the sample table; not used
-    )->list:          # PIL images in the size of the sources; None where the mask is empty, `SkipImage` where the network failed
-        "New content inside the masks; raises `ValueError` where a mask has another size"
-        prompts = [prompts]*len(images) if isinstance(prompts, str) else list(prompts)
-        if not len(images)==len(masks)==len(prompts)==len(seeds):
-            raise ValueError(f'{len(images)} images, {len(masks)} masks, {len(prompts)} prompts and {len(seeds)} seeds: one each')
-        images = [_rgb(im) for im in images]
-        masks,res = [as_mask(m, im) for m,im in zip(masks, images)],[None]*len(images)
-        for part in full_batches([i for i,m in enumerate(masks) if m.any()], self.batch):
-            for i,new in zip(part, self.paint(*([xs[i] for i in part] for xs in (images, masks, prompts, seeds)))):
-                res[i] = self.put(images[i], new, masks[i])
-        return res
+# %% ../../nbs/generation/inpainting.ipynb #dd444ea1
+@patch
+def __call__(self:ClothesInpainter,
+    images:list,  # PIL images
+    masks:list,   # As `as_mask` takes them, each in the size of its image
+    prompts,      # A text for each, or one for all
+    seeds:list,   # A number for each
+    rows=None,    # Rows of the sample table; not used
+)->list: # PIL images in the sources' size; None where the mask is empty, `SkipImage` where the network failed
+    "New content inside the masks; raises `ValueError` where a mask has another size"
+    prompts = [prompts]*len(images) if isinstance(prompts, str) else list(prompts)
+    if not len(images)==len(masks)==len(prompts)==len(seeds):
+        raise ValueError(f'{len(images)} images, {len(masks)} masks, {len(prompts)} prompts '
+                         f'and {len(seeds)} seeds: one each')
+    images = [_rgb(im) for im in images]
+    masks,res = [as_mask(m, im) for m,im in zip(masks, images)],[None]*len(images)
+    for part in full_batches([i for i,m in enumerate(masks) if m.any()], self.batch):
+        made = self.paint(*([xs[i] for i in part] for xs in (images, masks, prompts, seeds)))
+        for i,new in zip(part, made): res[i] = self.put(images[i], new, masks[i])
+    return res
 
 # %% ../../nbs/generation/inpainting.ipynb #7a617f24
+_LETTERS = [chr(c) for c in range(97, 123)]
+_WORDS = _LETTERS + [c+'</w>' for c in _LETTERS] + ['<|startoftext|>','<|endoftext|>']
+
+def _tiny_tokenizer():
+    "CLIP's tokenizer, with the alphabet for a vocabulary"
+    from transformers import CLIPTokenizer
+    with tempfile.TemporaryDirectory() as tmp:
+        vocab,merges = Path(tmp)/'vocab.json',Path(tmp)/'merges.txt'
+        vocab.write_text(json.dumps({w:i for i,w in enumerate(_WORDS)})); merges.write_text('#version: 0.2\n')
+        return CLIPTokenizer(str(vocab), str(merges), model_max_length=77)
+
+def _tiny_text():
+    "CLIP's model of texts"
+    from transformers import CLIPTextConfig, CLIPTextModel
+    words = len(_WORDS)
+    return CLIPTextModel(CLIPTextConfig(vocab_size=words, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, bos_token_id=words-2, eos_token_id=words-1, pad_token_id=words-1))
+
+# %% ../../nbs/generation/inpainting.ipynb #8adf78d9
+def _tiny_vae():
+    "An autoencoder of two blocks"
+    from diffusers import AutoencoderKL
+    return AutoencoderKL(block_out_channels=(32,32), norm_num_groups=8,
+        down_block_types=('DownEncoderBlock2D',)*2, up_block_types=('UpDecoderBlock2D',)*2)
+
+def _tiny_unet():
+    "A denoising network of two levels"
+    from diffusers import UNet2DConditionModel
+    return UNet2DConditionModel(sample_size=16, in_channels=9, out_channels=4, layers_per_block=1,
+        block_out_channels=(32,32), cross_attention_dim=32, norm_num_groups=8,
+        down_block_types=('DownBlock2D','CrossAttnDownBlock2D'), up_block_types=('CrossAttnUpBlock2D','UpBlock2D'))
+
+# %% ../../nbs/generation/inpainting.ipynb #cac68978
 def tiny_pipeline(
     seed:int=0, # Of the random weights
 ):              # StableDiffusionInpaintPipeline
     "An inpainting pipeline of 600,000 random weights"
     need('diffusers', 'transformers')
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionInpaintPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-    letters = [chr(c) for c in range(97, 123)]
-    vocab = {w:i for i,w in enumerate(letters + [c+'</w>' for c in letters] + ['<|startoftext|>','<|endoftext|>'])}
-    with tempfile.TemporaryDirectory() as tmp:
-        words,merges = Path(tmp)/'vocab.json',Path(tmp)/'merges.txt'
-        words.write_text(json.dumps(vocab)); merges.write_text('#version: 0.2\n')
-        tokenizer = CLIPTokenizer(str(words), str(merges), model_max_length=77)
+    from diffusers import DDIMScheduler, StableDiffusionInpaintPipeline
+    tokenizer = _tiny_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        text = CLIPTextModel(CLIPTextConfig(vocab_size=len(vocab), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-            bos_token_id=len(vocab)-2, eos_token_id=len(vocab)-1, pad_token_id=len(vocab)-1))
-        vae = AutoencoderKL(block_out_channels=(32,32), down_block_types=('DownEncoderBlock2D',)*2, up_block_types=('UpDecoderBlock2D',)*2, norm_num_groups=8)
-        unet = UNet2DConditionModel(sample_size=16, in_channels=9, out_channels=4, layers_per_block=1, block_out_channels=(32,32), cross_attention_dim=32, norm_num_groups=8,
-            down_block_types=('DownBlock2D','CrossAttnDownBlock2D'), up_block_types=('CrossAttnUpBlock2D','UpBlock2D'))
-    scheduler = DDIMScheduler(beta_start=.00085, beta_end=.012, beta_schedule='scaled_linear', clip_sample=False, set_alpha_to_one=False, steps_offset=1)
-    return StableDiffusionInpaintPipeline(vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=scheduler, safety_checker=None, feature_extractor=None,
-        requires_safety_checker=False)
+        text,vae,unet = _tiny_text(),_tiny_vae(),_tiny_unet()
+    scheduler = DDIMScheduler(beta_start=.00085, beta_end=.012, beta_schedule='scaled_linear', clip_sample=False,
+                              set_alpha_to_one=False, steps_offset=1)
+    return StableDiffusionInpaintPipeline(vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet,
+        scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
 
+# %% ../../nbs/generation/inpainting.ipynb #b1a32e1f
 def tiny_inpainter(
     seed:int=0, # Of the random weights
     **kw,       # Of `ClothesInpainter`
 )->ClothesInpainter: # It paints noise, in exactly the way a trained one paints clothes
     "A `ClothesInpainter` around `tiny_pipeline`"
-    return ClothesInpainter(tiny_pipeline(seed), **{'size':(48,16), 'steps':2, 'batch':2, 'device':'cpu', 'name':f'tiny-{seed}', **kw})
+    small = dict(size=(48,16), steps=2, batch=2, device='cpu', name=f'tiny-{seed}')
+    return ClothesInpainter(tiny_pipeline(seed), **{**small, **kw})

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from scipy import ndimage
 import ccreid.compat
 from .. import settings
@@ -32,8 +33,8 @@ class HumanParser(Interface, Protocol):
         ...
 
 # %% ../../nbs/generation/parsing.ipynb #3c6d2fca
-ATR = ('background','hat','hair','sunglasses','upper-clothes','skirt','pants','dress','belt','left-shoe','right-shoe','face',
-    'left-leg','right-leg','left-arm','right-arm','bag','scarf')
+ATR = ('background','hat','hair','sunglasses','upper-clothes','skirt','pants','dress','belt',
+    'left-shoe','right-shoe','face','left-leg','right-leg','left-arm','right-arm','bag','scarf')
 _OTHER = dict(belt='pants', bag='background', gloves='glove', jumpsuit='jumpsuits', torso='upper-clothes')
 
 def to_lip(
@@ -100,37 +101,50 @@ class SegformerParser:
         dtype=torch.float32, # Of its arithmetic
         name:str='',      # For the record
     ):
-        device = torch.device(device or settings.get('device'))
-        self.model,self.processor,self.batch,self.device,self.dtype,self.name = model.eval().to(device, dtype),processor,batch,device,dtype,name
-        self.lip = torch.as_tensor(to_lip([model.config.id2label[i] for i in range(len(model.config.id2label))]), device=device)
+        self.processor,self.batch,self.dtype,self.name = processor,batch,dtype,name
+        self.device = torch.device(device or settings.get('device'))
+        self.model = model.eval().to(self.device, dtype)
+        names = model.config.id2label
+        self.lip = torch.as_tensor(to_lip([names[i] for i in range(len(names))]), device=self.device)
 
-    @property
-    def settings(self): return dict(parser=self.name, dtype=str(self.dtype).split('.')[-1])
+# %% ../../nbs/generation/parsing.ipynb #e3e3a7af
+@patch(as_prop=True)
+def settings(self:SegformerParser)->dict:
+    "What decides how its label maps look, for the record of an expansion"
+    return dict(parser=self.name, dtype=str(self.dtype).split('.')[-1])
 
-    @classmethod
-    def from_pretrained(cls,
-        name=SEGFORMER,  # Name, hub id or folder, see `ccreid.weights.locate`
-        **kw,            # Of `SegformerParser`, but `name`
-    ):
-        "Load by name; raises `WeightsNotFound`, or `ValueError` where the folder holds something else, in one line"
-        need('transformers')
-        from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
-        folder = locate(name, None, only=['*.json','model*.safetensors'])
-        try:
-            model = AutoModelForSemanticSegmentation.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-            processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError) as e: raise ValueError(f'{folder} holds no parser of transformers with safetensors: {str(e).splitlines()[0]}') from None
-        return cls(model, processor, name=Path(name).name if Path(name).is_dir() else str(name), **kw)
+@patch(cls_method=True)
+def from_pretrained(cls:SegformerParser,
+    name=SEGFORMER,  # Name, hub id or folder, see `ccreid.weights.locate`
+    **kw,            # Of `SegformerParser`, but `name`
+):
+    "Load by name; raises `WeightsNotFound`, or `ValueError` where the folder holds something else, in one line"
+    need('transformers')
+    from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+    folder,here = locate(name, None, only=['*.json','model*.safetensors']),dict(local_files_only=True)
+    try:
+        model = AutoModelForSemanticSegmentation.from_pretrained(folder, use_safetensors=True, **here)
+        processor = AutoImageProcessor.from_pretrained(folder, **here)
+    except (OSError, ValueError) as e:
+        why = str(e).splitlines()[0]
+        raise ValueError(f'{folder} holds no parser of transformers with safetensors: {why}') from None
+    return cls(model, processor, name=Path(name).name if Path(name).is_dir() else str(name), **kw)
 
-    @torch.no_grad()
-    def __call__(self, images, rows=None):
-        res = {}
-        for part in full_batches(range(len(images)), self.batch):
-            x = self.processor(images=[_rgb(images[i]) for i in part], return_tensors='pt')['pixel_values']
-            for i,scores in zip(part, self.model(x.to(self.device, self.dtype)).logits.float()):
-                size = images[i].size[::-1]
-                res[i] = self.lip[F.interpolate(scores[None], size, mode='bilinear', align_corners=False)[0].argmax(0)].cpu().numpy()
-        return [res[i] for i in range(len(images))]
+# %% ../../nbs/generation/parsing.ipynb #951e78f2
+@patch
+def _classes(self:SegformerParser, scores, size):
+    "LIP's classes in a picture of that size, from the scores [C,h,w]"
+    scores = F.interpolate(scores[None], size, mode='bilinear', align_corners=False)[0]
+    return self.lip[scores.argmax(0)].cpu().numpy()
+
+@patch
+def __call__(self:SegformerParser, images, rows=None):
+    res = {}
+    for part in full_batches(range(len(images)), self.batch):
+        x = self.processor(images=[_rgb(images[i]) for i in part], return_tensors='pt')['pixel_values']
+        with torch.no_grad(): scores = self.model(x.to(self.device, self.dtype)).logits.float()
+        for i,own in zip(part, scores): res[i] = self._classes(own, images[i].size[::-1])
+    return [res[i] for i in range(len(images))]
 
 # %% ../../nbs/generation/parsing.ipynb #85c112cb
 def tiny_parser(
@@ -142,9 +156,10 @@ def tiny_parser(
     "A SegFormer of 32,000 random weights"
     need('transformers')
     from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor
-    config = SegformerConfig(depths=[1]*4, hidden_sizes=[8,16,16,16], num_attention_heads=[1,2,2,2], decoder_hidden_size=16,
-        id2label=dict(enumerate(names)), label2id={n:i for i,n in enumerate(names)})
+    config = SegformerConfig(depths=[1]*4, hidden_sizes=[8,16,16,16], num_attention_heads=[1,2,2,2],
+        decoder_hidden_size=16, id2label=dict(enumerate(names)), label2id={n:i for i,n in enumerate(names)})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = SegformerForSemanticSegmentation(config)
-    return SegformerParser(model, SegformerImageProcessor(size=dict(height=size[0], width=size[1])), **{'device':'cpu', 'name':'tiny', **kw})
+    processor = SegformerImageProcessor(size=dict(height=size[0], width=size[1]))
+    return SegformerParser(model, processor, **{'device':'cpu', 'name':'tiny', **kw})

@@ -15,18 +15,23 @@ from torch import Tensor
 
 # %% ../../nbs/hsgl/definitions.ipynb #81e43635
 def _column(labels, what):
+    "Labels as a vector; `ValueError` where they are none"
     labels = torch.as_tensor(labels)
     if labels.ndim!=1: raise ValueError(f'{what} must be one label a sample, a vector, not {tuple(labels.shape)}')
     return labels
 
-def _equal(labels): return labels[:,None]==labels[None]
+def _equal(labels):
+    "[n,n] pairs that have the same label"
+    return labels[:,None]==labels[None]
 
 def _together(**columns):
+    "Columns as vectors of one length"
     columns = {k: _column(v, k) for k,v in columns.items()}
     if len({len(v) for v in columns.values()})>1:
         raise ValueError('labels must be of one length: ' + ', '.join(f'{k} {len(v)}' for k,v in columns.items()))
     return columns.values()
 
+# %% ../../nbs/hsgl/definitions.ipynb #eaf214fd
 def hard_positives(
     identity:Tensor, # [n] identity of each sample; negative: matches nobody
     clothes:Tensor,  # [n] clothes; -1 is unknown
@@ -38,6 +43,7 @@ def hard_positives(
     changed = ~_equal(clothes) & known[:,None] & known[None] | ~_equal(camera)
     return _equal(identity) & (identity>=0)[:,None] & changed
 
+# %% ../../nbs/hsgl/definitions.ipynb #caec314d
 def hard_negatives(
     identity:Tensor, # [n] identity of each sample
     clothes:Tensor,  # [n] clothes; -1 is unknown
@@ -47,6 +53,29 @@ def hard_negatives(
     return _equal(clothes) & (clothes>=0)[:,None] & ~_equal(identity)
 
 # %% ../../nbs/hsgl/definitions.ipynb #ed339853
+def _places(identity, people, spread):
+    "[n,2] places of pictures: each person's in a circle, people side by side"
+    place = np.zeros((len(identity),2))
+    for k,p in enumerate(people):
+        own = (identity==p).nonzero().ravel()
+        a = 2*np.pi*np.arange(len(own))/len(own) + np.pi/4
+        place[own] = np.stack([.72*np.cos(a) + (1+spread)*k, np.sin(a)], 1)
+    return place
+
+def _join(ax, place, positives, negatives):
+    "Orange lines between hard positives, blue arcs between hard negatives"
+    from matplotlib.patches import FancyArrowPatch
+    for pair in positives.triu().nonzero().tolist(): ax.plot(*place[pair].T, color='C1', lw=1.6, zorder=1)
+    arc = dict(arrowstyle='-', connectionstyle='arc3,rad=.45', color='C0', lw=1.6, zorder=1)
+    for pair in negatives.triu().nonzero().tolist(): ax.add_patch(FancyArrowPatch(*place[pair], **arc))
+
+def _put(ax, image, x, y):
+    "A picture at a place, .84 high"
+    a = np.asarray(image)
+    w = .42*a.shape[1]/a.shape[0]
+    ax.imshow(a, extent=(x-w,x+w,y-.42,y+.42), zorder=2)
+
+# %% ../../nbs/hsgl/definitions.ipynb #7a586421
 def show_hard_pairs(
     images,   # [n] pictures, as arrays or PIL images
     identity, # [n]
@@ -57,22 +86,12 @@ def show_hard_pairs(
 ): # matplotlib figure
     "A batch with its hard positives (orange) and hard negatives (blue) joined by lines"
     import matplotlib.pyplot as plt
-    from matplotlib.patches import FancyArrowPatch
     identity = _column(identity, 'identity')
     people = list(dict.fromkeys(identity.tolist()))
-    place = np.zeros((len(identity),2))
-    for k,p in enumerate(people):
-        rows = (identity==p).nonzero().ravel()
-        a = 2*np.pi*np.arange(len(rows))/len(rows) + np.pi/4
-        place[rows] = np.stack([.72*np.cos(a) + (1+spread)*k, np.sin(a)], 1)
+    place = _places(identity, people, spread)
     fig,ax = plt.subplots(figsize=(height*(len(people)*(1+spread)-spread+1.2)/3.7, height))
-    for i,j in hard_positives(identity, clothes, camera).triu().nonzero().tolist(): ax.plot(*place[[i,j]].T, color='C1', lw=1.6, zorder=1)
-    for i,j in hard_negatives(identity, clothes).triu().nonzero().tolist():
-        ax.add_patch(FancyArrowPatch(*place[[i,j]], arrowstyle='-', connectionstyle='arc3,rad=.45', color='C0', lw=1.6, zorder=1))
-    for im,(x,y) in zip(images, place):
-        a = np.asarray(im)
-        w = .42*a.shape[1]/a.shape[0]
-        ax.imshow(a, extent=(x-w,x+w,y-.42,y+.42), zorder=2)
+    _join(ax, place, hard_positives(identity, clothes, camera), hard_negatives(identity, clothes))
+    for im,(x,y) in zip(images, place): _put(ax, im, x, y)
     ax.set(xlim=(-1.1, (1+spread)*(len(people)-1)+1.1), ylim=(-2,1.5), aspect='equal')
     ax.axis('off')
     for k,p in enumerate(people): ax.text((1+spread)*k, 1.25, f'person {p}', ha='center', fontsize=9)
@@ -83,18 +102,24 @@ def _agreeing(table, *columns):
     "Ordered pairs, a row with itself included, that agree in all columns"
     return int((table.groupby(list(columns)).size().astype('int64')**2).sum())
 
+def _changed(dressed, *columns):
+    "Ordered pairs of a person in different clothes, both known, that agree in the other columns"
+    return _agreeing(dressed, 'identity', *columns) - _agreeing(dressed, 'identity', 'clothes', *columns)
+
+# %% ../../nbs/hsgl/definitions.ipynb #3048967d
 def hard_pairs_in(
     table, # Sample table or a dict of its columns: `identity`, `clothes`, `camera`
-)->dict[str,int]: # `images`, `identities` and ordered pairs: `positive`, `hard_positive`, `other_clothes`, `other_camera`, `negative`, `hard_negative`
-    "Count the pairs of each kind among the rows of a table, each pair from both sides; `KeyError` for a missing column"
+)->dict[str,int]: # Images, identities and ordered pairs by kind
+    """Count the pairs of each kind among the rows of a table, each pair from both sides: `positive`, `hard_positive`,
+    `other_clothes`, `other_camera`, `negative`, `hard_negative`; `KeyError` for a missing column"""
     t = pd.DataFrame({c: np.asarray(table[c], dtype=np.int64) for c in ('identity','clothes','camera')})
     people,known = t[t.identity>=0],t[t.clothes>=0]
     dressed = known[known.identity>=0]
-    changed = lambda *c: _agreeing(dressed, 'identity', *c) - _agreeing(dressed, 'identity', 'clothes', *c) # both known, and different
-    positive,other_camera = _agreeing(people, 'identity'),_agreeing(people, 'identity')-_agreeing(people, 'identity', 'camera')
+    positive = _agreeing(people, 'identity')
+    other_camera = positive-_agreeing(people, 'identity', 'camera')
     return dict(images=len(t), identities=people.identity.nunique(), positive=positive-len(people),
-                hard_positive=other_camera+changed('camera'), other_clothes=changed(), other_camera=other_camera,
-                negative=len(t)**2-_agreeing(t, 'identity'),
+                hard_positive=other_camera+_changed(dressed, 'camera'), other_clothes=_changed(dressed),
+                other_camera=other_camera, negative=len(t)**2-_agreeing(t, 'identity'),
                 hard_negative=_agreeing(known, 'clothes')-_agreeing(known, 'clothes', 'identity'))
 
 # %% ../../nbs/hsgl/definitions.ipynb #77f75670
@@ -103,8 +128,9 @@ def hard_pair_counts(
     garments:int,        # m, garments that everybody is dressed in
     selected:int,        # n, images of each person that are re-dressed
 )->tuple[int,int]: # Hard positives, hard negatives: partners summed over all generated images
-    "Hard pairs that m·n generated images per person bring (HSGL, Eq. 3), the first an upper bound; `ValueError` for negative numbers"
+    "Hard pairs that m·n new images a person bring (HSGL, Eq. 3), the first an upper bound; `ValueError` below zero"
     images = _column(images_per_identity, 'images_per_identity').tolist()
-    if min(garments, selected, *images)<0: raise ValueError('numbers of images, garments and selected images must not be negative')
+    if min(garments, selected, *images)<0:
+        raise ValueError('numbers of images, garments and selected images must not be negative')
     new = garments*selected
     return sum(new*(n+new-1) for n in images), new*len(images)*selected*(len(images)-1)

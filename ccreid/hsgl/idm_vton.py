@@ -41,6 +41,21 @@ def _drawn_arm(points, size, width):
     d.ellipse([*(shoulder-r), *(shoulder+r)], fill=1)
     return np.asarray(im)
 
+# %% ../../nbs/hsgl/idm_vton.ipynb #54e7e19c
+def _arms(labels, keypoints, width, seen):
+    "For each arm where the parser sees it and, where its points are seen, where it is drawn"
+    for side,label in ARMS.items():
+        arm,points = labels==label,None if keypoints is None else keypoints[_ARM_POINTS[side],:]
+        known = points is not None and points[:,3].min()>=seen
+        yield arm,_drawn_arm(points[:,:2]*labels.shape[::-1], labels.shape, width) if known else None
+
+def _largest(mask):
+    "The largest piece of a mask, holes filled, clear of the border"
+    mask[[0,-1]] = mask[:,[0,-1]] = False
+    region,n = ndimage.label(ndimage.binary_fill_holes(mask), np.ones((3,3)))
+    return region==1+np.bincount(region.ravel())[1:].argmax() if n else mask
+
+# %% ../../nbs/hsgl/idm_vton.ipynb #afffae34
 def upper_body_mask(
     labels,         # [h,w], LIP's classes, any size
     keypoints,      # [33,4], x and y as fractions; or None
@@ -49,21 +64,14 @@ def upper_body_mask(
     seen:float=.5,  # Least visibility of an arm's points
 )->np.ndarray:      # [H,W] bool: True is painted anew; all False where there are neither upper clothes nor arms
     "Where a new upper garment may go: the rule `hd`, `upper_body` of the released try-on"
-    H,W = size
-    unit = H/512
-    labels = np.asarray(Image.fromarray(np.asarray(labels, np.uint8)).resize((W,H), Image.Resampling.NEAREST))
+    labels = Image.fromarray(np.asarray(labels, np.uint8)).resize(size[::-1], Image.Resampling.NEAREST)
+    labels,unit = np.asarray(labels),size[0]/512
     stays,arms = np.isin(labels, STAYS),np.zeros(size, bool)
-    for side,label in ARMS.items():
-        arm = labels==label
-        if keypoints is not None and keypoints[_ARM_POINTS[side],3].min()>=seen:
-            drawn = _drawn_arm(keypoints[_ARM_POINTS[side],:2]*[W,H], size, max(1, round(arm_width*unit)))
-            stays,arm = stays|(arm&~drawn),drawn
+    for arm,drawn in _arms(labels, keypoints, max(1, round(arm_width*unit)), seen):
+        if drawn is not None: stays,arm = stays|(arm&~drawn),drawn
         arms |= arm
     mask = _grow(np.isin(labels, UPPER), round(10*unit)) | _grow(arms, round(8*unit))
-    mask &= ~(stays|np.isin(labels, HEAD))
-    mask[[0,-1]] = mask[:,[0,-1]] = False
-    region,n = ndimage.label(ndimage.binary_fill_holes(mask), np.ones((3,3)))
-    return region==1+np.bincount(region.ravel())[1:].argmax() if n else mask
+    return _largest(mask & ~(stays|np.isin(labels, HEAD)))
 
 # %% ../../nbs/hsgl/idm_vton.ipynb #ca0c9497
 class TryOnPipeline(Interface, Protocol):
@@ -72,12 +80,19 @@ class TryOnPipeline(Interface, Protocol):
     dtype:object  # Its numbers
     def encode_prompt(self, prompt, num_images_per_prompt=1, do_classifier_free_guidance=True, negative_prompt=None):
         "Four tensors: the prompt's, the negative prompt's, and both pooled"
-    def __call__(self, prompt_embeds, negative_prompt_embeds, pooled_prompt_embeds, negative_pooled_prompt_embeds, num_inference_steps, generator, strength,
-                 pose_img, text_embeds_cloth, cloth, mask_image, image, height, width, ip_adapter_image, guidance_scale):
+    def __call__(self, prompt_embeds, negative_prompt_embeds, pooled_prompt_embeds, negative_pooled_prompt_embeds,
+                 num_inference_steps, generator, strength, pose_img, text_embeds_cloth, cloth, mask_image, image,
+                 height, width, ip_adapter_image, guidance_scale):
         "(list of PIL images, ...)"
 
 NEGATIVE = 'monochrome, lowres, bad anatomy, worst quality, low quality'
 
+def _seed(seed):
+    "A seed; `ValueError` for what is none"
+    if seed in ('image','released') if isinstance(seed, str) else isinstance(seed, int): return seed
+    raise ValueError(f"seed is 'image', 'released' or a number, not {seed!r}")
+
+# %% ../../nbs/hsgl/idm_vton.ipynb #b9d038df
 class IDMVTON:
     "IDM-VTON behind the interface `TryOn`"
     def __init__(self,
@@ -87,74 +102,145 @@ class IDMVTON:
         body_map,       # Function (images, rows=None) -> PIL images: DensePose's picture of the body's surface
         size:tuple=(1024,768), # (H,W) the network works at; parsing and pose at half of it
         steps:int=30, guidance:float=2., strength:float=1., # As released
-        seed='image',   # 'image': each its own; 'released': 42 for all, drawn on the network's device; or one number for all
+        seed='image',   # 'image': each its own; 'released': 42, drawn on the network's device; or a number for all
         text=None,      # Words for every garment, such as the released 'casual garment'; None: the garment's own
-        keep_size:bool=True, # Bring results back to the size of their sources? The released script leaves them at `size`
+        keep_size:bool=True, # Bring results back to the size of their sources? As released they stay at `size`
         name:str='IDM-VTON', # For the record
     ):
-        self.pipeline = load_object(pipeline)() if isinstance(pipeline, str) else pipeline
-        if not (seed in ('image','released') if isinstance(seed, str) else isinstance(seed, int)): raise ValueError(f"seed is 'image', 'released' or a number, not {seed!r}")
-        self.parser,self.detector,self.body_map,self.size,self.seed,self.text,self.keep_size = parser,detector,body_map,tuple(size),seed,text,keep_size
-        self.steps,self.guidance,self.strength,self.name = steps,guidance,strength,name
+        self.pipeline,self.seed = load_object(pipeline)() if isinstance(pipeline, str) else pipeline,_seed(seed)
+        self.parser,self.detector,self.body_map,self.size = parser,detector,body_map,tuple(size)
+        self.text,self.keep_size,self.name,self.steps = text,keep_size,name,steps
+        self.guidance,self.strength = guidance,strength
 
-    @property
-    def settings(self):
-        "What decides how its images look, for the record of an expansion"
-        return dict(model=self.name, size=list(self.size), steps=self.steps, guidance=self.guidance, strength=self.strength, seed=self.seed, text=self.text, keep_size=self.keep_size,
-                    **{k: v for o in (self.parser, self.detector) for k,v in getattr(o, 'settings', {}).items()})
+# %% ../../nbs/hsgl/idm_vton.ipynb #2c8c15c2
+@patch(as_prop=True)
+def settings(self:IDMVTON)->dict:
+    "What decides how its images look, for the record of an expansion"
+    own = dict(model=self.name, size=list(self.size), steps=self.steps, guidance=self.guidance,
+               strength=self.strength, seed=self.seed, text=self.text, keep_size=self.keep_size)
+    return {**own, **getattr(self.parser, 'settings', {}), **getattr(self.detector, 'settings', {})}
 
-    def __call__(self, images, garments, texts, seeds, rows=None):
-        if not len(images)==len(garments)==len(texts)==len(seeds): raise ValueError(f'{len(images)} images, {len(garments)} garments, {len(texts)} texts and {len(seeds)} seeds: one each')
-        H,W = self.size
-        people = [_rgb(im).resize((W,H)) for im in images]
-        half = [im.resize((W//2,H//2)) for im in people]
-        parsed,found,bodies = self.parser(half, rows=rows),self.detector(half, rows=rows),self.body_map(half, rows=rows)
-        res = []
-        with torch.inference_mode():
-            for i,im in enumerate(images):
-                who = people_in(found[i])
-                if len(who)>1: res.append(SkipImage('two people')); continue
-                mask = upper_body_mask(parsed[i], who[0] if len(who) else None, (H//2,W//2))
-                if not np.isin(parsed[i], UPPER).any() or not mask.any(): res.append(SkipImage('no upper clothes')); continue
-                try:
-                    with watch_casts(): made = self.paint(people[i], mask, _rgb(garments[i]).resize((W,H)), _rgb(bodies[i]).resize((W,H)), self.text or texts[i], seeds[i])
-                except SkipImage as e: res.append(e); continue
-                res.append(made.resize(im.size, Image.Resampling.LANCZOS) if self.keep_size else made)
-        return res
+# %% ../../nbs/hsgl/idm_vton.ipynb #b973d929
+@patch
+def _dress(self:IDMVTON, person, parsed, found, body, garment, text, seed):
+    "One person; raises `SkipImage` where that cannot be"
+    H,W = self.size
+    people = people_in(found)
+    if len(people)>1: raise SkipImage('two people')
+    mask = upper_body_mask(parsed, people[0] if len(people) else None, (H//2,W//2))
+    if not np.isin(parsed, UPPER).any() or not mask.any(): raise SkipImage('no upper clothes')
+    garment,body = (_rgb(o).resize((W,H)) for o in (garment, body))
+    with watch_casts(): return self.paint(person, mask, garment, body, text, seed)
 
-    def paint(self, person, mask, garment, body, text, seed):
-        "One call of the network; pictures in its size"
-        pipe,(H,W) = self.pipeline,self.size
-        device,dtype = torch.device(pipe.device),pipe.dtype
-        seed,where = (42,device) if self.seed=='released' else (seed if self.seed=='image' else self.seed,'cpu') # on the CPU: the same noise on every device
-        tensor = lambda im: (torch.tensor(np.asarray(im, dtype=np.float32)/127.5-1).permute(2,0,1)[None]).to(device, dtype)
-        with torch.autocast(device.type, dtype=dtype, enabled=device.type=='cuda' and dtype!=torch.float32):
-            embeds = pipe.encode_prompt(f'model is wearing {text}', num_images_per_prompt=1, do_classifier_free_guidance=True, negative_prompt=NEGATIVE)
-            cloth = pipe.encode_prompt([f'a photo of {text}'], num_images_per_prompt=1, do_classifier_free_guidance=False, negative_prompt=[NEGATIVE])[0]
-            names = 'prompt_embeds','negative_prompt_embeds','pooled_prompt_embeds','negative_pooled_prompt_embeds'
-            return pipe(**{n: e.to(device, dtype) for n,e in zip(names, embeds)}, num_inference_steps=self.steps, generator=torch.Generator(where).manual_seed(int(seed)),
-                strength=self.strength, pose_img=tensor(body), text_embeds_cloth=cloth.to(device, dtype), cloth=tensor(garment),
-                mask_image=Image.fromarray(mask.astype(np.uint8)*255).resize((W,H), Image.Resampling.NEAREST), image=person, height=H, width=W,
-                ip_adapter_image=garment, guidance_scale=self.guidance)[0][0]
+# %% ../../nbs/hsgl/idm_vton.ipynb #084842fe
+@patch
+def __call__(self:IDMVTON, images, garments, texts, seeds, rows=None):
+    if not len(images)==len(garments)==len(texts)==len(seeds):
+        raise ValueError(f'{len(images)} images, {len(garments)} garments, {len(texts)} texts and {len(seeds)} seeds: '
+                         'one each')
+    H,W = self.size
+    people = [_rgb(im).resize((W,H)) for im in images]
+    half = [im.resize((W//2,H//2)) for im in people]
+    seen = zip(self.parser(half, rows=rows), self.detector(half, rows=rows), self.body_map(half, rows=rows),
+               strict=True)
+    res = []
+    with torch.inference_mode():
+        for im,person,sight,garment,text,seed in zip(images, people, seen, garments, texts, seeds):
+            try: made = self._dress(person, *sight, garment, self.text or text, seed)
+            except SkipImage as e: made = e
+            else: made = made.resize(im.size, Image.Resampling.LANCZOS) if self.keep_size else made
+            res.append(made)
+    return res
+
+# %% ../../nbs/hsgl/idm_vton.ipynb #c89d82c9
+@patch
+def _noise(self:IDMVTON, seed):
+    "Of one image: on the CPU the same on every device; as released it is drawn on the network's"
+    if self.seed=='released': return torch.Generator(torch.device(self.pipeline.device)).manual_seed(42)
+    return torch.Generator('cpu').manual_seed(int(seed if self.seed=='image' else self.seed))
+
+def _words(pipe, text):
+    "What the two networks are told: embeddings by the names of a pipeline's arguments, and that of the cloth"
+    embeds = pipe.encode_prompt(f'model is wearing {text}', num_images_per_prompt=1, negative_prompt=NEGATIVE,
+                                do_classifier_free_guidance=True)
+    cloth = pipe.encode_prompt([f'a photo of {text}'], num_images_per_prompt=1, negative_prompt=[NEGATIVE],
+                               do_classifier_free_guidance=False)[0]
+    names = 'prompt_embeds','negative_prompt_embeds','pooled_prompt_embeds','negative_pooled_prompt_embeds'
+    return dict(zip(names, embeds)),cloth
+
+# %% ../../nbs/hsgl/idm_vton.ipynb #bf801abf
+@patch
+def paint(self:IDMVTON, person, mask, garment, body, text, seed):
+    "One call of the network; pictures in its size"
+    pipe,(H,W) = self.pipeline,self.size
+    device,dtype = torch.device(pipe.device),pipe.dtype
+    def tensor(im):
+        return torch.tensor(np.asarray(im, dtype=np.float32)/127.5-1).permute(2,0,1)[None].to(device, dtype)
+    white = Image.fromarray(mask.astype(np.uint8)*255).resize((W,H), Image.Resampling.NEAREST)
+    with torch.autocast(device.type, dtype=dtype, enabled=device.type=='cuda' and dtype!=torch.float32):
+        words,cloth = _words(pipe, text)
+        words = {name: e.to(device, dtype) for name,e in words.items()}
+        return pipe(**words, num_inference_steps=self.steps, generator=self._noise(seed), strength=self.strength,
+            pose_img=tensor(body), text_embeds_cloth=cloth.to(device, dtype), cloth=tensor(garment),
+            mask_image=white, image=person, height=H, width=W,
+            ip_adapter_image=garment, guidance_scale=self.guidance)[0][0]
 
 # %% ../../nbs/hsgl/idm_vton.ipynb #f7f36796
 @contextmanager
-def _importing(folder):
-    "The folder goes first in the search for modules, its `src` is forgotten afterwards; meanwhile torch unpickles nothing but tensors"
-    own = lambda: [k for k in sys.modules if k.split('.')[0] in ('src','ip_adapter')]
-    before = {k: sys.modules.pop(k) for k in own()}
-    variable = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD' # a part of the published weights are .bin files
-    old = os.environ.get(variable)
-    os.environ[variable] = '1'
-    sys.path.insert(0, str(folder))
+def _variable(name, value):
+    "A variable of the environment, set for a block"
+    old = os.environ.get(name)
+    os.environ[name] = value
     try: yield
     finally:
+        if old is None: del os.environ[name]
+        else: os.environ[name] = old
+
+def _own_modules(): return [k for k in sys.modules if k.split('.')[0] in ('src','ip_adapter')]
+
+# %% ../../nbs/hsgl/idm_vton.ipynb #816d90f2
+@contextmanager
+def _importing(folder):
+    "The folder is first in the search for modules, its `src` forgotten afterwards; torch unpickles nothing but tensors"
+    before = {k: sys.modules.pop(k) for k in _own_modules()}
+    sys.path.insert(0, str(folder))
+    try:
+        with _variable('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1'): yield # a part of the published weights are .bin files
+    finally:
         sys.path.remove(str(folder))
-        if old is None: del os.environ[variable]
-        else: os.environ[variable] = old
-        for k in own(): del sys.modules[k]
+        for k in _own_modules(): del sys.modules[k]
         sys.modules.update(before)
 
+# %% ../../nbs/hsgl/idm_vton.ipynb #be2c52e7
+_OWN = dict(tryon_pipeline='StableDiffusionXLInpaintPipeline', unet_hacked_tryon='UNet2DConditionModel',
+            unet_hacked_garmnet='UNet2DConditionModel')
+
+def _code_of(clone):
+    "The pipeline and the two UNets of a clone; `ImportError` where they do not go with this diffusers"
+    try:
+        return [getattr(importlib.import_module(f'src.{module}'), name) for module,name in _OWN.items()]
+    except (ImportError, AttributeError) as e:
+        why = str(e).strip().splitlines()[0]
+        raise ImportError(f'the code in {clone} cannot be imported beside this diffusers ({why}); '
+                          'make the pipeline yourself and pass the object') from None
+
+# %% ../../nbs/hsgl/idm_vton.ipynb #ca27f52e
+def _put_together(folder, code, dtype, device):
+    "The pipeline from a folder of weights and the classes of the clone"
+    from diffusers import AutoencoderKL,DDPMScheduler
+    from transformers import (AutoTokenizer, CLIPImageProcessor, CLIPTextModel, CLIPTextModelWithProjection,
+                              CLIPVisionModelWithProjection)
+    Pipeline,TryOnUNet,GarmentUNet = code
+    def load(kind, part, **kw): return kind.from_pretrained(folder, subfolder=part, local_files_only=True, **kw)
+    networks = dict(vae=AutoencoderKL, unet=TryOnUNet, text_encoder=CLIPTextModel,
+                    text_encoder_2=CLIPTextModelWithProjection, image_encoder=CLIPVisionModelWithProjection)
+    parts = {part: load(kind, part, torch_dtype=dtype) for part,kind in networks.items()}
+    for part in 'tokenizer','tokenizer_2': parts[part] = load(AutoTokenizer, part, use_fast=False)
+    pipe = Pipeline(scheduler=load(DDPMScheduler, 'scheduler'), feature_extractor=CLIPImageProcessor(), **parts)
+    pipe.unet_encoder = load(GarmentUNet, 'unet_encoder', torch_dtype=dtype).to(device)
+    return pipe
+
+# %% ../../nbs/hsgl/idm_vton.ipynb #757a1002
 def load_idm_vton(
     code,                      # Folder: a clone of the IDM-VTON repository
     weights='yisol/IDM-VTON',  # Name, hub id or folder
@@ -162,30 +248,21 @@ def load_idm_vton(
 )->object:                     # Its pipeline, a `TryOnPipeline`
     "Put IDM-VTON together; `FileNotFoundError`, `WeightsNotFound` or `ImportError`, in one line, for what is missing"
     code = Path(code).expanduser().absolute()
-    if not (code/'src'/'tryon_pipeline.py').is_file(): raise FileNotFoundError(f'{code} is no clone of the IDM-VTON repository: there is no src/tryon_pipeline.py in it')
+    if not (code/'src'/'tryon_pipeline.py').is_file():
+        raise FileNotFoundError(f'{code} is no clone of the IDM-VTON repository: '
+                                'there is no src/tryon_pipeline.py in it')
     import ccreid.compat # before diffusers
     need('diffusers', 'transformers')
     folder,device = locate(weights, file=None),str(device or settings.get('device'))
     dtype = dtype or (torch.float16 if device.startswith('cuda') else torch.float32)
     with _importing(code):
-        try:
-            from diffusers import AutoencoderKL,DDPMScheduler
-            from transformers import AutoTokenizer,CLIPImageProcessor,CLIPTextModel,CLIPTextModelWithProjection,CLIPVisionModelWithProjection
-            Pipeline = importlib.import_module('src.tryon_pipeline').StableDiffusionXLInpaintPipeline
-            TryOnUNet,GarmentUNet = (importlib.import_module(f'src.unet_hacked_{k}').UNet2DConditionModel for k in ('tryon','garmnet'))
-        except (ImportError, AttributeError) as e:
-            raise ImportError(f'the code in {code} cannot be imported beside this diffusers ({str(e).strip().splitlines()[0]}); make the pipeline yourself and pass the object') from None
-        part = lambda kind,name: kind.from_pretrained(folder, subfolder=name, torch_dtype=dtype, local_files_only=True)
-        try:
-            pipe = Pipeline(vae=part(AutoencoderKL, 'vae'), unet=part(TryOnUNet, 'unet'), text_encoder=part(CLIPTextModel, 'text_encoder'),
-                text_encoder_2=part(CLIPTextModelWithProjection, 'text_encoder_2'), image_encoder=part(CLIPVisionModelWithProjection, 'image_encoder'),
-                tokenizer=AutoTokenizer.from_pretrained(folder, subfolder='tokenizer', use_fast=False, local_files_only=True),
-                tokenizer_2=AutoTokenizer.from_pretrained(folder, subfolder='tokenizer_2', use_fast=False, local_files_only=True),
-                scheduler=DDPMScheduler.from_pretrained(folder, subfolder='scheduler', local_files_only=True), feature_extractor=CLIPImageProcessor())
-            pipe.unet_encoder = part(GarmentUNet, 'unet_encoder').to(device)
-        except OSError as e: raise ValueError(f'{folder} does not hold the networks of IDM-VTON: {str(e).strip().splitlines()[0]}') from None
-    return pipe.to(device)
+        found = _code_of(code)
+        try: return _put_together(folder, found, dtype, device).to(device)
+        except OSError as e:
+            why = str(e).strip().splitlines()[0]
+            raise ValueError(f'{folder} does not hold the networks of IDM-VTON: {why}') from None
 
+# %% ../../nbs/hsgl/idm_vton.ipynb #e5d403de
 @patch(cls_method=True)
 def from_pretrained(cls:IDMVTON,
     code,     # Folder: a clone of the IDM-VTON repository

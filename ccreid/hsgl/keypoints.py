@@ -12,6 +12,7 @@ import weakref
 from pathlib import Path
 from typing import Protocol
 import numpy as np
+from fastcore.basics import patch
 from .. import settings
 from ..data.mannequins.body import KEYPOINTS
 from ..data.transforms import _rgb
@@ -24,7 +25,8 @@ class KeypointDetector(Interface, Protocol):
     def __call__(self,
         images,    # List of PIL images
         rows=None, # List of sample-table rows as dicts, for those who need them
-    )->list: ...   # Each [33,4] float32 (x, y, z, visibility), None for nobody, or [P,33,4] for several people, biggest first
+    )->list: # Each [33,4] float32 (x, y, z, visibility), None for nobody, or [P,33,4] for several, the biggest first
+        ...
 
 def people_in(
     found, # What a detector gives for one picture
@@ -32,12 +34,24 @@ def people_in(
     "One form for nobody, one person and several; `ValueError` for another shape"
     if found is None: return np.zeros((0,33,4), np.float32)
     found = np.asarray(found, np.float32)
-    if found.shape[-2:]!=(33,4) or found.ndim not in (2,3): raise ValueError(f'key points are [33,4], or [P,33,4] for several people, not {list(found.shape)}')
+    if found.shape[-2:]!=(33,4) or found.ndim not in (2,3):
+        raise ValueError(f'key points are [33,4], or [P,33,4] for several people, not {list(found.shape)}')
     return found.reshape(-1,33,4)
 
 # %% ../../nbs/hsgl/keypoints.ipynb #545079fe
-BONES = ((11,12),(11,13),(13,15),(12,14),(14,16),(11,23),(12,24),(23,24),(23,25),(25,27),(24,26),(26,28),(27,31),(28,32)) # pairs of points
+BONES = ((11,12),(11,13),(13,15),(12,14),(14,16),(11,23),(12,24),(23,24),
+         (23,25),(25,27),(24,26),(26,28),(27,31),(28,32))
 
+def _draw_points(ax, points, width, height):
+    "Points and bones of one person on a picture"
+    x,y,v = points[:,0]*width,points[:,1]*height,np.clip(points[:,3], .05, 1)
+    for i,j in BONES: ax.plot(x[[i,j]], y[[i,j]], color='white', lw=1.5, alpha=float(min(v[i], v[j]))*.8)
+    left,right = (.96,.5,.1,1),(.15,.45,.9,1)
+    colours = np.array([(1.,1,1,1)]+[left if 'left' in n else right for n in KEYPOINTS[1:]])
+    colours[:,3] = v
+    ax.scatter(x, y, s=14, c=colours, linewidths=0, zorder=3)
+
+# %% ../../nbs/hsgl/keypoints.ipynb #a04d405b
 def show_keypoints(
     images,      # PIL images
     found,       # What a detector gave
@@ -46,16 +60,11 @@ def show_keypoints(
 ): # matplotlib figure
     "Key points on their pictures: the person's left side is orange, the right side blue; faint where not seen"
     import matplotlib.pyplot as plt
-    wide = sum(im.width/im.height for im in images)
-    fig,axs = plt.subplots(1, len(images), figsize=(height*(wide+.08*len(images)), height), squeeze=False, layout='constrained')
-    for ax,im,one,title in zip(axs[0], images, found, titles or ['']*len(images)):
+    n,wide = len(images),sum(im.width/im.height for im in images)
+    fig,axs = plt.subplots(1, n, figsize=(height*(wide+.08*n), height), squeeze=False, layout='constrained')
+    for ax,im,one,title in zip(axs[0], images, found, titles or ['']*n):
         ax.imshow(im.convert('RGB'))
-        for k in people_in(one):
-            x,y,v = k[:,0]*im.width,k[:,1]*im.height,np.clip(k[:,3], .05, 1)
-            for i,j in BONES: ax.plot(x[[i,j]], y[[i,j]], color='white', lw=1.5, alpha=float(min(v[i], v[j]))*.8)
-            colours = np.array([(1.,1,1,1)]+[(.96,.5,.1,1) if 'left' in n else (.15,.45,.9,1) for n in KEYPOINTS[1:]])
-            colours[:,3] = v
-            ax.scatter(x, y, s=14, c=colours, linewidths=0, zorder=3)
+        for points in people_in(one): _draw_points(ax, points, *im.size)
         ax.set(xlim=(-.5, im.width-.5), ylim=(im.height-.5, -.5), title=title)
         ax.axis('off')
     return fig
@@ -74,34 +83,54 @@ def pose_model(
     own = settings.get('weights')/f'{name}.task'
     if own.is_file(): return own
     try: return locate(name, f'{name}.task')
-    except WeightsNotFound: raise WeightsNotFound(f'the pose model {name!r} is not there: save {MODELS.format(name=name)} as {own}') from None
+    except WeightsNotFound:
+        where = MODELS.format(name=name)
+        raise WeightsNotFound(f'the pose model {name!r} is not there: save {where} as {own}') from None
 
+# %% ../../nbs/hsgl/keypoints.ipynb #735b9c9b
+def _landmarker(model, people, confidence):
+    "MediaPipe's object; `ValueError` for a file that is no pose model"
+    from mediapipe.tasks.python import BaseOptions,vision
+    options = BaseOptions(model_asset_buffer=Path(model).read_bytes())
+    try:
+        return vision.PoseLandmarker.create_from_options(vision.PoseLandmarkerOptions(options, num_poses=people,
+            min_pose_detection_confidence=confidence, min_pose_presence_confidence=confidence))
+    except (RuntimeError, ValueError) as e:
+        raise ValueError(f'{model} is not a pose model: {str(e).splitlines()[0]}') from None
+
+# %% ../../nbs/hsgl/keypoints.ipynb #c10dc49a
 class MediaPipeKeypoints:
-    "Key points of photographs by MediaPipe's `PoseLandmarker`, a `KeypointDetector`; `ImportError` without MediaPipe, `ValueError` for a file that is no pose model"
+    "A `KeypointDetector` for photographs by MediaPipe; `ImportError` without it, `ValueError` for no pose model"
     def __init__(self,
         model,            # Path of a .task file
         people:int=2,     # Look for so many; 2 is enough to notice that somebody is not alone
         confidence=.5,    # Least confidence that there is a person
     ):
         try: import mediapipe as mp
-        except ImportError: raise ImportError("key points of photographs need MediaPipe: pip install 'ccreid[pose]'") from None
-        from mediapipe.tasks.python import BaseOptions,vision
+        except ImportError:
+            raise ImportError("key points of photographs need MediaPipe: pip install 'ccreid[pose]'") from None
         self.mp,self.settings = mp,dict(keypoints=Path(model).stem, people=people, confidence=confidence)
-        try: self.landmarker = vision.PoseLandmarker.create_from_options(vision.PoseLandmarkerOptions(BaseOptions(model_asset_buffer=Path(model).read_bytes()),
-            num_poses=people, min_pose_detection_confidence=confidence, min_pose_presence_confidence=confidence))
-        except (RuntimeError, ValueError) as e: raise ValueError(f'{model} is not a pose model: {str(e).splitlines()[0]}') from None
+        self.landmarker = _landmarker(model, people, confidence)
         weakref.finalize(self, self.landmarker.close) # also when Python ends
-
-    @classmethod
-    def from_pretrained(cls, name='pose_landmarker_heavy', **kwargs): return cls(pose_model(name), **kwargs)
 
     def __call__(self, images, rows=None): return [self.detect(im) for im in images]
 
-    def detect(self, image): # PIL image
-        "[33,4], None or [P,33,4]"
-        pixels = np.ascontiguousarray(_rgb(image))
-        found = self.landmarker.detect(self.mp.Image(image_format=self.mp.ImageFormat.SRGB, data=pixels)).pose_landmarks
-        points = np.array([[(p.x, p.y, p.z, p.visibility or 0.) for p in one] for one in found], np.float32).reshape(-1,33,4)
-        size = np.prod(points[...,:2].max(1)-points[...,:2].min(1), 1)
-        points = points[np.argsort(-size, kind='stable')]
-        return None if len(points)==0 else points[0] if len(points)==1 else points
+# %% ../../nbs/hsgl/keypoints.ipynb #059d1f1a
+@patch
+def detect(self:MediaPipeKeypoints, image): # PIL image
+    "[33,4], None or [P,33,4]"
+    pixels = np.ascontiguousarray(_rgb(image))
+    found = self.landmarker.detect(self.mp.Image(image_format=self.mp.ImageFormat.SRGB, data=pixels)).pose_landmarks
+    points = [[(p.x, p.y, p.z, p.visibility or 0.) for p in one] for one in found]
+    points = np.array(points, np.float32).reshape(-1,33,4)
+    size = np.prod(points[...,:2].max(1)-points[...,:2].min(1), 1)
+    points = points[np.argsort(-size, kind='stable')]
+    return None if len(points)==0 else points[0] if len(points)==1 else points
+
+@patch(cls_method=True)
+def from_pretrained(cls:MediaPipeKeypoints,
+    name='pose_landmarker_heavy', # As for `pose_model`
+    **kwargs,                     # Of `MediaPipeKeypoints`
+):
+    "Load by name; `WeightsNotFound`, in one line, where the network is not there"
+    return cls(pose_model(name), **kwargs)

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 import numpy as np
 import pandas as pd
+from fastcore.basics import patch
 from PIL import Image
 from ..data.samples import DataError
 from ..data.transforms import read_image
@@ -30,26 +31,32 @@ def face_measures(
     keypoints = np.asarray(keypoints, float)
     if keypoints.shape!=(33,4): raise ValueError(f'key points of one person are [33,4], not {list(keypoints.shape)}')
     nose,left,right,left_ear,right_ear = keypoints[[0,2,5,7,8]]
-    seen,level,apart,ears = [p[3] for p in (nose,left,right)],abs(left[1]-right[1]),abs(left[0]-right[0]),abs(left_ear[3]-right_ear[3])
+    seen = [point[3] for point in (nose,left,right)]
+    level,apart,ears = abs(left[1]-right[1]),abs(left[0]-right[0]),abs(left_ear[3]-right_ear[3])
     score = .3*level + .3*abs(nose[0]-(left[0]+right[0])/2) + .4*ears + .3*(apart<.08)
     if max(left_ear[3], right_ear[3])>.8 and min(left_ear[3], right_ear[3])<.3: score += .5
-    return {k: float(v) for k,v in dict(seen=max(seen), seen_all=min(seen), level=level, ears=ears, apart=apart, score=score).items()}
+    found = dict(seen=max(seen), seen_all=min(seen), level=level, ears=ears, apart=apart, score=score)
+    return {name: float(v) for name,v in found.items()}
 
+# %% ../../nbs/hsgl/selection.ipynb #e1ac511d
 def pose_faults(
     keypoints,    # [33,4]
     rule='paper', # One of `POSE_RULES`
     **limits,     # Other values than those of `LIMITS`
 )->list[str]:     # Empty: frontal
-    "What keeps a picture from being frontal; `limits` replace values of `LIMITS`; `ValueError` for an unknown rule, limit or another shape"
+    "What keeps a picture from being frontal; `ValueError` for an unknown rule, limit or another shape"
     if rule not in POSE_RULES: raise ValueError(f"rule is one of {', '.join(POSE_RULES)}, not {rule!r}")
-    if limits.keys()-LIMITS.keys(): raise ValueError(f"limits are {', '.join(LIMITS)}, not {', '.join(limits.keys()-LIMITS.keys())}")
+    if unknown := limits.keys()-LIMITS.keys():
+        raise ValueError(f"limits are {', '.join(LIMITS)}, not {', '.join(unknown)}")
     m,k = face_measures(keypoints),{**LIMITS, **limits}
     faults = {'face not seen': m['seen' if rule=='paper' else 'seen_all'] < k['seen'],
               'eyes not level': not m['level'] < k['level'],
               'one ear hidden': not m['ears'] < k['ears']}
-    if rule=='released': faults |= {'eyes too close': not m['apart'] > k['apart'], 'score too high': not m['score'] < k['score']}
+    if rule=='released':
+        faults |= {'eyes too close': not m['apart'] > k['apart'], 'score too high': not m['score'] < k['score']}
     return [name for name,wrong in faults.items() if wrong]
 
+# %% ../../nbs/hsgl/selection.ipynb #c5a40bce
 def is_frontal(
     keypoints,    # [33,4] x, y, z, visibility; x and y as fractions of width and height
     rule='paper', # 'paper' (Eq. 2), 'paper-all' or 'released'
@@ -64,18 +71,23 @@ def grey(
 )->np.ndarray: # [H,W] int64, 0 to 255
     "Grey values as OpenCV computes them from RGB; `ValueError` for a picture of more than 8 bits"
     if isinstance(image, Image.Image):
-        if image.mode[0] in 'IF': raise ValueError(f'a picture of mode {image.mode} has more than 8 bits: open it with ccreid.data.transforms.read_image')
+        if image.mode[0] in 'IF':
+            raise ValueError(f'a picture of mode {image.mode} has more than 8 bits: '
+                             'open it with ccreid.data.transforms.read_image')
         image = image if image.mode in ('L','RGB') else image.convert('RGB')
     a = np.asarray(image).astype(np.int64)
     return a if a.ndim==2 else (a[...,:3]@[9798,19235,3735]+(1<<14))>>15
 
+# %% ../../nbs/hsgl/selection.ipynb #dc2783f9
 def sharpness(
     image, # PIL image, or array [H,W] or [H,W,3] of 8 bits
 )->float:  # Variance, in squared grey values
     "Variance of the Laplacian of the grey picture; raises as `grey`"
     p = np.pad(grey(image), 1, mode='reflect')
-    return float((p[:-2,1:-1]+p[2:,1:-1]+p[1:-1,:-2]+p[1:-1,2:]-4*p[1:-1,1:-1]).var())
+    neighbours = p[:-2,1:-1]+p[2:,1:-1]+p[1:-1,:-2]+p[1:-1,2:]
+    return float((neighbours-4*p[1:-1,1:-1]).var())
 
+# %% ../../nbs/hsgl/selection.ipynb #8b729f21
 QUALITY_RULES = {'paper': .5, 'released-prcc': 10.}
 
 def quality(
@@ -83,53 +95,108 @@ def quality(
     sharpness,     # Variance of the Laplacian
     rule='paper',  # One of `QUALITY_RULES`
 ):                 # In pixels; numbers or arrays
-    "Resolution in pixels, reduced where the picture is blurred; numbers or arrays; `ValueError` for an unknown rule"
+    "Resolution in pixels, reduced where the picture is blurred; `ValueError` for an unknown rule"
     if rule not in QUALITY_RULES: raise ValueError(f"rule is one of {', '.join(QUALITY_RULES)}, not {rule!r}")
     return width*height*(QUALITY_RULES[rule]+.5*np.minimum(np.asarray(sharpness)/100, 1))
 
 # %% ../../nbs/hsgl/selection.ipynb #d6b6b68f
-def _look(path):
+def _opened(path):
     "(image, width, height, sharpness), or the reason why not"
     try: im = read_image(path)
     except DataError as e: return e.reason
     return im,im.width,im.height,sharpness(im)
 
+def _measured(path):
+    "(width, height, sharpness), or the reason why not; the image is let go"
+    seen = _opened(path)
+    return seen if isinstance(seen, str) else seen[1:]
+
 def _sort(table): return table.sort_values(['quality','path'], ascending=[False,True], kind='stable')
 
+# %% ../../nbs/hsgl/selection.ipynb #558de717
 def rank_quality(
     table,        # Sample table
     rule='paper', # Quality: one of `QUALITY_RULES`
     workers:int=4, # Threads
 )->pd.DataFrame:  # The rows, best first, with the columns width, height, sharpness and quality
     "Rank pictures by resolution and sharpness; `ValueError` for an unknown rule"
-    with ThreadPoolExecutor(workers) as pool: seen = list(pool.map(lambda p: (o if isinstance(o := _look(p), str) else o[1:]), table.path))
+    with ThreadPoolExecutor(workers) as pool: seen = list(pool.map(_measured, table.path))
     bad = {p: o for p,o in zip(table.path, seen) if isinstance(o, str)}
-    if bad: print(f'{len(bad)} of {len(table)} pictures left out, the first: {next(iter(bad))}: {next(iter(bad.values()))}')
+    if bad:
+        path,why = next(iter(bad.items()))
+        print(f'{len(bad)} of {len(table)} pictures left out, the first: {path}: {why}')
     good = table[[not isinstance(o, str) for o in seen]].reset_index(drop=True)
-    w,h,s = (np.array([o[k] for o in seen if not isinstance(o, str)], float) for k in range(3))
-    res = _sort(good.assign(width=w.astype(int), height=h.astype(int), sharpness=s, quality=quality(w, h, s, rule))).reset_index(drop=True)
+    w,h,s = np.array([o for o in seen if not isinstance(o, str)], float).reshape(-1,3).T
+    good = good.assign(width=w.astype(int), height=h.astype(int), sharpness=s, quality=quality(w, h, s, rule))
+    res = _sort(good).reset_index(drop=True)
     res.attrs['unreadable'] = bad
     return res
 
 # %% ../../nbs/hsgl/selection.ipynb #ee932917
-def _kind(reasons): return reasons.replace({r'^rank \d+ of \d+$': 'others are better', '^unreadable: .*': 'unreadable', '^$': 'accepted'}, regex=True)
+def _kind(reasons):
+    "Reasons without what differs from image to image"
+    kinds = {r'^rank \d+ of \d+$': 'others are better', '^unreadable: .*': 'unreadable', '^$': 'accepted'}
+    return reasons.replace(kinds, regex=True)
 
 @dataclass
 class Selection:
     "Which images are dressed, which give garments, and why the others do neither"
-    images:pd.DataFrame   # All rows looked at, with width, height, sharpness, quality (0 if unreadable) and `reason` ('' where accepted)
+    images:pd.DataFrame   # All rows; width, height, sharpness, quality (0: unreadable), and `reason` ('': accepted)
     people:pd.DataFrame   # At most n of each identity, the best first
     garments:pd.DataFrame # At most m, the best first
-    def reasons(self): return _kind(self.images.reason).value_counts().rename_axis(None)
-    def __repr__(self): return (f'Selection({len(self.people)} images of {self.people.identity.nunique()} of {self.images.identity.nunique()} people to dress, '
-        f'{len(self.garments)} garments; of {len(self.images)} images: ' + ', '.join(f'{n} {r}' for r,n in self.reasons().items()) + ')')
 
+    def reasons(self)->pd.Series:
+        "How many images there are by reason; those without one are `accepted`"
+        return _kind(self.images.reason).value_counts().rename_axis(None)
+
+# %% ../../nbs/hsgl/selection.ipynb #3077fc79
+@patch
+def __repr__(self:Selection):
+    dressed,all_people = self.people.identity.nunique(),self.images.identity.nunique()
+    counts = ', '.join(f'{n} {reason}' for reason,n in self.reasons().items())
+    return (f'Selection({len(self.people)} images of {dressed} of {all_people} people to dress, '
+            f'{len(self.garments)} garments; of {len(self.images)} images: {counts})')
+
+# %% ../../nbs/hsgl/selection.ipynb #3626c6af
 def _verdict(found, rule, limits):
     "Reason of the pose test, '' for none"
     people = people_in(found)
     if len(people)!=1: return 'two people' if len(people) else 'no person'
     return ', '.join(pose_faults(people[0], rule, **limits))
 
+def _judged(part, detector, rule, limits):
+    "(width, height, sharpness, reason) of each row of a part"
+    opened = [_opened(p) for p in part.path]
+    good = [i for i,o in enumerate(opened) if not isinstance(o, str)]
+    rows,found = part.iloc[good].to_dict('records'),[]
+    if detector and good: found = detector([opened[i][0] for i in good], rows=rows)
+    why = {i: _verdict(f, rule, limits) for i,f in zip(good, found)}
+    def one(i, o): return (0, 0, 0., f'unreadable: {o}') if isinstance(o, str) else (*o[1:], why.get(i, ''))
+    return [one(i, o) for i,o in enumerate(opened)]
+
+# %% ../../nbs/hsgl/selection.ipynb #40f31d77
+def _judge(t, detector, rule, limits, batch, progress):
+    "Note width, height, sharpness and reason in a table"
+    seen = []
+    for b in range(0, len(t), batch):
+        seen += _judged(t.iloc[b:b+batch], detector, rule, limits)
+        if progress: progress(min(b+batch, len(t)), len(t))
+    t[['width','height','sharpness','reason']] = pd.DataFrame(seen, index=t.index)
+
+# %% ../../nbs/hsgl/selection.ipynb #90e845a9
+def _choose(t, n, m, distinct):
+    "The rows to dress, and those that give garments; in the table the rank of the others is noted as `reason`"
+    best = _sort(t[t.reason==''])
+    if not len(best):
+        counts = _kind(t.reason).value_counts().head(3)
+        raise DataError('no image was accepted: ' + ', '.join(f'{k} {reason}' for reason,k in counts.items()))
+    garments = (best[(best.clothes<0)|~best.duplicated('clothes')] if distinct else best).head(m)
+    place,of = best.groupby('identity').cumcount(),best.groupby('identity').path.transform('size')
+    t.loc[best.index, 'reason'] = [f'rank {p+1} of {k}' if p>=n else '' for p,k in zip(place, of)]
+    people = best[place<n].sort_values('identity', kind='stable')
+    return [rows.drop(columns='reason').reset_index(drop=True) for rows in (people, garments)]
+
+# %% ../../nbs/hsgl/selection.ipynb #0002b3b9
 def select(
     table,             # Sample table or data set; its training rows are looked at
     detector=None,     # A `KeypointDetector`; None: no pose test, as in the released scripts
@@ -142,30 +209,31 @@ def select(
     progress=None,     # Called with (done, total)
     **limits,          # Of the pose test, see `LIMITS`
 )->Selection:          # Images to dress, images that give garments, and a reason for every other
-    "Frontal images of good quality: top n of each identity, top m of all; `DataError` where there is nothing to choose from, else as `pose_faults`"
+    "The best frontal images: n of each identity, m of all; `DataError` where there are none, else as `pose_faults`"
     if min(n, m)<1: raise DataError(f'n and m must be at least 1, got {n} and {m}')
     table = getattr(table, 'samples', table)
-    t,seen = table[table.split=='train'].reset_index(drop=True),[]
+    t = table[table.split=='train'].reset_index(drop=True)
     if not len(t): raise DataError('there are no training images to select from')
-    for b in range(0, len(t), batch):
-        part = [_look(p) for p in t.path[b:b+batch]]
-        good = [i for i,o in enumerate(part) if not isinstance(o, str)]
-        rows = t.iloc[[b+i for i in good]].to_dict('records')
-        found = detector([part[i][0] for i in good], rows=rows) if detector and good else []
-        why = dict(zip(good, [_verdict(f, rule, limits) for f in found]))
-        seen += [(0,0,0.,f'unreadable: {o}') if isinstance(o, str) else (*o[1:], why.get(i, '')) for i,o in enumerate(part)]
-        if progress: progress(min(b+batch, len(t)), len(t))
-    t[['width','height','sharpness','reason']] = pd.DataFrame(seen, index=t.index)
+    _judge(t, detector, rule, limits, batch, progress)
     t['quality'] = quality(t.width, t.height, t.sharpness, quality_rule)
-    best = _sort(t[t.reason==''])
-    if not len(best): raise DataError(f'no image was accepted: {", ".join(f"{k} {r}" for r,k in _kind(t.reason).value_counts().head(3).items())}')
-    garments = (best[(best.clothes<0)|~best.duplicated('clothes')] if distinct else best).head(m)
-    place,of = best.groupby('identity').cumcount(),best.groupby('identity').path.transform('size')
-    t.loc[best.index, 'reason'] = [f'rank {p+1} of {k}' if p>=n else '' for p,k in zip(place, of)]
-    people = best[place<n].sort_values('identity', kind='stable')
-    return Selection(t, people.drop(columns='reason').reset_index(drop=True), garments.drop(columns='reason').reset_index(drop=True))
+    return Selection(t, *_choose(t, n, m, distinct))
 
 # %% ../../nbs/hsgl/selection.ipynb #bb664b42
+def _refused(images):
+    "Refused images, every kind of reason in turn"
+    refused = images[images.reason!='']
+    refused = refused.assign(kind=_kind(refused.reason))
+    return refused.assign(turn=refused.groupby('kind').cumcount()).sort_values(['turn','kind'], kind='stable')
+
+def _show_one(ax, row, colour):
+    "An image in a frame, with its reason or its quality below"
+    opened,why = _opened(row.path),getattr(row, 'reason', '')
+    ax.imshow(np.full((2,1,3), 200, np.uint8) if isinstance(opened, str) else opened[0])
+    below = textwrap.fill(why, 15) if why else f'id {row.identity}\nQ {row.quality:,.0f}'
+    ax.set_xlabel(below, fontsize=8)
+    for s in ax.spines.values(): s.set(color=colour, linewidth=2.5)
+
+# %% ../../nbs/hsgl/selection.ipynb #fd4dbaa4
 def show_selection(
     selection:Selection,
     columns:int=8, # Pictures in each row
@@ -173,23 +241,23 @@ def show_selection(
 ): # matplotlib figure
     "Accepted images with their quality, the garments' images, and refused ones with the reason, every reason in turn"
     import matplotlib.pyplot as plt
-    t = selection.images
-    refused = t[t.reason!=''].assign(kind=_kind(t.reason[t.reason!='']))
-    refused = refused.assign(turn=refused.groupby('kind').cumcount()).sort_values(['turn','kind'], kind='stable')
-    rows = {'to dress': (selection.people.drop_duplicates('identity'), '#2a9d4a'), 'garments from': (selection.garments, '#3b6fd4'), 'refused': (refused, '#c8452f')}
-    fig,axs = plt.subplots(len(rows), columns, figsize=(columns*height*.62, len(rows)*height*1.25), squeeze=False, layout='constrained')
-    for axes,(title,(part,colour)) in zip(axs, rows.items()):
-        for ax,r in zip(axes, part.head(columns).itertuples()):
-            ax.imshow(np.full((2,1,3), 200, np.uint8) if isinstance(seen := _look(r.path), str) else seen[0])
-            why = getattr(r, 'reason', '') or f'id {r.identity}\nQ {r.quality:,.0f}'
-            ax.set_xlabel(textwrap.fill(why, 15) if getattr(r, 'reason', '') else why, fontsize=8)
-            for s in ax.spines.values(): s.set(color=colour, linewidth=2.5)
+    rows = [('to dress', selection.people.drop_duplicates('identity'), '#2a9d4a'),
+            ('garments from', selection.garments, '#3b6fd4'), ('refused', _refused(selection.images), '#c8452f')]
+    size = columns*height*.62,len(rows)*height*1.25
+    fig,axs = plt.subplots(len(rows), columns, figsize=size, squeeze=False, layout='constrained')
+    for axes,(title,part,colour) in zip(axs, rows):
+        for ax,row in zip(axes, part.head(columns).itertuples()): _show_one(ax, row, colour)
         for ax in axes: ax.set(xticks=[], yticks=[])
         for ax in axes[len(part):]: ax.axis('off')
         axes[0].set_ylabel(title, color=colour)
     return fig
 
 # %% ../../nbs/hsgl/selection.ipynb #2190fcfd
+def _draw(rows, n, seed):
+    "At most n of the rows by chance, in their order"
+    if len(rows)<n: return rows
+    return rows.iloc[np.sort(np.random.default_rng(seed).permutation(len(rows))[:n])]
+
 def select_as_released(
     table,        # Sample table or data set; its training rows are looked at
     n:int=5,      # Images of each identity; the LTCC script: 4
@@ -199,6 +267,8 @@ def select_as_released(
     "What the released filter does: no pose test, no sharpness, a draw among the largest"
     table = getattr(table, 'samples', table)
     t = rank_quality(table[table.split=='train'])
-    large = t.assign(pixels=t.width*t.height).sort_values(['identity','pixels','path'], ascending=[True,False,True], kind='stable').groupby('identity').head(among)
-    parts = [g if len(g)<n else g.iloc[np.sort(np.random.default_rng([seed, k]).permutation(len(g))[:n])] for k,(_,g) in enumerate(large.groupby('identity'))]
-    return pd.concat(parts, ignore_index=True).drop(columns='pixels')
+    t = t.assign(pixels=t.width*t.height)
+    t = t.sort_values(['identity','pixels','path'], ascending=[True,False,True], kind='stable')
+    large = t.groupby('identity').head(among).drop(columns='pixels')
+    groups = [g for _,g in large.groupby('identity')]
+    return pd.concat([_draw(g, n, [seed, k]) for k,g in enumerate(groups)], ignore_index=True)

@@ -29,6 +29,7 @@ def garment_on_white(
     "Where a garment is on a white ground, holes filled"
     return binary_fill_holes((np.asarray(image)[...,:3]<threshold).any(-1))
 
+# %% ../../nbs/hsgl/try_off.ipynb #36352e12
 class DiffusionTryOff:
     "A TryOffAnyone-style network behind the interface `TryOff`"
     def __init__(self,
@@ -39,77 +40,127 @@ class DiffusionTryOff:
         text='casual garment', # Words for the garment, or a function of its image
         ground=None,  # Function image -> [H,W] bool, where the garment is; None: `garment_on_white`
     ):
-        self.unet,self.vae,self.scheduler,self.parser,self.ground = unet.eval(),vae.eval(),scheduler,parser,ground or garment_on_white
+        self.unet,self.vae,self.scheduler,self.parser = unet.eval(),vae.eval(),scheduler,parser
         self.size,self.steps,self.guidance,self.seed,self.text = size,steps,guidance,seed,text
+        self.ground = ground or garment_on_white
         self_only(unet)
 
     def __call__(self, images, seeds=None, rows=None):
-        maps = self.parser(images, rows=rows)
-        return [self.one(im, np.isin(main_person(m), UPPER), self.seed if s is None else s) for im,m,s in zip(images, maps, seeds or [None]*len(images))]
+        maps,seeds = self.parser(images, rows=rows),seeds or [None]*len(images)
+        worn = [np.isin(main_person(m), UPPER) for m in maps]
+        return [self.one(im, w, self.seed if s is None else s) for im,w,s in zip(images, worn, seeds)]
 
-    def one(self, image, worn, seed):
-        "The garment of one picture, given where it is worn: (image, mask, text), None, or a `SkipImage` where the network failed; `ValueError` for a label map of another size"
-        if worn.shape!=(image.height,image.width): raise ValueError(f'the label map is {worn.shape}, the image {(image.height,image.width)} (height, width)')
-        if not worn.any(): return None
-        try: garment = self.lay_out(image, worn, seed)
-        except SkipImage as e: return e
-        if why := fault(garment): return SkipImage(why)
-        mask = np.asarray(self.ground(garment), bool)
-        if not mask.any(): return None
-        garment = Image.fromarray(np.where(mask[...,None], np.asarray(garment), 255).astype(np.uint8))
-        return garment, mask, self.text(garment) if callable(self.text) else self.text
+# %% ../../nbs/hsgl/try_off.ipynb #016b8b53
+@patch
+def one(self:DiffusionTryOff,
+    image,    # PIL image
+    worn,     # [height,width] bool: where the garment is worn
+    seed:int, # Of the noise
+): # (image, mask, text), None where there is no garment, or a `SkipImage` where the network failed
+    "The garment of one picture; `ValueError` for a label map of another size"
+    if worn.shape!=(image.height,image.width):
+        raise ValueError(f'the label map is {worn.shape}, the image {(image.height,image.width)} (height, width)')
+    if not worn.any(): return None
+    try: garment = self.lay_out(image, worn, seed)
+    except SkipImage as e: return e
+    if why := fault(garment): return SkipImage(why)
+    mask = np.asarray(self.ground(garment), bool)
+    if not mask.any(): return None
+    garment = Image.fromarray(np.where(mask[...,None], np.asarray(garment), 255).astype(np.uint8))
+    return garment, mask, self.text(garment) if callable(self.text) else self.text
 
-    def encode(self, x, generator):
-        return self.vae.encode(x.to(self.vae.dtype)).latent_dist.sample(generator)*self.vae.config.scaling_factor
+# %% ../../nbs/hsgl/try_off.ipynb #c33597fa
+@patch
+def encode(self:DiffusionTryOff,
+    x,         # [1,3,H,W] in [-1,1]
+    generator, # Of the noise
+):             # [1,4,H/8,W/8]
+    "Latents of a picture"
+    return self.vae.encode(x.to(self.vae.dtype)).latent_dist.sample(generator)*self.vae.config.scaling_factor
 
-    def lay_out(self, image, worn, seed):
-        "One run of the network: a PIL image of `size`; raises `SkipImage` where it gives values that are no numbers"
-        H,W = self.size
-        with torch.inference_mode():
-            g = torch.Generator().manual_seed(int(seed))           # on the CPU: the same noise on every device
-            to = dict(device=self.unet.device, dtype=self.unet.dtype)
-            person = torch.tensor(np.asarray(_rgb(image).resize((W,H)), dtype=np.float32)/127.5-1).permute(2,0,1)[None].to(**to)
-            m = torch.tensor(np.asarray(Image.fromarray(worn).resize((W,H))), dtype=torch.float32)[None,None].to(**to)
-            cut,whole = self.encode(person*(m<.5), g),self.encode(person, g)
-            m = torch.nn.functional.interpolate(m, cut.shape[-2:])
-            known = torch.cat([torch.cat([cut,torch.zeros_like(whole)], 2), torch.cat([cut,whole], 2)]).to(**to)
-            m = torch.cat([m,torch.zeros_like(m)], 2).repeat(2,1,1,1)
-            x = torch.randn(1, *known.shape[1:], generator=g).to(**to)*self.scheduler.init_noise_sigma
-            self.scheduler.set_timesteps(self.steps)
-            for t in self.scheduler.timesteps:
-                both = torch.cat([self.scheduler.scale_model_input(x, t).repeat(2,1,1,1), m, known], 1)
-                without,with_ = self.unet(both, t, encoder_hidden_states=None, return_dict=False)[0].chunk(2)
-                x = self.scheduler.step(without+self.guidance*(with_-without), t, x, eta=1., generator=g).prev_sample
-            x = self.vae.decode((x.chunk(2, 2)[0]/self.vae.config.scaling_factor).to(self.vae.dtype)).sample[0]
-        return to_picture((x.float().cpu()/2+.5).clamp(0,1).permute(1,2,0).numpy())
+@patch
+def _shown(self:DiffusionTryOff, image, worn, generator):
+    "What the network sees beside the noise: the mask, and the latents of the cut picture above those of the whole one"
+    H,W = self.size
+    to = dict(device=self.unet.device, dtype=self.unet.dtype)
+    pixels = np.asarray(_rgb(image).resize((W,H)), dtype=np.float32)/127.5-1
+    person = torch.tensor(pixels).permute(2,0,1)[None].to(**to)
+    mask = torch.tensor(np.asarray(Image.fromarray(worn).resize((W,H))), dtype=torch.float32)[None,None].to(**to)
+    cut,whole = self.encode(person*(mask<.5), generator),self.encode(person, generator)
+    mask = torch.nn.functional.interpolate(mask, cut.shape[-2:])
+    known = torch.cat([torch.cat([cut,torch.zeros_like(whole)], 2), torch.cat([cut,whole], 2)]).to(**to)
+    return torch.cat([mask,torch.zeros_like(mask)], 2).repeat(2,1,1,1),known
+
+# %% ../../nbs/hsgl/try_off.ipynb #b8ccbaeb
+@patch
+def _denoise(self:DiffusionTryOff, x, mask, known, generator):
+    "All steps, from noise to latents"
+    self.scheduler.set_timesteps(self.steps)
+    for t in self.scheduler.timesteps:
+        both = torch.cat([self.scheduler.scale_model_input(x, t).repeat(2,1,1,1), mask, known], 1)
+        without,given = self.unet(both, t, encoder_hidden_states=None, return_dict=False)[0].chunk(2)
+        x = self.scheduler.step(without+self.guidance*(given-without), t, x, eta=1., generator=generator).prev_sample
+    return x
+
+@patch
+def lay_out(self:DiffusionTryOff, image, worn, seed):
+    "One run of the network: a PIL image of `size`; raises `SkipImage` where it gives values that are no numbers"
+    g = torch.Generator().manual_seed(int(seed))           # on the CPU: the same noise on every device
+    with torch.inference_mode():
+        mask,known = self._shown(image, worn, g)
+        x = torch.randn(1, *known.shape[1:], generator=g).to(known)*self.scheduler.init_noise_sigma
+        x = self._denoise(x, mask, known, g).chunk(2, 2)[0]/self.vae.config.scaling_factor
+        x = self.vae.decode(x.to(self.vae.dtype)).sample[0]
+    return to_picture((x.float().cpu()/2+.5).clamp(0,1).permute(1,2,0).numpy())
 
 # %% ../../nbs/hsgl/try_off.ipynb #a95212c4
 class _HandOn: # an attention processor
     "In place of a cross-attention: the input goes through"
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None): return hidden_states
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None):
+        return hidden_states
 
 def self_only(
     unet, # UNet2DConditionModel; it is changed
 ):
     "Bypass the cross-attentions of a UNet"
-    unet.set_attn_processor({k: p if k.endswith('attn1.processor') else _HandOn() for k,p in unet.attn_processors.items()})
+    own = {k: p if k.endswith('attn1.processor') else _HandOn() for k,p in unet.attn_processors.items()}
+    unet.set_attn_processor(own)
     return unet
 
+# %% ../../nbs/hsgl/try_off.ipynb #39727253
 def attention_blocks(
     unet, # UNet2DConditionModel
 )->torch.nn.ModuleList: # Whose names of weights are those of the file
     "The attention blocks in the order of TryOffAnyone's file: down, middle, up"
-    return torch.nn.ModuleList([b.attentions for b in (*unet.down_blocks, unet.mid_block, *unet.up_blocks) if hasattr(b, 'attentions')])
+    blocks = *unet.down_blocks,unet.mid_block,*unet.up_blocks
+    return torch.nn.ModuleList([b.attentions for b in blocks if hasattr(b, 'attentions')])
 
 def load_attention(
     unet,  # UNet2DConditionModel; it is changed
     state, # name -> tensor, from `load_weights`
 ):
     "Put TryOffAnyone's weights into a UNet; `ValueError` if they are of another one"
-    lost,extra = attention_blocks(unet).load_state_dict(state, strict=False)
+    lost,unknown = attention_blocks(unet).load_state_dict(state, strict=False)
     lost = [k for k in lost if '.attn2.' not in k and '.norm2.' not in k]
-    if lost or extra: raise ValueError(f'these weights do not fit the network: {len(lost)} are missing, {len(extra)} unknown, such as {(lost or extra)[0]}')
+    if lost or unknown:
+        raise ValueError(f'these weights do not fit the network: {len(lost)} are missing, {len(unknown)} unknown, '
+                         f'such as {(lost or unknown)[0]}')
 
+# %% ../../nbs/hsgl/try_off.ipynb #560a9228
+_UNET_FILES = ['unet/config.json','unet/diffusion_pytorch_model.safetensors','scheduler/*']
+
+def _networks(base, vae):
+    "UNet, autoencoder and scheduler from two folders; `ValueError` where they hold something else"
+    from diffusers import AutoencoderKL,DDIMScheduler,UNet2DConditionModel
+    kw = dict(local_files_only=True, use_safetensors=True)
+    try:
+        return (UNet2DConditionModel.from_pretrained(base, subfolder='unet', **kw),
+                AutoencoderKL.from_pretrained(vae, **kw), DDIMScheduler.from_pretrained(base, subfolder='scheduler'))
+    except OSError as e:
+        why = str(e).strip().splitlines()[0]
+        raise ValueError(f'{base} and {vae} do not hold the networks of the try-off: {why}') from None
+
+# %% ../../nbs/hsgl/try_off.ipynb #dbd97d55
 @patch(cls_method=True)
 def from_pretrained(cls:DiffusionTryOff,
     parser,                             # A `HumanParser`
@@ -123,11 +174,9 @@ def from_pretrained(cls:DiffusionTryOff,
     "TryOffAnyone with its published weights; `WeightsNotFound` in one line for what is missing"
     import ccreid.compat # before diffusers
     need('diffusers')
-    from diffusers import AutoencoderKL,DDIMScheduler,UNet2DConditionModel
-    state,base,vae = load_weights(locate(weights)),locate(base, None, only=['unet/config.json','unet/diffusion_pytorch_model.safetensors','scheduler/*']),locate(vae, None, only=['*.json','*.safetensors'])
-    kw,device = dict(local_files_only=True, use_safetensors=True),str(device or settings.get('device'))
+    state,base = load_weights(locate(weights)),locate(base, None, only=_UNET_FILES)
+    unet,codec,scheduler = _networks(base, locate(vae, None, only=['*.json','*.safetensors']))
+    device = str(device or settings.get('device'))
     dtype = dtype or (torch.bfloat16 if device.startswith('cuda') else torch.float32)
-    try: unet,codec,scheduler = UNet2DConditionModel.from_pretrained(base, subfolder='unet', **kw),AutoencoderKL.from_pretrained(vae, **kw),DDIMScheduler.from_pretrained(base, subfolder='scheduler')
-    except OSError as e: raise ValueError(f'{base} and {vae} do not hold the networks of the try-off: {str(e).strip().splitlines()[0]}') from None
     load_attention(unet, state)
     return cls(unet.to(device, dtype), codec.to(device, dtype), scheduler, parser, **kwargs)
