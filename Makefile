@@ -66,7 +66,7 @@ gpu: $(VENV)/.installed-dev
 	$(BIN)/python tools/gpu.py $(ARGS)
 
 lab: $(VENV)/.installed-dev
-	$(BIN)/jupyter lab --notebook-dir nbs
+	PYTHONPATH=tools $(BIN)/jupyter lab --notebook-dir nbs --ContentsManager.pre_save_hook=pictures.before_saving
 
 student: $(VENV)/.installed-base
 	$(BIN)/python tools/student.py $(ARGS)

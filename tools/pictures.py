@@ -1,37 +1,48 @@
-"Pictures inside notebooks in 256 colours: `tools/pictures.py [NOTEBOOK ...]`; all of them without a name. Text and tables stay"
+"Small pictures in notebooks, as JPEG or in 80 colours: `tools/pictures.py [NOTEBOOK ...]`; all of them without a name"
 import argparse,base64,io,json
 from pathlib import Path
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 
-def smaller(data):
-    "A PNG with a palette of 256 colours; the same bytes where that would not be smaller, or where it has a palette"
-    image = Image.open(io.BytesIO(data))
-    if image.format!='PNG' or image.mode in ('P','1','L'): return data
-    about = {k: image.info[k] for k in ('dpi',) if k in image.info}
-    if image.mode=='RGBA': # figures are drawn on white
-        white = Image.new('RGBA', image.size, 'white')
-        image = Image.alpha_composite(white, image)
-    found = image.convert('RGB').quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    found.save(out := io.BytesIO(), 'PNG', optimize=True, **about)
-    return min(data, out.getvalue(), key=len)
+COLOURS,QUALITY = 80,80
 
-def shrink(path):
-    "Shrink the pictures of a notebook; bytes saved"
-    text = path.read_text(encoding='utf-8')
-    nb,saved = json.loads(text),0
+def smaller(data):
+    "(kind, bytes) of a PNG made smaller: a palette, or JPEG for what is like a photograph; itself where it has few colours"
+    image = Image.open(io.BytesIO(data))
+    if image.format!='PNG' or image.getcolors(COLOURS): return 'png', data
+    about = {k: image.info[k] for k in ('dpi',) if k in image.info}
+    if image.mode=='RGBA': image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image) # as on a page
+    image = image.convert('RGB')
+    image.quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(png := io.BytesIO(), 'PNG', optimize=True, **about)
+    image.save(jpeg := io.BytesIO(), 'JPEG', quality=QUALITY, optimize=True, **about)
+    best = min(data, png.getvalue(), key=len)
+    return ('jpeg', jpeg.getvalue()) if len(jpeg.getvalue())<.95*len(best) else ('png', best)
+
+def shrink_outputs(nb):
+    "Shrink the pictures of a notebook's content in place; bytes saved"
+    saved = 0
     for cell in nb['cells']:
         for output in cell.get('outputs', []):
             data = output.get('data', {})
             if 'image/png' not in data: continue
-            old = ''.join(data['image/png'])
-            raw = base64.b64decode(old)
-            if (new := smaller(raw)) is raw or len(new)>=len(raw): continue
-            saved += len(raw)-len(new)
-            text = text.replace(json.dumps(old)[1:-1], json.dumps(base64.b64encode(new).decode()+('\n' if old.endswith('\n') else ''))[1:-1])
-    if saved: path.write_text(text, encoding='utf-8')
+            old = base64.b64decode(''.join(data['image/png']))
+            kind,new = smaller(old)
+            if len(new)>=len(old): continue
+            saved += len(old)-len(new)
+            del data['image/png']
+            data[f'image/{kind}'] = base64.b64encode(new).decode()
     return saved
+
+def shrink(path):
+    "Shrink the pictures of a notebook's file; bytes saved"
+    nb = json.loads(path.read_text(encoding='utf-8'))
+    if saved := shrink_outputs(nb): path.write_text(json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True)+'\n', encoding='utf-8')
+    return saved
+
+def before_saving(model, **kwargs):
+    "JupyterLab's hook: `make lab` saves notebooks with small pictures"
+    if model['type']=='notebook' and model['content']: shrink_outputs(model['content'])
 
 def notebooks():
     "All notebooks of the site"
