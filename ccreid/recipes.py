@@ -18,7 +18,7 @@ from .data.batches import reid_dataloaders
 from .data.mannequins.benchmarks import BENCHMARKS
 from .data.transforms import FILTERS, Preprocessing
 from .models import vits
-from .registry import All, chains
+from .registry import METHOD, All, chains
 from .training.learner import reid_learner
 from .training.schedules import EpochSchedule, scale_epochs, warmup_multistep
 from .training.terms import ReIDLoss, identity_term, triplet_term
@@ -205,7 +205,7 @@ def _are_read(method, options):
 # %% ../nbs/recipes.ipynb #c01e92c1
 def recipe(
     data:str, # Name of a data set or benchmark; one without settings of its own gets those for PRCC
-    method:str='cal', # Name of the method, with +NAME for each add-on
+    method:str=METHOD, # Name of the method, with +NAME for each add-on
     **changes, # Settings to change, by name; `epochs` shortens the run by the rule; None: an option that is not given
 )->Recipe: # All settings
     "The recipe of a data set and a method; `ValueError` names what is unknown, out of range, or not read by the method"

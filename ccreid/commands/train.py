@@ -13,7 +13,7 @@ from pathlib import Path
 from .shared import add_data, add_device, add_out, add_pairs, add_seed
 from .shared import folder_of_run, pairs, print_results, read_dataset
 from ..options import add_line, help_text, of_chains, of_rule, place
-from ..registry import All, Command, Option
+from ..registry import METHOD, All, Command, Option
 from ..values import whole
 
 # %% ../../nbs/commands/train.ipynb #edfc324f
@@ -21,7 +21,7 @@ def _methods():
     "The sentence on methods and add-ons"
     methods,addons = All('methods'),All('addons')
     also = f"; each also with {' or '.join(f'+{o}' for o in addons)}" if len(addons) else ''
-    return f"{', '.join(methods)}{also}; that of the recipes if not given"
+    return f"{', '.join(methods)}{also} ({METHOD})"
 
 def _add_recipe(parser):
     "Method and settings"
