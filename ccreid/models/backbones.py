@@ -196,6 +196,7 @@ class GeM(nn.Module):
 class TokenPool(nn.Module):
     "Stands where the vector is not pooled from the map: the backbone gives it"
     multiplier = None
+    def __init__(self): super().__init__()
     def forward(self, x):
         "Always a `ValueError`"
         raise ValueError("pool='token' is no pooling of a map: the backbone gives the vector")
