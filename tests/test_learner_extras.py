@@ -288,6 +288,41 @@ def test_summary_only_looks(dataset, tmp_path, capsys):
     quiet(learn)
     assert 'OptimWrapper' in str(learn.summary())
 
+# --- they say what they are
+
+def test_learner_loaders_and_samplers_say_what_they_are(dataset):
+    from ccreid.data.batches import ImageCache, InOrder
+    from ccreid.data.samplers import PKSampler
+    learn = learner(dataset, [CAL(0), EpochSchedule(warmup_multistep(1e-3))])
+    assert repr(learn)=='ReIDLearner: resnet_mini, 6 identities, terms identity + cal, callbacks CAL, EpochSchedule'
+    train,valid = learn.dls.train,learn.dls.valid
+    assert repr(train)==f'ReIDLoader: {len(train)} batches of 6 pictures, 64x32 pixels, drawn by PKSampler from {len(train.dataset)}'
+    assert 'by InOrder from' in repr(valid) and repr(valid.sampler)==f'InOrder: {len(valid.dataset)} rows, 12 in a batch'
+    assert repr(train.sampler)==(f'PKSampler: {len(train)} batches of 3 people x 2 pictures, '
+                                 f'from {len(train.dataset)} of 6 people, seed 0')
+    images = train.dataset
+    assert repr(images)==f'ReIDImages: {len(images)} pictures of 6 people'
+    images.append(dataset.train.iloc[:2].assign(generated_by='mannequins'))
+    assert repr(images)==f'ReIDImages: {len(images)} pictures of 6 people, 2 of them generated'
+    assert repr(ImageCache(PRE))=='ImageCache: 0 pictures of 64x32 pixels'
+    class Twice:
+        "Says nothing of itself, and could not"
+        def __init__(self, sampler): self.sampler,self.batch_size = sampler,sampler.batch_size
+        def __len__(self): return len(self.sampler)
+        def epoch(self, e): return self.sampler.epoch(e)
+        def __repr__(self): raise AssertionError('asked')
+    train.wrap_sampler(Twice)
+    assert 'by Twice of PKSampler from' in repr(train).replace('\n ', '')
+
+def test_what_they_say_fits_a_page(dataset):
+    "Many terms and callbacks, a loss and a model that know no names"
+    learn = learner(dataset, [CAL(0)])
+    for i in range(9): learn.add_term(f'a_long_name_of_a_term_{i}', lambda output,labels: output['features'].mean())
+    said = repr(learn)
+    assert max(map(len, said.split('\n')))<=90 and 'a_long_name_of_a_term_8' in said
+    other = reid_learner(loaders(dataset), nn.Linear(2,2), loss_func=nn.L1Loss())
+    assert repr(other)=='ReIDLearner: Linear, 6 identities, terms L1Loss'
+
 # --- imports
 
 _code = '''

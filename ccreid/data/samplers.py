@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from collections import Counter
 from typing import NamedTuple
+from fastcore.basics import patch
 from .samples import DataError
 from ..values import whole
 
@@ -35,6 +36,23 @@ def number_of_batches(
     return b
 
 # %% ../../nbs/data/samplers.ipynb #7e9dde9f
+def _mixed(
+    hands, # [B,p] persons of each batch
+    times, # How often to try a swap in every pair of batches
+    rng,   # numpy Generator
+):
+    "Batches meet in random pairs and swap a card each, where no person would then be in a batch twice; in place"
+    b,p = hands.shape
+    half = b//2
+    for _ in range(times if half else 0):
+        pair = rng.permutation(b)
+        a,z = pair[:half], pair[half:2*half]
+        i,j = rng.integers(p, size=half), rng.integers(p, size=half)
+        x,y = hands[a,i], hands[z,j]
+        ok = ~((hands[a]==y[:,None]).any(1) | (hands[z]==x[:,None]).any(1))
+        hands[a[ok],i[ok]], hands[z[ok],j[ok]] = y[ok], x[ok]
+
+# %% ../../nbs/data/samplers.ipynb #678be9aa
 def deal(
     chunks,     # How many chunks each person has
     p:int,      # People in a batch
@@ -48,14 +66,7 @@ def deal(
     row = np.repeat(order, np.minimum(n, b)[order])
     keep = np.sort(rng.permutation(len(row))[:p*b])
     hands = row[keep].reshape(p, b).T.copy()
-    half = b//2
-    for _ in range(2*mix*p if half else 0):
-        pair = rng.permutation(b)
-        a,z = pair[:half], pair[half:2*half]
-        i,j = rng.integers(p, size=half), rng.integers(p, size=half)
-        x,y = hands[a,i], hands[z,j]
-        ok = ~((hands[a]==y[:,None]).any(1) | (hands[z]==x[:,None]).any(1))
-        hands[a[ok],i[ok]], hands[z[ok],j[ok]] = y[ok], x[ok]
+    _mixed(hands, 2*mix*p, rng)
     return hands[rng.permutation(b)]
 
 # %% ../../nbs/data/samplers.ipynb #7b175d29
@@ -68,41 +79,59 @@ class PKSampler:
         seed:int=0,       # Decides all epochs
     ):
         try: self.identities,self.images,self.seed = whole(1)(identities),whole(1)(images),whole(0)(seed)
-        except ValueError as e: raise DataError(f'identities and images of a batch must be at least 1, its seed 0 or more: {e}') from None
+        except ValueError as e:
+            raise DataError(f'identities and images of a batch must be at least 1, its seed 0 or more: {e}') from None
         self.relabel(table.identity if isinstance(table, pd.DataFrame) else table)
 
     @property
-    def batch_size(self): return self.identities*self.images
+    def batch_size(self):
+        "Pictures in a batch"
+        return self.identities*self.images
+
     def __len__(self): return self.batches*self.batch_size
+    def __repr__(self):
+        return (f'PKSampler: {self.batches} batches of {self.identities} people x {self.images} pictures, '
+                f'from {len(self.rows)} of {len(self.count)} people, seed {self.seed}')
 
-    def relabel(self,
-        labels, # One label a row, negative: leave out
-    ):
-        "Draw by other labels from now on, such as clusters"
-        labels = np.asarray(labels)
-        self.rows = np.flatnonzero(labels >= 0)
-        _,self.person,self.count = np.unique(labels[self.rows], return_inverse=True, return_counts=True)
-        self.chunks = np.maximum(self.count//self.images, 1)
-        if len(self.count) < self.identities:
-            raise DataError(f'a batch needs {self.identities} different people, there are {len(self.count)} to draw from\n'
-                            f'ask for fewer people in a batch (identities={len(self.count)}) or bring more data')
-        self.batches = number_of_batches(self.chunks, self.identities)
+# %% ../../nbs/data/samplers.ipynb #77988872
+@patch
+def relabel(self:PKSampler,
+    labels, # One label a row, negative: leave out
+):
+    "Draw by other labels from now on, such as clusters"
+    labels = np.asarray(labels)
+    self.rows = np.flatnonzero(labels >= 0)
+    _,self.person,self.count = np.unique(labels[self.rows], return_inverse=True, return_counts=True)
+    self.chunks = np.maximum(self.count//self.images, 1)
+    if len(self.count) < self.identities:
+        raise DataError(
+            f'a batch needs {self.identities} different people, there are {len(self.count)} to draw from\n'
+            f'ask for fewer people in a batch (identities={len(self.count)}) or bring more data')
+    self.batches = number_of_batches(self.chunks, self.identities)
 
-    def epoch(self,
-        e:int, # Number of the epoch, from 0
-    )->list:   # Draws; batch after batch, person after person
-        "The order of epoch `e`"
-        rng,K = np.random.default_rng([self.seed, int(e)]), self.images
-        hands = deal(self.chunks, self.identities, rng).ravel()
-        shuffled = np.lexsort((rng.random(len(self.rows)), self.person))           # persons together, each in random order
-        by_person = np.argsort(hands, kind='stable')                                # the c-th chunk of a person: count them
-        sizes = np.bincount(hands, minlength=len(self.count))
-        which = np.empty_like(hands)
-        which[by_person] = np.arange(len(hands)) - np.repeat(np.cumsum(sizes)-sizes, sizes)
-        first = (np.cumsum(self.count)-self.count)[hands]
-        offset = which[:,None]*K + np.arange(K)
-        few = self.count[hands] < K
-        offset[few] = rng.integers(self.count[hands][few][:,None], size=(few.sum(), K))
-        rows = self.rows[shuffled[first[:,None]+offset]].ravel()
-        seeds = rng.integers(2**62, size=len(rows))
-        return [Draw(r, 0, s) for r,s in zip(rows.tolist(), seeds.tolist())]
+# %% ../../nbs/data/samplers.ipynb #3fedcfe1
+@patch
+def _chunk_numbers(self:PKSampler, hands):
+    "Which chunk of its person each card stands for, counted from 0"
+    by_person = np.argsort(hands, kind='stable')
+    sizes = np.bincount(hands, minlength=len(self.count))
+    numbers = np.empty_like(hands)
+    numbers[by_person] = np.arange(len(hands)) - np.repeat(np.cumsum(sizes)-sizes, sizes)
+    return numbers
+
+# %% ../../nbs/data/samplers.ipynb #51273cb8
+@patch
+def epoch(self:PKSampler,
+    e:int, # Number of the epoch, from 0
+)->list:   # Draws; batch after batch, person after person
+    "The order of epoch `e`"
+    rng,K = np.random.default_rng([self.seed, int(e)]), self.images
+    hands = deal(self.chunks, self.identities, rng).ravel()
+    shuffled = np.lexsort((rng.random(len(self.rows)), self.person)) # persons together, each in random order
+    first = (np.cumsum(self.count)-self.count)[hands]
+    offset = self._chunk_numbers(hands)[:,None]*K + np.arange(K)
+    few = self.count[hands] < K
+    offset[few] = rng.integers(self.count[hands][few][:,None], size=(few.sum(), K))
+    rows = self.rows[shuffled[first[:,None]+offset]].ravel()
+    seeds = rng.integers(2**62, size=len(rows))
+    return [Draw(r, 0, s) for r,s in zip(rows.tolist(), seeds.tolist())]

@@ -13,6 +13,7 @@ import math,random
 import numpy as np
 from dataclasses import asdict,dataclass
 from PIL import Image
+from fastcore.basics import patch
 from .images import read_image,to_rgb
 from .samples import DataError
 from ..values import size_of_image
@@ -23,6 +24,7 @@ _rgb = to_rgb
 # %% ../../nbs/data/transforms.ipynb #242ae2a9
 FILTERS = dict(bilinear=Image.Resampling.BILINEAR, bicubic=Image.Resampling.BICUBIC)
 
+# %% ../../nbs/data/transforms.ipynb #cc460e92
 @dataclass(frozen=True)
 class Preprocessing:
     "How a picture becomes a model's input"
@@ -37,33 +39,47 @@ class Preprocessing:
         try: object.__setattr__(self, 'size', size_of_image(1, 2**16)(tuple(self.size)))
         except (TypeError,ValueError): raise DataError(f'size must be (height, width), not {self.size!r}') from None
         if self.interpolation not in FILTERS: raise DataError(f'interpolation must be one of {", ".join(FILTERS)}')
-    def to_dict(self): return {k: list(v) if isinstance(v, tuple) else v for k,v in asdict(self).items()}
-    @classmethod
-    def from_dict(cls, d): return cls(**d)
 
-    def resize(self, image):
-        "PIL image or uint8 array [h,w,3] -> uint8 array of `size`"
-        if isinstance(image, np.ndarray):
-            if image.shape[:2]==self.size: return image
-            image = Image.fromarray(image)
-        return np.asarray(image if image.size==self.size[::-1] else image.resize(self.size[::-1], FILTERS[self.interpolation]))
-    def normalise(self, image):
-        "uint8 array [H,W,3] -> float32 array [3,H,W]"
-        std = np.float32(self.std)
-        scale,shift = 1/(255*std), -np.float32(self.mean)/std
-        out = np.empty((3,)+image.shape[:2], np.float32)
-        for c in range(3):
-            np.multiply(image[...,c], scale[c], out=out[c])
-            out[c] += shift[c]
-        return out
-    def denormalise(self, x):
-        "Array [...,3,H,W] of network input -> values in [0,1], [...,H,W,3]"
-        x = np.asarray(x, np.float32)*np.float32(self.std)[:,None,None] + np.float32(self.mean)[:,None,None]
-        return np.moveaxis(x, -3, -1).clip(0,1)
+    def to_dict(self)->dict:
+        "As plain values, for a file"
+        return {k: list(v) if isinstance(v, tuple) else v for k,v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, d:dict):
+        "Of what `to_dict` gave"
+        return cls(**d)
+
+# %% ../../nbs/data/transforms.ipynb #eb7258bf
+@patch
+def resize(self:Preprocessing, image):
+    "PIL image or uint8 array [h,w,3] -> uint8 array of `size`"
+    if isinstance(image, np.ndarray):
+        if image.shape[:2]==self.size: return image
+        image = Image.fromarray(image)
+    size = self.size[::-1]
+    return np.asarray(image if image.size==size else image.resize(size, FILTERS[self.interpolation]))
+
+# %% ../../nbs/data/transforms.ipynb #91dc2c9e
+@patch
+def normalise(self:Preprocessing, image):
+    "uint8 array [H,W,3] -> float32 array [3,H,W]"
+    std = np.float32(self.std)
+    scale,shift = 1/(255*std), -np.float32(self.mean)/std
+    out = np.empty((3,)+image.shape[:2], np.float32)
+    for c in range(3):
+        np.multiply(image[...,c], scale[c], out=out[c])
+        out[c] += shift[c]
+    return out
+
+@patch
+def denormalise(self:Preprocessing, x):
+    "Array [...,3,H,W] of network input -> values in [0,1], [...,H,W,3]"
+    x = np.asarray(x, np.float32)*np.float32(self.std)[:,None,None] + np.float32(self.mean)[:,None,None]
+    return np.moveaxis(x, -3, -1).clip(0,1)
 
 # %% ../../nbs/data/transforms.ipynb #735d4b49
 class TestTransform:
-    "Resize and normalise; called with a PIL image or uint8 array, returns float32 [3,H,W]; a seed is taken and not used"
+    "Resize and normalise a PIL image or uint8 array: float32 [3,H,W]; a seed is taken and not used"
     __test__ = False
     def __init__(self, preprocessing): self.preprocessing = preprocessing
     def __call__(self, image, seed=0): return self.preprocessing.normalise(self.preprocessing.resize(image))
@@ -89,6 +105,7 @@ def enlarge_crop(
     box = (x*w/W, y*h/H, (x+w)*w/W, (y+h)*h/H)
     return np.asarray(Image.fromarray(image).resize((w,h), filter, box=box))
 
+# %% ../../nbs/data/transforms.ipynb #7f6f83c7
 def pad_crop(
     image,     # uint8 array [H,W,3]
     rng,       # `random.Random`
@@ -136,13 +153,14 @@ class TrainTransform:
         x = p.normalise(image)
         return erase_rectangle(x, rng, self.fill, self.area) if rng.random() < self.erase else x
 
+# %% ../../nbs/data/transforms.ipynb #86aba09b
 def train_transform(
     preprocessing:Preprocessing, # Size, mean and deviation
     crop=.5,         # Probability of enlarging and cropping
     hflip=.5,        # Probability of mirroring
     erase=.5,        # Probability of erasing a rectangle
     enlarge=1.125,   # Factor of the enlargement
-    pad:int=0,       # If positive: instead of enlarging, always pad by so many black pixels and crop (FIRe² and CSSC: 10)
+    pad:int=0,       # If positive: instead of enlarging, pad by so many black pixels and crop (FIRe² and CSSC: 10)
     fill=CAL_FILL,   # Erased value of each channel, after normalisation
     area=(.02,.4),   # Range of the erased share
 )->TrainTransform:   # Function of (picture, seed)

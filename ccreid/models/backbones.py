@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from difflib import get_close_matches
 from pathlib import Path
 from torch import nn, Tensor
+from fastcore.basics import patch
 from ..files import shown
 from .vits import create_network, feature_map, resampled, whole_vector
 from ..weights import load_weights, locate
@@ -59,32 +60,42 @@ class Backbone(nn.Module):
         m,vector = self._measured()
         self.channels,self.stride,self.vector = m.shape[1],(self.size or (64,64))[0]//m.shape[2],vector.shape[1]
 
-    def _measured(self):
-        was = self.net.training
-        self.net.eval()
-        try:
-            with torch.no_grad(): return self.map_and_vector(torch.zeros(1, 3, *(self.size or (64,64))))
-        except (AssertionError, RuntimeError, ValueError, AttributeError) as e:
-            raise ValueError(f'{self.name} gives neither a feature map [B,c,h,w] nor tokens: {str(e).splitlines()[0][:100]}') from None
-        finally: self.net.train(was)
+# %% ../../nbs/models/backbones.ipynb #964b9098
+@patch
+def _measured(self:Backbone):
+    "Map and vector of an empty image"
+    was = self.net.training
+    self.net.eval()
+    try:
+        with torch.no_grad(): return self.map_and_vector(torch.zeros(1, 3, *(self.size or (64,64))))
+    except (AssertionError, RuntimeError, ValueError, AttributeError) as e:
+        said = str(e).splitlines()[0][:100]
+        raise ValueError(f'{self.name} gives neither a feature map [B,c,h,w] nor tokens: {said}') from None
+    finally: self.net.train(was)
 
-    def _features(self, image):
-        if self.size and tuple(image.shape[2:])!=self.size: raise ValueError(
-            f'{self.name} was made for {self.size[0]}x{self.size[1]} pixels, and the image has '
-            f'{image.shape[2]}x{image.shape[3]}: give create_backbone the size')
-        return self.net.forward_features(image)
+@patch
+def _features(self:Backbone, image):
+    "What the network gives; `ValueError` for an image of another size than it was made for"
+    if self.size and tuple(image.shape[2:])!=self.size: raise ValueError(
+        f'{self.name} was made for {self.size[0]}x{self.size[1]} pixels, and the image has '
+        f'{image.shape[2]}x{image.shape[3]}: give create_backbone the size')
+    return self.net.forward_features(image)
 
-    def map_and_vector(self,
-        image:Tensor, # [B,3,H,W] normalised
-    )->tuple[Tensor,Tensor]: # [B,channels,H/stride,W/stride], [B,vector]
-        "The map, and the class token or the network's own pooled vector"
-        features = self._features(image)
-        return feature_map(self.net, features, image.shape[2:]),whole_vector(self.net, features)
+# %% ../../nbs/models/backbones.ipynb #47d07433
+@patch
+def map_and_vector(self:Backbone,
+    image:Tensor, # [B,3,H,W] normalised
+)->tuple[Tensor,Tensor]: # [B,channels,H/stride,W/stride], [B,vector]
+    "The map, and the class token or the network's own pooled vector"
+    features = self._features(image)
+    return feature_map(self.net, features, image.shape[2:]),whole_vector(self.net, features)
 
-    def forward(self,
-        image:Tensor, # [B,3,H,W] normalised
-    )->Tensor: # [B,channels,H/stride,W/stride]
-        return feature_map(self.net, self._features(image), image.shape[2:])
+@patch
+def forward(self:Backbone,
+    image:Tensor, # [B,3,H,W] normalised
+)->Tensor: # [B,channels,H/stride,W/stride]
+    "The map"
+    return feature_map(self.net, self._features(image), image.shape[2:])
 
 # %% ../../nbs/models/backbones.ipynb #a72e6e64
 _HEADS = 'fc.','head.','classifier.' # how timm's classifiers begin
@@ -124,6 +135,7 @@ def _network(name, size):
         if 'tag' not in str(e): raise
         raise ValueError(f'no backbone {name!r}: {e}') from None
 
+# %% ../../nbs/models/backbones.ipynb #d3639742
 def create_backbone(
     name:str='resnet50',             # 'resnet_mini', or the timm name of a network
     pretrained:bool|str|Path|None=None, # True: the weights of that name; or a name or path for `locate`; else random
@@ -145,19 +157,26 @@ class AvgPool(nn.Module):
     "Mean over all places: [B,c,h,w] → [B,c]"
     multiplier = 1
     def __init__(self): super().__init__()
-    def forward(self, x): return x.mean((2,3))
+    def forward(self, x):
+        "Means of the channels"
+        return x.mean((2,3))
 
 class MaxPool(nn.Module):
     "Maximum over all places: [B,c,h,w] → [B,c]"
     multiplier = 1
     def __init__(self): super().__init__()
-    def forward(self, x): return F.adaptive_max_pool2d(x, 1).flatten(1)
+    def forward(self, x):
+        "Maxima of the channels"
+        return F.adaptive_max_pool2d(x, 1).flatten(1)
 
+# %% ../../nbs/models/backbones.ipynb #b6ed7059
 class MaxAvgPool(nn.Module):
     "Maxima, then means: [B,c,h,w] → [B,2c] (CAL)"
     multiplier = 2
     def __init__(self): super().__init__()
-    def forward(self, x): return torch.cat([F.adaptive_max_pool2d(x, 1).flatten(1), x.mean((2,3))], 1)
+    def forward(self, x):
+        "Maxima of the channels, then their means"
+        return torch.cat([F.adaptive_max_pool2d(x, 1).flatten(1), x.mean((2,3))], 1)
 
 class GeM(nn.Module):
     "Generalised mean with a learned exponent: [B,c,h,w] → [B,c]"
@@ -169,12 +188,18 @@ class GeM(nn.Module):
         super().__init__()
         self.p,self.eps = nn.Parameter(torch.tensor([float(p)])),eps
 
-    def forward(self, x): return x.clamp(min=self.eps).pow(self.p).mean((2,3)).pow(1/self.p)
+    def forward(self, x):
+        "Generalised means of the channels"
+        return x.clamp(min=self.eps).pow(self.p).mean((2,3)).pow(1/self.p)
 
+# %% ../../nbs/models/backbones.ipynb #0f19fbff
 class TokenPool(nn.Module):
     "Stands where the vector is not pooled from the map: the backbone gives it"
     multiplier = None
-    def forward(self, x): raise ValueError("pool='token' is no pooling of a map: the backbone gives the vector")
+    def __init__(self): super().__init__()
+    def forward(self, x):
+        "Always a `ValueError`"
+        raise ValueError("pool='token' is no pooling of a map: the backbone gives the vector")
 
 POOLS = {'avg':AvgPool, 'max':MaxPool, 'gem':GeM, 'max+avg':MaxAvgPool}
 

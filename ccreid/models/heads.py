@@ -49,9 +49,12 @@ class CosineClassifier(nn.Module):
     def forward(self,
         features:Tensor, # [B,D], of any length
     )->Tensor: # [B,C] cosines
+        "Cosine of each feature with each class"
         return F.linear(F.normalize(features, dim=1), F.normalize(self.weight, dim=1))
 
-    def extra_repr(self): return 'dim={1}, classes={0}'.format(*self.weight.shape)
+    def extra_repr(self):
+        "For printing"
+        return 'dim={1}, classes={0}'.format(*self.weight.shape)
 
 # %% ../../nbs/models/heads.ipynb #96a60957
 def stripes(

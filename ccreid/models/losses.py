@@ -39,7 +39,7 @@ def pairwise_distances(
 def hardest_pairs(
     distances:Tensor, # [B,B], row = anchor; any distances, also adjusted ones
     identity:Tensor,  # [B] identity of each sample
-)->tuple[Tensor,Tensor,Tensor]: # `farthest` [B] (-inf if no positive), `nearest` [B] (inf if no negative), `valid` [B] has both
+)->tuple[Tensor,Tensor,Tensor]: # [B] `farthest` (-inf if no positive), `nearest` (inf if no negative), `valid`: both
     "Distance of each anchor to its farthest positive and to its nearest negative"
     if distances.shape!=(len(identity),)*2:
         raise ValueError(f'{len(identity)} identities need a square distance matrix of that size, '

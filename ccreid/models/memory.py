@@ -28,7 +28,9 @@ class MomentumMemory(nn.Module):
         self.register_buffer('rows', torch.zeros(classes, dim))
         self.register_buffer('seen', torch.zeros(classes, dtype=torch.bool))
 
-    def extra_repr(self): return 'classes={}, dim={}'.format(*self.rows.shape) + f', momentum={self.momentum}'
+    def extra_repr(self):
+        "For printing"
+        return 'classes={}, dim={}'.format(*self.rows.shape) + f', momentum={self.momentum}'
 
 # %% ../../nbs/models/memory.ipynb #ae94d4a9
 @patch

@@ -21,9 +21,12 @@ CLASSIFIERS = {'linear':LinearClassifier, 'cosine':CosineClassifier,
                'linear-no-bias':lambda dim,classes: LinearClassifier(dim, classes, bias=False)}
 
 def _pick(table, kind, name):
-    if not isinstance(name, str) or name not in table: raise ValueError(f'no {kind} {name!r}; there are {", ".join(table)}')
+    "One of a table; `ValueError` names those there are"
+    if not isinstance(name, str) or name not in table:
+        raise ValueError(f'no {kind} {name!r}; there are {", ".join(table)}')
     return table[name]
 
+# %% ../../nbs/models/reid_model.ipynb #434dbfca
 class ReIDModel(nn.Module):
     "Image to features and logits; `dim` is the length D of a feature"
     def __init__(self,
@@ -42,21 +45,30 @@ class ReIDModel(nn.Module):
         make = _pick(CLASSIFIERS, 'classifier', classifier)
         self.classifier = make(self.dim, classes) if classes else None
         self.aux = nn.ModuleDict()
-        self.config = dict(backbone=getattr(self.backbone, 'name', None), pool=pool, classes=classes, neck=neck,
-                           classifier=classifier, last_stride=getattr(self.backbone, 'last_stride', None))
-        if made_for := getattr(self.backbone, 'size', None): self.config['size'] = list(made_for)
+        self.config = self._described(pool, classes, neck, classifier)
 
-    def forward(self,
-        image:Tensor, # [B,3,H,W] normalised
-    )->dict[str,Tensor]: # features [B,D], pooled [B,D], map [B,c,h,w], logits [B,C] if there is a classifier
-        if self.config['pool']=='token': m,pooled = self.backbone.map_and_vector(image)
-        else:
-            m = self.backbone(image)
-            pooled = self.pool(m)
-        features = self.neck(pooled)
-        res = dict(features=features, pooled=pooled, map=m)
-        if self.classifier is not None: res['logits'] = self.classifier(features)
-        return res
+# %% ../../nbs/models/reid_model.ipynb #f0b51592
+@patch
+def _described(self:ReIDModel, pool, classes, neck, classifier):
+    "What the model can be built of again, as plain values"
+    about = dict(backbone=getattr(self.backbone, 'name', None), pool=pool, classes=classes, neck=neck,
+                 classifier=classifier, last_stride=getattr(self.backbone, 'last_stride', None))
+    made_for = getattr(self.backbone, 'size', None)
+    return about | (dict(size=list(made_for)) if made_for else {})
+
+@patch
+def forward(self:ReIDModel,
+    image:Tensor, # [B,3,H,W] normalised
+)->dict[str,Tensor]: # features [B,D], pooled [B,D], map [B,c,h,w], logits [B,C] if there is a classifier
+    "All outputs, by name"
+    if self.config['pool']=='token': m,pooled = self.backbone.map_and_vector(image)
+    else:
+        m = self.backbone(image)
+        pooled = self.pool(m)
+    features = self.neck(pooled)
+    res = dict(features=features, pooled=pooled, map=m)
+    if self.classifier is not None: res['logits'] = self.classifier(features)
+    return res
 
 # %% ../../nbs/models/reid_model.ipynb #d2b957ad
 def _kind(name):
@@ -64,9 +76,11 @@ def _kind(name):
     module,_,cls = str(name).rpartition('.')
     try: found = getattr(import_module(module), cls) if module.startswith('ccreid.') else None
     except (ImportError, AttributeError, ValueError): found = None
-    if not (isinstance(found, type) and issubclass(found, ReIDModel)): raise ValueError(f'there is no kind of model {name!r}')
+    if not (isinstance(found, type) and issubclass(found, ReIDModel)):
+        raise ValueError(f'there is no kind of model {name!r}')
     return found
 
+# %% ../../nbs/models/reid_model.ipynb #aa486767
 @patch(cls_method=True)
 def from_config(cls:ReIDModel,
     config:dict,                  # As `model.config`

@@ -37,22 +37,26 @@ def check_patches(
                      f'{size[0]}x{size[1]} pixels; the nearest size is {near[0]}x{near[1]}')
 
 # %% ../../nbs/models/vits.ipynb #aff98985
+def _network_of_size(name, size, kw):
+    "The network for images of one size; None where it takes any"
+    import timm
+    state = torch.random.get_rng_state()
+    try: return timm.create_model(name, img_size=size, **kw)
+    except TypeError as e:
+        if 'img_size' not in str(e): raise
+        torch.random.set_rng_state(state) # nothing was drawn
+
+# %% ../../nbs/models/vits.ipynb #fc4a7bc3
 def create_network(
     name:str, # Of a network of timm
     size:tuple|None=None, # (height, width) of its images; None: that of its pretraining
 )->tuple[nn.Module,tuple|None]: # The network without classifier, and the one size that it is made for, None for any
     "A timm network with random weights; `ValueError` where patches do not divide the image"
     import timm
-    state,kw = torch.random.get_rng_state(),dict(pretrained=False, num_classes=0)
-    if size is not None:
-        size = tuple(size)
-        try: net = timm.create_model(name, img_size=size, **kw)
-        except TypeError as e:
-            if 'img_size' not in str(e): raise
-            torch.random.set_rng_state(state) # nothing was drawn
-        else:
-            check_patches(net, name, size)
-            return net,size
+    kw = dict(pretrained=False, num_classes=0)
+    if size is not None and (net := _network_of_size(name, tuple(size), kw)) is not None:
+        check_patches(net, name, tuple(size))
+        return net,tuple(size)
     net = timm.create_model(name, **kw)
     with torch.no_grad():
         try: net.eval().forward_features(torch.zeros(1, 3, 64, 64))
@@ -67,13 +71,17 @@ def feature_map(
     size:tuple, # (height, width) of the image in pixels
 )->Tensor: # [B,c,h,w]
     "Maps as they are, channels first, tokens laid out; `ValueError` for anything else"
-    if features.ndim==4: return features.permute(0, 3, 1, 2) if str(getattr(net, 'output_fmt', ''))=='NHWC' else features
+    if features.ndim==4:
+        return features.permute(0, 3, 1, 2) if str(getattr(net, 'output_fmt', ''))=='NHWC' else features
     patch = patch_size(net)
-    if features.ndim!=3 or patch is None: raise ValueError(f'{type(net).__name__} gives neither a map nor tokens of patches')
+    if features.ndim!=3 or patch is None:
+        raise ValueError(f'{type(net).__name__} gives neither a map nor tokens of patches')
     h,w = size[0]//patch[0],size[1]//patch[1]
-    if features.shape[1]<h*w: raise ValueError(f'{type(net).__name__} gives {features.shape[1]} tokens for {h}x{w} patches')
+    if features.shape[1]<h*w:
+        raise ValueError(f'{type(net).__name__} gives {features.shape[1]} tokens for {h}x{w} patches')
     return features[:, features.shape[1]-h*w:].transpose(1, 2).reshape(len(features), -1, h, w)
 
+# %% ../../nbs/models/vits.ipynb #5b741d9d
 def whole_vector(
     net:nn.Module, # A timm network
     features:Tensor, # What its `forward_features` gave

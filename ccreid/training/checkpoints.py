@@ -35,10 +35,15 @@ def _readable(value):
     except Exception: return False
     return True
 
+def _is_known(dtype):
+    "Does torch have such numbers?"
+    return dtype.kind in 'biufc' and dtype.itemsize<=(16 if dtype.kind=='c' else 8)
+
+# %% ../../nbs/training/checkpoints.ipynb #ed632fae
 def _packed(value, where):
     "A state for a checkpoint; `ValueError` where the reader would refuse it"
     if isinstance(value, np.generic): return _packed(value.item(), where)
-    if type(value) is np.ndarray and value.dtype.kind in 'biufc' and value.dtype.itemsize<=(16 if value.dtype.kind=='c' else 8):
+    if type(value) is np.ndarray and _is_known(value.dtype):
         return {_ARRAY: torch.from_numpy(value.astype(value.dtype.newbyteorder('='), order='C'))}
     if isinstance(value, PurePath): return {_PATH: str(value)}
     if type(value) in (torch.Tensor, torch.nn.Parameter): return value
@@ -46,17 +51,26 @@ def _packed(value, where):
     if isinstance(value, L) or type(value) in (list,tuple):
         new = [_packed(v, f'{where}[{i}]') for i,v in enumerate(value)]
         return tuple(new) if type(value) is tuple else new
-    if isinstance(value, dict):
-        new = copy.copy(value) # an OrderedDict of a module keeps its attributes
-        new.clear()
-        for k,v in value.items(): new[k.item() if isinstance(k, np.generic) else k] = _packed(v, f'{where}[{k!r}]')
-        if type(new) is dict and all(type(k) in (str,int) for k in new): return new
-        empty = type(new)(dict.fromkeys(new)) if _readable(type(new)()) else None
-        if empty is not None and _readable(empty): return new
-    elif type(value) in (str,int,float,bool,type(None)) or _readable(value): return value
-    raise ValueError(f'{where} is a {type(value).__module__}.{type(value).__qualname__}, which cannot be read from a checkpoint again: '
+    if isinstance(value, dict): new = _packed_dict(value, where)
+    else: new = value if type(value) in (str,int,float,bool,type(None)) or _readable(value) else _NONE
+    if new is not _NONE: return new
+    raise ValueError(f'{where} is a {type(value).__module__}.{type(value).__qualname__}, which cannot be read from '
+                     'a checkpoint again: '
                      'let the state hold tensors, arrays, numbers, texts, paths, lists and dictionaries')
 
+# %% ../../nbs/training/checkpoints.ipynb #32f32a80
+_NONE = object() # stands for what the reader would refuse
+
+def _packed_dict(value, where):
+    "A dictionary for a checkpoint, of the same class; `_NONE` where the reader would refuse it"
+    new = copy.copy(value) # an OrderedDict of a module keeps its attributes
+    new.clear()
+    for k,v in value.items(): new[k.item() if isinstance(k, np.generic) else k] = _packed(v, f'{where}[{k!r}]')
+    if type(new) is dict and all(type(k) in (str,int) for k in new): return new
+    empty = type(new)(dict.fromkeys(new)) if _readable(type(new)()) else None
+    return new if empty is not None and _readable(empty) else _NONE
+
+# %% ../../nbs/training/checkpoints.ipynb #0c81e865
 def _unpacked(value):
     "The state that `_packed` was given"
     if type(value) is dict and set(value)=={_ARRAY}: return value[_ARRAY].numpy()
@@ -78,7 +92,8 @@ def save_atomically(
 
 # %% ../../nbs/training/checkpoints.ipynb #c0354568
 _NEWER = {'optimiser','precision'} # of a plan: checkpoints without a `format` do not know them
-_FIELDS = dict(plan=dict, epoch=int, seconds=(int,float), model=dict, opt=dict, callbacks=dict, history=list, values=list)
+_FIELDS = dict(plan=dict, epoch=int, seconds=(int,float), model=dict, opt=dict, callbacks=dict, history=list,
+               values=list)
 
 class Checkpoint(Callback):
     "Save after each epoch; go on from the file if it is there; one process at a time"
@@ -90,32 +105,57 @@ class Checkpoint(Callback):
         plan:dict|None=None, # Plain values that must be the same when going on, such as the hash of a recipe
     ):
         if every<1: raise ValueError(f'every counts epochs between two savings, at least 1, not {every}')
-        self.path, self.every, self.resume, self.plan, self.seconds, self.tried = Path(path), every, resume, plan or {}, 0., False
+        self.path, self.every, self.resume, self.plan = Path(path), every, resume, plan or {}
+        self.seconds, self.tried = 0., False
 
-    def _states(self): return {cb.name: cb for cb in self.learn.cbs if hasattr(type(cb), 'load_state_dict')}
+# %% ../../nbs/training/checkpoints.ipynb #6902f60f
+@patch
+def _states(self:Checkpoint):
+    "The callbacks that have a state, by name"
+    return {cb.name: cb for cb in self.learn.cbs if hasattr(type(cb), 'load_state_dict')}
 
-    def _plan(self):
-        "What must be the same, as plain values"
-        opt = self.learn.opt
-        own = dict(groups=getattr(self.learn, 'group_names', []), frozen=frozen_sums(self.learn.model))
-        return plain(dict(**self.plan, epochs=self.n_epoch, seed=self.learn.seed, terms=list(self.loss_func.terms), callbacks=sorted(self._states()),
-                          optimiser=type(getattr(opt, 'opt', opt)).__name__, **{k: v for k,v in own.items() if v}))
+@patch
+def _plan(self:Checkpoint):
+    "What must be the same, as plain values"
+    opt = self.learn.opt
+    own = dict(groups=getattr(self.learn, 'group_names', []), frozen=frozen_sums(self.learn.model))
+    return plain(dict(**self.plan, epochs=self.n_epoch, seed=self.learn.seed, terms=list(self.loss_func.terms),
+                      callbacks=sorted(self._states()), optimiser=type(getattr(opt, 'opt', opt)).__name__,
+                      **{k: v for k,v in own.items() if v}))
 
-    def _other(self, state):
-        "Where the plan of a file differs from this run's: (saved, asked)"
-        saved,asked = plain(state['plan']),self._plan()
-        keys = [k for k in {**saved, **asked} if 'format' in state or k not in _NEWER]
-        return {k: (saved.get(k), asked.get(k)) for k in keys if saved.get(k)!=asked.get(k)}
+@patch
+def _other(self:Checkpoint, state):
+    "Where the plan of a file differs from this run's: (saved, asked)"
+    saved,asked = plain(state['plan']),self._plan()
+    keys = [k for k in {**saved, **asked} if 'format' in state or k not in _NEWER]
+    return {k: (saved.get(k), asked.get(k)) for k in keys if saved.get(k)!=asked.get(k)}
 
-    def _stamp(self):
-        "What changes when somebody writes the file; None if there is none"
-        try: s = os.stat(self.path)
-        except FileNotFoundError: return None
-        return s.st_mtime_ns, s.st_size, s.st_ino
+# %% ../../nbs/training/checkpoints.ipynb #78620c8c
+@patch
+def _stamp(self:Checkpoint):
+    "What changes when somebody writes the file; None if there is none"
+    try: s = os.stat(self.path)
+    except FileNotFoundError: return None
+    return s.st_mtime_ns, s.st_size, s.st_ino
 
 # %% ../../nbs/training/checkpoints.ipynb #dcc84afb
 FORMAT = 1 # of the files written here
 
+@patch
+def _check_parts(self:Checkpoint, state):
+    "`Unfit` where a state is of another format, of another run, or none"
+    if isinstance(state, dict) and state.get('format', 0) not in (0, FORMAT): raise Unfit(
+        f"has format {state['format']}, this is ccreid {ccreid.__version__} with format {FORMAT}: "
+        'go on with the version that wrote it, or choose another folder')
+    lacks = [k for k,t in _FIELDS.items() if not (isinstance(state, dict) and isinstance(state.get(k), t))]
+    if lacks: raise Unfit(
+        f"is no checkpoint of a run, or one of another version (without {', '.join(lacks)}): choose another folder")
+    if other := self._other(state): raise Unfit(
+        f'belongs to another run (saved, asked): {other}; choose another folder, or the settings of that run')
+    if not 0<=state['epoch']<self.n_epoch:
+        raise Unfit(f"was saved after epoch {state['epoch']}, which this run does not have")
+
+# %% ../../nbs/training/checkpoints.ipynb #242e7d6c
 @patch
 def _read(self:Checkpoint):
     "The state in the file; `ValueError` in one line if there is none that this run can use"
@@ -123,82 +163,105 @@ def _read(self:Checkpoint):
     with reading(self.path, *what):
         if found_at(self.path)=='is damaged':
             with open(self.path, 'rb') as f:
-                if f.read(2)!=b'PK': raise Unfit('is no readable checkpoint: choose another file, or move it away to start afresh')
+                if f.read(2)!=b'PK':
+                    raise Unfit('is no readable checkpoint: choose another file, or move it away to start afresh')
         state = read_torch(self.path, *what)
-        if isinstance(state, dict) and state.get('format', 0) not in (0, FORMAT): raise Unfit(
-            f"has format {state['format']}, this is ccreid {ccreid.__version__} with format {FORMAT}: go on with the version that wrote it, or choose another folder")
-        lacks = [k for k,t in _FIELDS.items() if not (isinstance(state, dict) and isinstance(state.get(k), t))]
-        if lacks: raise Unfit(f"is no checkpoint of a run, or one of another version (without {', '.join(lacks)}): choose another folder")
-        if other := self._other(state): raise Unfit(f'belongs to another run (saved, asked): {other}; choose another folder, or the settings of that run')
-        if not 0<=state['epoch']<self.n_epoch: raise Unfit(f"was saved after epoch {state['epoch']}, which this run does not have")
+        self._check_parts(state)
         return state
 
 # %% ../../nbs/training/checkpoints.ipynb #94b0f977
+def _fill(what, o, values):
+    "Give a model, an optimiser or a callback its state; `Unfit` where that cannot be"
+    try: o.load_state_dict(values)
+    except Exception as e:
+        said = ' '.join(str(e).split()).removeprefix('Error(s) in loading state_dict for ')[:300]
+        raise Unfit(f'does not fit {what} of this run ({said}): choose another folder') from None
+
+def _mind_threads(path, threads):
+    "Say it where a run with another number of threads wrote the file"
+    if threads in (None, torch.get_num_threads()): return
+    print(f'{shown(path.name)}: saved by a run with {threads} threads, this one has {torch.get_num_threads()}; '
+          'the weights will not be, to the last digit, those of a run with one number')
+
+# %% ../../nbs/training/checkpoints.ipynb #31150032
 @patch
 def _take(self:Checkpoint, state):
     "Put model, optimiser and callbacks into the state of the file; `ValueError` in one line where it does not fit"
-    def put(what, o, values):
-        try: o.load_state_dict(values)
-        except Exception as e:
-            said = ' '.join(str(e).split()).removeprefix('Error(s) in loading state_dict for ')[:300]
-            raise Unfit(f'does not fit {what} of this run ({said}): choose another folder') from None
+    model = SimpleNamespace(load_state_dict=partial(take_state, self.learn.model))
     with reading(self.path, 'a readable checkpoint'):
         states = self._states()
-        if lacks := sorted(set(states)-set(state['callbacks'])): raise Unfit(f"has no state of {', '.join(lacks)}: choose another folder")
-        put('the model', SimpleNamespace(load_state_dict=partial(take_state, self.learn.model)), state['model'])
-        put('the optimiser', self.learn.opt, state['opt'])
-        for name,cb in states.items(): put(f'the callback {name}', cb, _unpacked(state['callbacks'][name]))
+        if lacks := sorted(set(states)-set(state['callbacks'])):
+            raise Unfit(f"has no state of {', '.join(lacks)}: choose another folder")
+        _fill('the model', model, state['model'])
+        _fill('the optimiser', self.learn.opt, state['opt'])
+        for name,cb in states.items(): _fill(f'the callback {name}', cb, _unpacked(state['callbacks'][name]))
     self.learn.history, self.learn.first_epoch = state['history'], state['epoch']+1
     self.learn.counts = list(state.get('counts', []))
     self.seconds = state['seconds']
     self.recorder.values = L(L(v) for v in state['values'])
-    threads = state.get('threads')
-    if threads not in (None, torch.get_num_threads()): print(
-        f'{shown(self.path.name)}: saved by a run with {threads} threads, this one has {torch.get_num_threads()}; the weights will not be, to the last digit, those of a run with one number')
+    _mind_threads(self.path, state.get('threads'))
 
 # %% ../../nbs/training/checkpoints.ipynb #f5657a8a
 @patch
 def before_fit(self:Checkpoint):
+    "Take the lock, clear away what killed writers left, go on from the file"
     if hasattr(self.learn, 'lr_finder'): # what fastai's search trains is thrown away
         self.run = False
         return
-    lock = hold(self.path.with_name(f'.{self.path.name}.lock'), f'another process trains into {shown(self.path)}: wait for it, or choose another file')
+    lock = hold(self.path.with_name(f'.{self.path.name}.lock'),
+                f'another process trains into {shown(self.path)}: wait for it, or choose another file')
     self.learn._at_end.append(lock.release)
     for p in self.path.parent.iterdir(): # of writers that were killed
-        if re.fullmatch(rf'\.(making-)?{re.escape(self.path.name)}(\.\d+|-\d+-\w{{6}})', p.name): p.unlink(missing_ok=True)
+        if re.fullmatch(rf'\.(making-)?{re.escape(self.path.name)}(\.\d+|-\d+-\w{{6}})', p.name):
+            p.unlink(missing_ok=True)
     self.stamp, self.tried = self._stamp(), False
     if self.resume and found_at(self.path)!='does not exist': self._take(self._read())
     self.started = time.time()-self.seconds
 
+# %% ../../nbs/training/checkpoints.ipynb #9a604b7a
 @patch
 def _check_place(self:Checkpoint):
     "Raise `ValueError` if somebody else wrote the file in the meantime"
     if self._stamp() in (None, self.stamp): return
-    say = f'{shown(self.path)} was written by another process while this one trained, and is left as it is: choose another folder'
+    say = (f'{shown(self.path)} was written by another process while this one trained, '
+           'and is left as it is: choose another folder')
     try: state = self._read()
     except ValueError as e: raise ValueError(f'{say} ({e})') from None
-    if state['epoch']>=self.epoch: raise ValueError(f"{say} (it is of epoch {state['epoch']}, and this one has done epoch {self.epoch})")
+    if state['epoch']>=self.epoch:
+        raise ValueError(f"{say} (it is of epoch {state['epoch']}, and this one has done epoch {self.epoch})")
 
 # %% ../../nbs/training/checkpoints.ipynb #2ccd9d54
+def _as_figure(value):
+    "A figure of the table as a plain value"
+    return value if isinstance(value, (int,float,str)) or value is None else float(value)
+
 @patch
 def _state(self:Checkpoint):
     "Everything the next epoch depends on"
     states = {k: _packed(cb.state_dict(), f'state of the callback {k}: ') for k,cb in self._states().items()}
-    values = [[v if isinstance(v, (int,float,str)) or v is None else float(v) for v in vs] for vs in self.recorder.values]
-    return dict(format=FORMAT, plan=_packed(self._plan(), 'plan: '), epoch=self.epoch, seconds=self.seconds, threads=torch.get_num_threads(),
-                model=kept_state(self.learn.model), opt=self.learn.opt.state_dict(), callbacks=states,
-                history=_packed(self.learn.history, 'history'), counts=_packed(self.learn.counts, 'counts'), values=_packed(values, 'values'))
+    values = [[_as_figure(v) for v in vs] for vs in self.recorder.values]
+    return dict(format=FORMAT, plan=_packed(self._plan(), 'plan: '), epoch=self.epoch, seconds=self.seconds,
+                threads=torch.get_num_threads(), model=kept_state(self.learn.model), opt=self.learn.opt.state_dict(),
+                callbacks=states, history=_packed(self.learn.history, 'history'),
+                counts=_packed(self.learn.counts, 'counts'), values=_packed(values, 'values'))
 
+# %% ../../nbs/training/checkpoints.ipynb #d556ba6e
+def _check_content(content, state):
+    "Ask the very reader; `ValueError` names the part that it would refuse"
+    try: torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)
+    except Exception as e:
+        refused = ' and '.join(k for k in ('model','opt') if not _readable(state[k])) or 'this run'
+        said = ' '.join(str(e).split())[:200]
+        raise ValueError(f'the state of {refused} cannot be read from a checkpoint again ({said})') from None
+
+# %% ../../nbs/training/checkpoints.ipynb #77ec9f3d
 @patch
 def after_epoch(self:Checkpoint):
+    "Save, every so many epochs and after the last"
     self.seconds = time.time()-self.started
     if (self.epoch+1)%self.every and self.epoch+1!=self.n_epoch: return
     content = torch_bytes(state := self._state())
-    if not self.tried: # by the very reader, once
-        try: torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)
-        except Exception as e:
-            found = [k for k in ('model','opt') if not _readable(state[k])]
-            raise ValueError(f"the state of {' and '.join(found) or 'this run'} cannot be read from a checkpoint again ({' '.join(str(e).split())[:200]})") from None
+    if not self.tried: _check_content(content, state)
     self._check_place()
     write_whole(self.path, content)
     self.tried, self.stamp = True, self._stamp()

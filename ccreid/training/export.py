@@ -33,9 +33,12 @@ def _shapes(config):
         if 'meta' not in str(e): raise
         return shapes()
 
+def _is_size(v): return isinstance(v, list) and len(v)==2 and all(type(o) is int and 0<o<=_SIDE for o in v)
+
+# %% ../../nbs/training/export.ipynb #2c278e80
 def _fits(k, v, most):
     "May a description say so?"
-    if k=='size': return v is None or isinstance(v, list) and len(v)==2 and all(type(o) is int and 0<o<=_SIDE for o in v)
+    if k=='size': return v is None or _is_size(v)
     return v is None or isinstance(v, str) or type(v) is int and 0<=v<=most
 
 def _model(config, weights):
@@ -45,7 +48,8 @@ def _model(config, weights):
         if not _fits(k, v, most): raise ValueError(f'it asks for {k} = {v!r}'[:200])
     asked,has = _shapes(config),{k: tuple(v.shape) for k,v in weights.items()}
     wrong = sorted(k for k in {**asked, **has} if asked.get(k)!=has.get(k))
-    if wrong: raise ValueError(f'{len(wrong)} tensors are missing, of another shape or not asked for, such as {wrong[0]}')
+    if wrong:
+        raise ValueError(f'{len(wrong)} tensors are missing, of another shape or not asked for, such as {wrong[0]}')
     model = ReIDModel.from_config(config)
     model.load_state_dict(weights)
     return model
@@ -54,8 +58,8 @@ def _model(config, weights):
 def _preprocessing(d):
     "A `Preprocessing` of plain values that make sense; `ValueError` names the one that does not"
     def numbers(v, n): return isinstance(v, list) and len(v)==n and all(isinstance(o, Real) for o in v)
-    fine = dict(size=lambda v: numbers(v, 2) and all(type(o) is int and 0<o<=_SIDE for o in v), mean=lambda v: numbers(v, 3),
-                std=lambda v: numbers(v, 3) and min(v)>0, flip=lambda v: isinstance(v, bool), interpolation=lambda v: v in [*FILTERS])
+    fine = dict(size=_is_size, mean=lambda v: numbers(v, 3), std=lambda v: numbers(v, 3) and min(v)>0,
+                flip=lambda v: isinstance(v, bool), interpolation=lambda v: v in [*FILTERS])
     if wrong := [k for k in {**fine, **d} if k not in d or k not in fine or not fine[k](d[k])]:
         raise ValueError(f'its preprocessing says {wrong[0]} = {d.get(wrong[0])!r}'[:200])
     return Preprocessing.from_dict(d)
@@ -73,11 +77,13 @@ def load_reid(
 
 def _rebuilt(weights, about):
     if about is None: raise Unfit('holds tensors, but was not written by export_reid')
-    if set(about)!={'model','preprocessing','version'}: raise Unfit(f"was written by another version of ccreid ({about.get('version')}; this is {ccreid.__version__})")
+    if set(about)!={'model','preprocessing','version'}:
+        raise Unfit(f"was written by another version of ccreid ({about.get('version')}; this is {ccreid.__version__})")
     try:
         model = _model(about['model'], weights)
         model.preprocessing = _preprocessing(about['preprocessing'])
-    except (ValueError,TypeError) as e: raise Unfit(f"describes no model that can be built: {' '.join(str(e).split())}") from None
+    except (ValueError,TypeError) as e:
+        raise Unfit(f"describes no model that can be built: {' '.join(str(e).split())}") from None
     return model
 
 # %% ../../nbs/training/export.ipynb #27ff5ea1
@@ -103,13 +109,14 @@ def export_reid(
     path, # The file to write, by custom `NAME.safetensors`
     tolerance:float=1e-4, # Largest difference of a feature, as a share of the largest feature
 )->Path: # The file
-    "Write a model for retrieval, whose features were compared; `ValueError` where they differ, `OSError` where nothing can be written"
+    "Write a model for retrieval, features compared; `ValueError` where they differ, `OSError` where nothing is written"
     model, path = getattr(model_or_learner, 'model', model_or_learner), Path(path)
     config = {**model.config, 'classes': None}
     keep = ReIDModel.from_config(config).state_dict().keys()
-    content = safetensors_bytes({k: v for k,v in model.state_dict().items() if k in keep},
-                                dict(model=config, preprocessing=model.preprocessing.to_dict(), version=ccreid.__version__))
+    about = dict(model=config, preprocessing=model.preprocessing.to_dict(), version=ccreid.__version__)
+    content = safetensors_bytes({k: v for k,v in model.state_dict().items() if k in keep}, about)
     difference = parity(model, load_reid(content))
-    if not difference<=tolerance: raise ValueError(f"The exported model gives other features (difference {difference:.2g}): nothing was written")
+    if not difference<=tolerance:
+        raise ValueError(f"The exported model gives other features (difference {difference:.2g}): nothing was written")
     write_whole(path, content)
     return path

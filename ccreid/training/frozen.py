@@ -47,6 +47,7 @@ def frozen_parts(
         if getattr(m, 'frozen', False) and not inside: found[name] = m
     return found
 
+# %% ../../nbs/training/frozen.ipynb #2a233bee
 def _is_frozen(key, parts): return any(key.startswith(f'{o}.') for o in parts)
 
 def kept_state(
@@ -57,6 +58,7 @@ def kept_state(
     for k in [k for k in state if _is_frozen(k, parts)]: del state[k]
     return state
 
+# %% ../../nbs/training/frozen.ipynb #0f958843
 def take_state(
     model:nn.Module, # The same model again, its frozen modules in place
     state:dict, # Of `kept_state`

@@ -39,6 +39,7 @@ def epoch_line(
     named = first | {k: v for k,v in terms.items() if k not in ('epoch','lr')} | named
     return '  '.join(f'{k} {_figure(v)}' for k,v in named.items() if v not in (None, ''))
 
+# %% ../../nbs/training/progress.ipynb #33dbd4db
 @contextmanager
 def progress(
     learn,       # A fastai `Learner`

@@ -10,6 +10,7 @@ __all__ = ['RetrievalEval']
 # %% ../../nbs/training/retrieval.ipynb #62cb95cf
 import ccreid.compat
 from fastai.learner import ValueMetric
+from fastcore.basics import patch
 from ..evaluation.conventions import main_protocols, splits_of
 from ..evaluation.metrics import evaluate
 from ..evaluation.protocols import Protocol
@@ -22,7 +23,7 @@ class RetrievalEval(Method):
     order = 40 # before the recorder, which reads the columns
     def __init__(self,
         dataset, # `ReIDDataset`, best one of held-out people
-        protocols=None, # Names or `Protocol`s, or one of them; the data set's `main_protocols` if `None`: those that draw nothing, if any
+        protocols=None, # Names or `Protocol`s, or one of them; the data set's `main_protocols` if `None`
         every:int=5, # Epochs between evaluations, at least 1
         num_workers:int=0, # Processes that read images
     ):
@@ -34,28 +35,57 @@ class RetrievalEval(Method):
         self.results, self.curve = {}, []
         if not len(self._table()): raise ValueError(f'{dataset.name}: no image to evaluate')
 
-    def _table(self):
-        table = self.dataset.samples
-        return table[table.split.isin(splits_of(self.protocols.values()))]
+# %% ../../nbs/training/retrieval.ipynb #f8f7279f
+@patch
+def _table(self:RetrievalEval):
+    "The pictures that the protocols look at"
+    table = self.dataset.samples
+    return table[table.split.isin(splits_of(self.protocols.values()))]
 
-    def attach(self, learn):
-        mine = [ValueMetric(lambda name=name,what=what: self._column(name, what), f'{name} {what}') for name in self.protocols for what in ('R1','mAP')]
-        learn.metrics = learn.metrics + mine
-        learn._record(lambda: setattr(learn, 'metrics', learn.metrics.filter(lambda o: all(o is not m for m in mine))))
+@patch
+def _columns(self:RetrievalEval):
+    "Protocol, figure and title of each column"
+    return [(name, what, f'{name} {what}') for name in self.protocols for what in ('R1','mAP')]
 
-    def _column(self, name, what):
-        if name not in self.results: return ''
-        return 100*(self.results[name].rank(1) if what=='R1' else self.results[name].mAP)
+@patch
+def _value(self:RetrievalEval, name, what):
+    "What stands in a column, in percent; nothing in an epoch without an evaluation"
+    if name not in self.results: return ''
+    return 100*(self.results[name].rank(1) if what=='R1' else self.results[name].mAP)
 
-    def before_fit(self): self.run = not hasattr(self.learn, 'lr_finder')
+# %% ../../nbs/training/retrieval.ipynb #654fae3e
+@patch
+def attach(self:RetrievalEval, learn):
+    "Add the columns to the learner's table"
+    def value(name, what): return lambda: self._value(name, what)
+    mine = [ValueMetric(value(name, what), title) for name,what,title in self._columns()]
+    learn.metrics = learn.metrics + mine
+    def undo(): learn.metrics = learn.metrics.filter(lambda o: all(o is not m for m in mine))
+    learn._record(undo)
 
-    def before_validate(self):
-        self.results = {}
-        if (self.epoch+1)%self.every and self.epoch+1!=self.n_epoch: return
-        table = self._table().reset_index(drop=True)
-        features = embed(self.learn, table, num_workers=self.num_workers)
-        self.results = {name: evaluate(features, table, p) for name,p in self.protocols.items()}
-        self.curve.append(dict(epoch=self.epoch, **{f'{name} {what}': self._column(name, what) for name in self.protocols for what in ('R1','mAP')}))
+@patch
+def before_fit(self:RetrievalEval):
+    "Stay out of fastai's search for a rate"
+    self.run = not hasattr(self.learn, 'lr_finder')
 
-    def state_dict(self): return dict(curve=self.curve)
-    def load_state_dict(self, state): self.curve = state['curve']
+# %% ../../nbs/training/retrieval.ipynb #7b213a9d
+@patch
+def before_validate(self:RetrievalEval):
+    "Embed and rank, every so many epochs and after the last"
+    self.results = {}
+    if (self.epoch+1)%self.every and self.epoch+1!=self.n_epoch: return
+    table = self._table().reset_index(drop=True)
+    features = embed(self.learn, table, num_workers=self.num_workers)
+    self.results = {name: evaluate(features, table, p) for name,p in self.protocols.items()}
+    figures = {title: self._value(name, what) for name,what,title in self._columns()}
+    self.curve.append(dict(epoch=self.epoch, **figures))
+
+@patch
+def state_dict(self:RetrievalEval)->dict:
+    "The curve so far"
+    return dict(curve=self.curve)
+
+@patch
+def load_state_dict(self:RetrievalEval, state:dict):
+    "Go on with the curve of a checkpoint"
+    self.curve = state['curve']

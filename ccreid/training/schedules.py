@@ -58,15 +58,18 @@ class EpochSchedule(Callback):
         names,groups,rate = getattr(self.learn, 'group_names', []),len(self.learn.opt.hypers),self.rate
         if callable(rate): return [rate]*groups
         if isinstance(rate, dict):
-            if set(rate)!=set(names): raise ValueError(f"the schedule has rates for {', '.join(rate)}, "
-                f"and the learner's groups are {', '.join(names) or 'without names'}")
+            if set(rate)!=set(names): raise ValueError(
+                f"the schedule has rates for {', '.join(rate)}, and the learner's groups are "
+                f"{', '.join(names) or 'without names'}")
             return [rate[k] for k in names]
-        if len(rate)!=groups: raise ValueError(f'the schedule has {len(rate)} rates, and the optimiser {groups} groups of parameters')
+        if len(rate)!=groups:
+            raise ValueError(f'the schedule has {len(rate)} rates, and the optimiser {groups} groups of parameters')
         return list(rate)
 
 # %% ../../nbs/training/schedules.ipynb #e93a88e1
 @patch
 def before_fit(self:EpochSchedule):
+    "Look whether the rates fit the groups; `ValueError` where another callback sets rates too"
     if hasattr(self.learn, 'lr_finder'): # fastai's search sets the rate
         self.run = False
         return
@@ -76,4 +79,6 @@ def before_fit(self:EpochSchedule):
     self._rates()
 
 @patch
-def before_epoch(self:EpochSchedule): self.learn.opt.set_hypers(lr=[f(self.epoch) for f in self._rates()])
+def before_epoch(self:EpochSchedule):
+    "Set the rates of the epoch"
+    self.learn.opt.set_hypers(lr=[f(self.epoch) for f in self._rates()])

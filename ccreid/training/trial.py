@@ -122,7 +122,8 @@ def summary(
     "Layers of the model, optimiser, loss terms and callbacks"
     from fastai.callback.hook import PrettyString, module_summary
     model,modes = learn.model,[(m, m.training) for m in learn.model.modules()]
-    hooks = [model.register_forward_pre_hook(_visible, with_kwargs=True)] if getattr(model, 'wants_modality', False) else []
+    asks = getattr(model, 'wants_modality', False)
+    hooks = [model.register_forward_pre_hook(_visible, with_kwargs=True)] if asks else []
     plain,image = Learner(learn.dls, model, loss_func=noop, path=learn.path),learn.dls.train.one_batch()[0]
     try:
         with plain.no_bar(): text = module_summary(plain, image)
