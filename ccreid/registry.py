@@ -62,10 +62,11 @@ class Part:
     stand_in:str|Callable|None = None # Of the imperfections: what answers for mannequins
     help:str = '' # One sentence
 
-# %% ../nbs/registry.ipynb #8408d632
+# %% ../nbs/registry.ipynb #ba5e90ff
 SEEDS = (0,1,2,3,4) # Seeds of a row
 METHOD = 'cal' # Method of a recipe that names none
 
+# %% ../nbs/registry.ipynb #8408d632
 @dataclass(frozen=True)
 class Row:
     "One row of a results table"

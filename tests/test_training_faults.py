@@ -323,7 +323,7 @@ def test_no_training_and_no_test_people(ccreid, photos, tmp_path):
 
 def test_weights_are_there_before_anything_is_evaluated(ccreid, root, tmp_path, monkeypatch):
     def fails(*a, **k): raise ValueError('the evaluation failed')
-    monkeypatch.setattr('ccreid.runs.evaluate', fails)
+    monkeypatch.setattr('ccreid.runs.evaluate_all', fails)
     assert 'the evaluation failed' in line(train(ccreid, root, '--out',tmp_path/'r'))
     assert load_reid(tmp_path/'r'/'identity.safetensors') and not (tmp_path/'r'/'metrics.json').exists()
 

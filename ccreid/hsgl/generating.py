@@ -33,8 +33,17 @@ def load_tryoff(networks): # `Networks`
     "The try-off, with the weights of that name"
     return DiffusionTryOff.from_pretrained(networks.parser, networks.names['tryoff'], **networks.where)
 
-def name_of_code(networks): return networks.names['code'] # of the folder
-def name_of_body_map(networks): return networks.names['body_map'] # 'module:function'
+def name_of_code(
+    networks, # `Networks`
+)->str:
+    "The folder of the clone, or nothing"
+    return networks.names['code']
+
+def name_of_body_map(
+    networks, # `Networks`
+)->str:
+    "'module:function', or nothing"
+    return networks.names['body_map']
 
 # %% ../../nbs/hsgl/generating.ipynb #6ab02310
 def load_tryon(networks): # `Networks`
