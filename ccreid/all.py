@@ -1,4 +1,4 @@
-"""`from ccreid.all import *`: forty names, chosen one by one, none of which means two things
+"""`from ccreid.all import *`: some forty names, chosen one by one, none of which means two things
 
 Docs: https://ccreid.github.io/ccreid/all.html.md"""
 
