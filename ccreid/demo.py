@@ -143,7 +143,7 @@ def _generate(name, kind, sets, log):
 
 def _train(name, settings, sets, out, quick, seed, device, log):
     "One row: its learner and its record"
-    r = recipe('mannequins', **settings, **(dict(epochs=2) if quick else {}))
+    r = recipe('mannequins', **(settings | (dict(epochs=2) if quick else {})))
     steps = PKSampler(sets[''].train, r.identities, r.images).batches
     if r.generated: _generate(name, r.generated, sets, log)
     log(f'\nTraining: {name} ({r.backbone}, {r.size[0]}x{r.size[1]} pixels, {r.epochs} epochs of {steps} steps, '

@@ -125,8 +125,10 @@ def _works(name, command):
     "Can the help of a chain's command be printed? A warning where it cannot"
     try:
         _add_options(trial := Parser(name), command)
-        return bool(trial.format_help())
-    except Exception as e: leave_out(f"The command {name} of chain {All('commands').chain_of(name).name}", e)
+        words = command.help[:1].upper() + (command.examples or '') + help_text(command.help)
+        return bool(trial.format_help() and words)
+    except (Exception,SystemExit) as e:
+        leave_out(f"The command {name} of chain {All('commands').chain_of(name).name}", e)
 
 # %% ../nbs/options.ipynb #fdcf5855
 def commands()->dict: # `Command` by name

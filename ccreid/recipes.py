@@ -77,7 +77,8 @@ def as_dict(self:Recipe)->dict:
 def __repr__(self:Recipe):
     settings = [(f.name, getattr(self, f.name)) for f in fields(self)]
     words = ', '.join(f'{k}={v!r}' for k,v in settings if k!='options' or v)
-    return textwrap.fill(f'Recipe({words})', 88, subsequent_indent='       ')
+    how = dict(subsequent_indent='       ', break_on_hyphens=False, break_long_words=False)
+    return textwrap.fill(f'Recipe({words})', 88, **how)
 
 # %% ../nbs/recipes.ipynb #badd59fc
 _later = 'warmup_factor pad fill generated pretrain pretrain_epochs pool mean std interpolation'.split()
@@ -114,7 +115,8 @@ def rule_of(
     if name in ('generated','pretrain'): return text(('real', *All('images')), empty=True)
     if name in RULES: return RULES[name]
     if name in options: return options[name]
-    why = ', which are given before the settings' if name in ('data','method') else ''
+    why = ', which is called generated' if name=='extra' else ''
+    if name in ('data','method'): why = ', which are given before the settings'
     raise ValueError(f"Unknown setting {name}{why}: a recipe has {', '.join([*RULES, *options])}")
 
 # %% ../nbs/recipes.ipynb #e67da47b
@@ -156,11 +158,11 @@ def parts_of(
     method:str, # Name, with +NAME for each add-on
 )->list: # The name of the method, then those of the add-ons
     "What a method is made of; `ValueError` where there is none, or an add-on stands twice"
-    first,*more = method.split('+')
-    if first not in METHODS or set(more)-set(ADDONS) or len(set(more))!=len(more):
+    first,*added = str(method).split('+')
+    if first not in METHODS or set(added)-set(ADDONS) or len(set(added))!=len(added):
         also = f", each also with {' or '.join(f'+{o}' for o in ADDONS)}" if len(ADDONS) else ''
         raise ValueError(f"Unknown method {method!r}: choose from {', '.join(METHODS)}{also}")
-    return [first, *more]
+    return [first, *added]
 
 def callbacks_of(
     r:Recipe, # All settings

@@ -10,6 +10,7 @@ __all__ = ['Results', 'ChainResults']
 # %% ../nbs/results.ipynb #e52c9129
 import os,time,warnings
 from contextlib import ExitStack,contextmanager
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from fastcore.basics import patch
@@ -250,7 +251,27 @@ def add(self:ChainResults,
 )->bool: # Whether it was kept
     "Keep the record of a run in the file of its part"
     part = self.parts[row.part]
-    return part.add(dict(row=row.name, world=part.now(row)[1], **record))
+    return part.add(dict(row=row.name, world=part.now(row)[1]) | record)
+
+@patch
+def remove(self:ChainResults,
+    records, # Such as `results.of(row)`
+):
+    "Take records out of the files"
+    for part in self.parts.values():
+        if found := [r for r in part.records if any(_run_of(r)==_run_of(o) for o in records)]: part.remove(found)
+
+# %% ../nbs/results.ipynb #4ac880de
+@patch
+def on(self:ChainResults,
+    data:str, # Name of a data set
+    world:str='', # Its hash; that of the latest record if not given
+)->ChainResults: # The same
+    "The rows on a data set of one's own, in place of their benchmarks"
+    latest = [r['world'] for r in self.records if r.get('data')==data]
+    self.set_world(data, world or (latest[-1] if latest else ''))
+    self.rows = [replace(row, data=data, tests=()) for row in self.rows]
+    return self
 
 # %% ../nbs/results.ipynb #8197b8d0
 @patch

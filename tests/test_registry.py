@@ -197,3 +197,52 @@ def test_the_names_of_a_session_mean_one_thing():
         for n in getattr(module, '__all__', ()):
             if n in offered and getattr(module, n) is not offered[n]: elsewhere.setdefault(n, []).append(m.name)
     assert elsewhere=={}
+
+# --- rows on a data set of one's own
+
+def own(tmp_path, runs=()):
+    from ccreid.data.mannequins import MannequinWorld
+    return MannequinWorld(identities=(4,0,3), images=2, size=(64,32), seed=1).write(tmp_path/'own', layout='prcc')
+
+def test_rows_without_their_images_are_said_before_anything_runs(tmp_path, monkeypatch):
+    from ccreid import experiments
+    def no(*a, **k): raise AssertionError('a run began')
+    monkeypatch.setattr(experiments, 'run_row', no)
+    dataset,lines = own(tmp_path),[]
+    again = lambda **kw: experiments.reproduce('hsgl', tmp_path/'r.json', tmp_path, log=lines.append, data=dataset, data_name='prcc', **kw)
+    with pytest.raises(ValueError, match='Rows want chpsg and shsg images: .* --generated chpsg=FOLDER'): again()
+    assert lines==['CAL + perfect SHSG + HSAL: left out, its images are made for mannequins alone']
+    with pytest.raises(ValueError, match="No kind of images is called 'typo'"): again(generated={'typo': tmp_path})
+    with pytest.raises((ValueError,OSError), match='no folder'): again(generated={'chpsg': tmp_path/'none', 'shsg': tmp_path/'none'})
+
+def test_results_on_own_data_count_for_that_data(tmp_path, monkeypatch):
+    from ccreid import experiments
+    from ccreid.results import ChainResults
+    from ccreid.results_tables import results_table
+    dataset,seen = own(tmp_path),[]
+    def quick(r, sets, seed, device, by_epoch, checkpoint=None, **kw):
+        seen.append((r.data, kw))
+        found = dict(R1=.5, mAP=.4, hits='10', ap=[.6,.2], identities=[1,2])
+        return dict(data=r.data, recipe_hash=r.hash, seed=seed, seconds=0., protocols={'clothes-changing': found})
+    monkeypatch.setattr(experiments, 'run_row', quick)
+    again = lambda data: experiments.reproduce('foundations', tmp_path/'r.json', tmp_path, (0,), log=lambda _: None, data=data,
+                                               data_name='prcc', precision='bf16')
+    results = again(dataset)
+    assert len(seen)==3 and seen[0]==('prcc', dict(precision='bf16')) and len(again(dataset).records)==3 and len(seen)==3
+    assert set(results_table(results).seeds)=={1}=={*results_table(ChainResults(tmp_path/'r.json', 'foundations').on('prcc')).seeds}
+    fewer = type(dataset)(dataset.name, dataset.root, dataset.samples.iloc[:-1], dataset.protocols)
+    again(fewer)
+    assert len(seen)==6                                                        # another test set: other results
+    results = again(dataset); results.remove(results.of(results.rows[0]))
+    assert not results.of(results.rows[0]) and len(ChainResults(tmp_path/'r.json', 'foundations').records)==5
+
+def test_a_pretraining_is_kept_for_a_row_that_goes_on(tmp_path):
+    from ccreid.experiments import Sets, _start_of, run_row
+    dataset = own(tmp_path)
+    r = recipe('mannequins', 'identity', pretrain='real', epochs=1, pretrain_epochs=1, size=(64,32), identities=4, images=2)
+    file = tmp_path/'runs'/'a.pth'
+    first = run_row(r, Sets(dataset, tmp_path, folders={}), 0, 'cpu', checkpoint=file)
+    kept = _start_of(file).read_bytes()
+    again = run_row(r, Sets(dataset, tmp_path, folders={}), 0, 'cpu', checkpoint=file) # all epochs are done: nothing is trained again
+    assert _start_of(file).read_bytes()==kept and again['protocols']==first['protocols']
+    assert again['pretraining_images_seen']==first['pretraining_images_seen']>0

@@ -57,6 +57,8 @@ def _add_data(parser):
                                                    'benchmarks; the setting `data` if not given')
     add_pairs(parser, '--generated', 'KIND=FOLDER',
               'with --data: images of that kind, those that `ccreid generate` left there')
+    parser.add_argument('--precision', choices=['bf16','fp16'], help='with --data: mixed precision, on CUDA')
+    parser.add_argument('--workers', type=of_rule(whole(0, 1024)), help='with --data: processes that read images')
 
 # %% ../../nbs/commands/reproduce.ipynb #1fe74e6d
 def _examples():
@@ -84,9 +86,18 @@ def _file(options):
 def _check(options):
     "`ValueError` where rows are unknown, or an option lacks its `--data`"
     rows_of(options.chain, options.rows)
-    given = [*layout_options(options), *(['generated'] if options.generated else [])]
+    given = [*layout_options(options), *(k for k in ('generated','precision','workers') if getattr(options, k))]
     if given and options.data is None:
         raise ValueError(f"--{given[0].replace('_', '-')} is for a data set of its own: give --data too")
+
+# %% ../../nbs/commands/reproduce.ipynb #457f7086
+def _own_data(options, dataset):
+    "What `reproduce` is told of a data set, once its pictures were looked at"
+    from ccreid.commands.train import check_pictures
+    from ccreid.experiments import compared_table
+    if options.minutes: check_pictures([*dataset.train.path, *compared_table(dataset).path], quiet=True)
+    return dict(data=dataset, data_name=options.data, generated=pairs(options.generated),
+                precision=options.precision, num_workers=options.workers)
 
 # %% ../../nbs/commands/reproduce.ipynb #1e6fa46a
 def _run(options):
@@ -94,7 +105,7 @@ def _run(options):
     from ccreid.experiments import reproduce, results_table
     _check(options)
     root,dataset,file = _where(options)
-    own = {} if dataset is None else dict(data=dataset, data_name=options.data, generated=pairs(options.generated))
+    own = {} if dataset is None else _own_data(options, dataset)
     results = reproduce(options.chain, file, root, seeds=SEEDS[:options.seeds], minutes=options.minutes,
                         device=options.device, rows=options.rows, **own)
     for part in dict.fromkeys(row.part for row in rows_of(options.chain, options.rows)):

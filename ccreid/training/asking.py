@@ -93,14 +93,15 @@ def evaluate(self:ReIDLearner|ReIDModel,
 @patch
 def show_ranked(self:ReIDLearner|ReIDModel,
     dataset, # `ReIDDataset`
-    protocol:str='clothes-changing', # Name of one of its protocols
+    protocol='clothes-changing', # Name of one of its protocols, or a `Protocol`
     queries:int=5, # How many lists
     rule:str='spread', # Which queries: see `choose_queries`
     count:int=10, # Gallery images of each list
 ): # matplotlib figure
     "The query, then the nearest gallery images: green right, red wrong, grey junk"
     from ccreid.evaluation.ranked_lists import choose_queries, ranked_list
-    chosen = _chosen(dataset, protocol)[protocol]
+    if queries<1: raise ValueError(f'queries={queries}: at least one is needed')
+    chosen, = _chosen(dataset, [protocol]).values()
     table,features = compared_features(self, dataset, [chosen])
     query,gallery = chosen.select(table)[0]
     choice = choose_queries(metrics.evaluate(features, table, chosen), queries, rule)
