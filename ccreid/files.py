@@ -192,6 +192,13 @@ class Unfit(Exception):
     "Raised inside `reading`: a file is not what is wanted; the message follows its name, such as 'is of version 3'"
     def __init__(self, message:str=''): super().__init__(message)
 
+# %% ../nbs/files.ipynb #de23903a
+def _why(e, path):
+    "What was wrong when it happened: somebody may have written the file since"
+    if isinstance(e, Unfit): return str(e)
+    missing = isinstance(e, FileNotFoundError) and str(e.filename)==str(path)
+    return 'does not exist' if missing else found_at(path)
+
 # %% ../nbs/files.ipynb #e81a0d0a
 @contextmanager
 def reading(
@@ -205,7 +212,7 @@ def reading(
     except MemoryError: raise
     except Exception as e:
         if hasattr(e, 'file'): raise                   # said already
-        bare,why = re.sub('^(a|an|the) ', '', what),str(e) if isinstance(e, Unfit) else found_at(path)
+        bare,why = re.sub('^(a|an|the) ', '', what),_why(e, path)
         if why=='does not exist': new = FileNotFoundError(f'no {bare} at {shown(path)}')
         else:
             say = f': {advice}'*bool(advice and why in ('is damaged','is empty'))

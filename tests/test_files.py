@@ -170,3 +170,15 @@ def test_an_error_that_names_the_file_is_not_wrapped_again(tmp_path):
     assert str(e.value)==f'{path} is of version 9, this is 1: update ccreid'
     with pytest.raises(MemoryError):
         with reading(outer, 'a checkpoint'): raise MemoryError
+
+def test_a_file_that_comes_while_it_is_looked_for_was_not_there(tmp_path, monkeypatch):
+    "Another process writes it between the look and the sentence"
+    path,look = tmp_path/'r.json',os.stat
+    def late(p, *a, **k):
+        try: return look(p, *a, **k)
+        except FileNotFoundError:
+            if str(p)==str(path): path.write_text('{}')
+            raise
+    monkeypatch.setattr(os, 'stat', late)
+    with pytest.raises(FileNotFoundError, match='no results file at'): read_json(path, 'a results file')
+    assert read_json(path, 'a results file')=={}
