@@ -194,7 +194,8 @@ def _unfit(chain):
             if not fits: return f'{name!r} among its {kind} is no name'
     for name,option in chain.options.items():
         if name in COMMON: return f'{name!r} among its options is a setting of all recipes'
-        if not isinstance(getattr(option, 'of', ()), tuple): return f'{name!r} among its options: `of` is a tuple of names'
+        if not isinstance(getattr(option, 'of', ()), tuple):
+            return f'{name!r} among its options: `of` is a tuple of names'
     return _unfit_rows(chain)
 
 # %% ../nbs/registry.ipynb #728a59c0
