@@ -522,7 +522,7 @@ def test_held_out_people_are_judged_as_the_test_people():
     assert list(protocols_for('last-validation')) == ['standard']            # people held out of training have no column `role`
 
 def test_a_training_run_looks_at_the_right_rows():
-    from ccreid.experiments import figures, multi_shot, query_values, test_table as rows_for
+    from ccreid.experiments import compared_table as rows_for, figures, multi_shot, query_values
     table, f, _ = problem('last', 0)
     ds = ReIDDataset('last', '/data/last', table)
     assert list(multi_shot(ds)) == ['standard'] and set(rows_for(ds).split) == {'query', 'gallery'}
