@@ -166,7 +166,7 @@ def test_options_of_a_job_are_its_keywords_with_their_defaults():
             takes = inspect.signature(registry.resolve(images.job)).parameters
             for k,option in images.options.items(): assert takes[k].kind==takes[k].KEYWORD_ONLY and takes[k].default==option.default, (name, k)
 
-# --- the site and the session
+# --- the site, and the names that are offered together
 
 def test_registered_pages_are_those_of_the_sidebar():
     import yaml
@@ -184,7 +184,7 @@ def test_registered_pages_are_those_of_the_sidebar():
         assert set(chain.pages)=={*chain.pages} and len(chain.pages)==len(set(chain.pages))
         if chain.name not in ('foundations','baselines'): assert f'{chain.name}/' in index, f'{chain.name} is not on the front page'
 
-def test_the_names_of_a_session_mean_one_thing():
+def test_the_names_offered_together_mean_one_thing():
     import ccreid, importlib, pkgutil
     import ccreid.all as everything
     offered = {n: getattr(everything, n) for n in everything.__all__}

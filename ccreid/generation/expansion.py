@@ -62,8 +62,8 @@ def settled(self:_Job, key, good, retry):
 def look(self:_Job, variants, shard, check, retry):
     "List what is missing of a shard, as (row, variant)"
     good = finder(self.out, check, self.sizes)
-    todo = [(i,v) for i,p in enumerate(self.sources) for v in variants if not self.settled((p,v), good, retry)]
-    self.missing = [(i,v) for i,v in todo if i%shard[1]==shard[0]]
+    wanted = [(i,v) for i,p in enumerate(self.sources) for v in variants if not self.settled((p,v), good, retry)]
+    self.missing = [(i,v) for i,v in wanted if i%shard[1]==shard[0]]
 
 # %% ../../nbs/generation/expansion.ipynb #5ae434be
 @patch
