@@ -53,22 +53,36 @@ class Sets(dict):
     def __repr__(self): return f"Sets of {self.name}: {', '.join(k or 'the data set' for k in self)}"
 
 # %% ../nbs/experiments.ipynb #8a16f589
+def _known(kind):
+    "`Images` of a kind; `ValueError` where no chain makes them"
+    images = All('images')
+    if kind not in images: raise ValueError(f"No chain makes images {kind!r}: there are {', '.join(images)}")
+    return images[kind]
+
+def _alone(kind, dataset):
+    "The data set, without its real training images if that is what the kind says"
+    from ccreid.generation.jobs import only_generated
+    return only_generated(dataset) if _known(kind).alone else dataset
+
 @patch
 def made(self:Sets, kind:str): # Of images
     "The benchmark with images of a kind; `ValueError` where no chain makes them for mannequins"
-    images = All('images')
-    if kind not in images or images[kind].miniature is None:
-        raise ValueError(f'No chain makes images {kind!r} for mannequins')
-    return resolve(images[kind].miniature)(self[''], self.root/f'{self.name}-{kind}')
+    images = _known(kind)
+    if images.alone and images.folder: return _alone(kind, self[images.folder])
+    if images.miniature is None: raise ValueError(f'No chain makes images {kind!r} for mannequins')
+    return _alone(kind, resolve(images.miniature)(self[''], self.root/f'{self.name}-{kind}'))
 
 @patch
 def read(self:Sets, kind:str): # Of images
     "The data set with the images of a folder; `ValueError` where none is named"
     from ccreid.generation.jobs import add_samples, read_generated
-    if kind not in self.folders: raise ValueError(
-        f'A row wants {kind} images: make them with `ccreid generate {kind}`, and name their folder: '
-        f'--generated {kind}=FOLDER')
-    return add_samples(self[''], read_generated(self.folders[kind], self['']))
+    images = _known(kind)
+    job = images.folder or kind
+    folder = self.folders.get(kind, self.folders.get(job))
+    if folder is None: raise ValueError(
+        f'A row wants {job} images: make them with `ccreid generate {job}`, and name their folder: '
+        f'--generated {job}=FOLDER')
+    return _alone(kind, add_samples(self[''], read_generated(folder, self[''])))
 
 # %% ../nbs/experiments.ipynb #7e4de6f0
 def _start_of(file): return file.with_name(f'{file.stem}-start.safetensors')
@@ -93,7 +107,7 @@ def pretrained(
     with warnings.catch_warnings(): # by design: a method may start later than the paper's checkpoint was taken
         warnings.filterwarnings('ignore', '.*never become active')
         learn,record = run(_without_additions(r), sets[r.pretrain], seed, device, quiet=True, cbs=cbs)
-    about = {f'pretraining_{k}': record[k] for k in ('images_seen','seconds')}
+    about = {f'pretraining_{k}': record[k] for k in ('images_seen','seconds','train')}
     if file:
         export_reid(learn, file)
         write_whole(file.with_suffix('.json'), to_json(about))
@@ -148,13 +162,19 @@ def data_hash(
     return hashlib.sha256(to_json([train_hash(dataset), labels, made]).encode()).hexdigest()[:10]
 
 # %% ../nbs/experiments.ipynb #338fc812
-def _kinds_of(row): return {row.changes.get(k) for k in ('generated','pretrain')}-{None,'','real'}
+def _kinds_of(row):
+    "Kinds of images that a row is trained on, by the name of the folder they are in"
+    kinds,images = {row.changes.get(k) for k in ('generated','pretrain')}-{None,'','real'},All('images')
+    return {images[k].folder or k if k in images else k for k in kinds}
 
 def _left_out(rows, folders, log):
     "Rows that can be run with the images that are there; `ValueError` for folders of no kind, or a kind without one"
     images = All('images')
     if unknown := set(folders)-set(images):
         raise ValueError(f"No kind of images is called {min(unknown)!r}: there are {', '.join(images)}")
+    for row in rows:
+        if row.mannequins_only: log(f'{row.name}: left out, it is about the mannequins alone')
+    rows = [r for r in rows if not r.mannequins_only]
     hopeless = [r for r in rows if any(images[k].job is None and k not in folders for k in _kinds_of(r) if k in images)]
     for row in hopeless: log(f'{row.name}: left out, its images are made for mannequins alone')
     rows = [r for r in rows if r not in hopeless]

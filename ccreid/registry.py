@@ -55,6 +55,8 @@ class Images:
     plan:str|Callable|None = None # Of a data set: a sentence on what the miniature will make of it
     account:str|Callable|None = None # Of (images made, training images): a sentence on what it made
     show:str|Callable|None = None # Of (images made, people=, height=): a figure
+    folder:str = '' # Kind whose images are read where photographs are trained on; empty: its own
+    alone:bool = False # Are they trained on without the real images?
 
 @dataclass(frozen=True)
 class Part:
@@ -81,6 +83,7 @@ class Row:
     seeds:tuple = SEEDS # To run it with
     by_epoch:bool = False # Evaluate after every epoch too, for a curve
     tests:tuple = () # Other benchmarks that it is evaluated on as well
+    mannequins_only:bool = False # Is it a question about the benchmark, that other data do not have?
 
     @property
     def recipe(self):

@@ -6,7 +6,7 @@ Docs: https://ccreid.github.io/ccreid/generation/jobs.html.md"""
 
 # %% auto #0
 __all__ = ['PARTS', 'KINDS', 'load_parser', 'load_inpainter', 'parts', 'Networks', 'load_object', 'StandIns', 'models_for',
-           'count_left', 'generate', 'label_garments', 'read_generated', 'add_samples']
+           'count_left', 'generate', 'label_garments', 'read_generated', 'add_samples', 'only_generated']
 
 # %% ../../nbs/generation/jobs.ipynb #2bc6062b
 import inspect,warnings
@@ -200,4 +200,16 @@ def add_samples(
         if c in table: table[c] = table[c].fillna(nothing).astype('int64' if c=='variant' else object)
     by = ', '.join(f'{n} by {k}' for k,n in samples.generated_by.value_counts().items())
     notes = [*dataset.notes, f'{len(samples)} generated training images: {by}']
+    return ReIDDataset(dataset.name, dataset.root, table, dataset._protocols, notes, dataset.no_cameras)
+
+# %% ../../nbs/generation/jobs.ipynb #134f2404
+def only_generated(
+    dataset:ReIDDataset, # With generated images; stays as it is
+)->ReIDDataset: # A new one
+    "A data set whose training images are the generated ones alone; `DataError` where there are none"
+    table = dataset.samples
+    made = table.generated_by.fillna('')!='' if 'generated_by' in table else pd.Series(False, table.index)
+    if not made.any(): raise DataError(f'{dataset.name}: no training image is generated')
+    table = table[made | (table.split!='train')].reset_index(drop=True)
+    notes = [*dataset.notes, 'of the training images the generated ones alone']
     return ReIDDataset(dataset.name, dataset.root, table, dataset._protocols, notes, dataset.no_cameras)
