@@ -101,10 +101,8 @@ def _ranked_list(report, name, learn, dataset):
                    'The query, then the first ten gallery images: green right, red wrong, grey junk.')
     report.note(choice.why + '.')
     fig = ranked_list(features[query.index], features[gallery.index], query, gallery, protocol, choice)
-    buffer = io.BytesIO()
-    fig.savefig(buffer, format='png', dpi=110, bbox_inches='tight', facecolor='white')
     report.figure(fig, f'Query and first ten gallery images, {name}, clothes-changing')
-    return buffer.getvalue()
+    return fig
 
 # %% ../nbs/demo.ipynb #b71d1711
 def write_report(
@@ -124,8 +122,10 @@ def write_report(
     for kind in dict.fromkeys(r['recipe']['generated'] for r in records.values()):
         if kind: _show_images(report, sets, kind)
     _show_curves(report, learners)
-    for name,learn in learners.items(): picture = _ranked_list(report, name, learn, sets[''])
-    write_whole(out/'ranked_list.png', picture)
+    figures = [_ranked_list(report, name, learn, sets['']) for name,learn in learners.items()]
+    picture = io.BytesIO()
+    figures[-1].savefig(picture, format='png', dpi=110, bbox_inches='tight', facecolor='white')
+    write_whole(out/'ranked_list.png', picture.getvalue())
     return report.write(out/'report.html')
 
 # %% ../nbs/demo.ipynb #0dd09765

@@ -181,7 +181,7 @@ def test_registered_pages_are_those_of_the_sidebar():
     for chain in registry.chains():
         folder = [p for p in side if p.startswith(f'{chain.name}/')]
         assert set(folder)<=set(chain.pages)<=set(side), chain.name
-        assert set(chain.pages)=={*chain.pages} and len(chain.pages)==len(set(chain.pages))
+        assert len(chain.pages)==len(set(chain.pages))
         if chain.name not in ('foundations','baselines'): assert f'{chain.name}/' in index, f'{chain.name} is not on the front page'
 
 def test_the_names_offered_together_mean_one_thing():
@@ -246,3 +246,33 @@ def test_a_pretraining_is_kept_for_a_row_that_goes_on(tmp_path):
     again = run_row(r, Sets(dataset, tmp_path, folders={}), 0, 'cpu', checkpoint=file) # all epochs are done: nothing is trained again
     assert _start_of(file).read_bytes()==kept and again['protocols']==first['protocols']
     assert again['pretraining_images_seen']==first['pretraining_images_seen']>0
+
+
+def test_a_broken_thing_of_one_chain_harms_no_other():
+    from ccreid.generation.jobs import KINDS, Networks, generate, parts
+    broken = Chain('broken', options=dict(often=3), images={'dots':'nowhere:IMAGES', 'dashes':5,
+        'greedy':Images(job=print, options=dict(seed=Option(whole(0)), batch=Option(whole(1))))},
+        parts={'lens':'nowhere:PART', 'film':5})
+    with own(broken), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        assert 'chpsg' in KINDS and 'dots' not in KINDS and 'dashes' not in KINDS and 'greedy' in KINDS
+        assert not {'lens','film'} & parts().keys() and Networks('cpu').names['parser']
+        with pytest.raises(ValueError, match='Unknown setting often'): recipe('mannequins', 'cal', often=2)
+        with pytest.raises(DataError, match='no image|nothing|images'):  # not: an option of another kind
+            generate('shsg', None, None, None, seed=0, batch=8)
+
+
+def test_a_pretraining_on_images_of_a_chain_without_a_length_has_that_of_the_others():
+    with own(Chain('dotted', images=dict(dots=Images()))):
+        assert recipe('mannequins', 'fire', pretrain='dots').pretrain_epochs==4
+
+
+def test_recipes_are_keys_and_a_default_that_is_given_is_the_same_run():
+    assert len({recipe('mannequins', 'cal+hsal'), recipe('mannequins', 'cal+hsal')})==1
+    assert recipe('mannequins', 'cal+hsal', hsal_alpha=.05).hash==recipe('mannequins', 'cal+hsal').hash
+
+
+def test_what_is_for_data_of_ones_own_is_not_swallowed(tmp_path):
+    for kwargs in (dict(precision='bf16'), dict(generated={'shsg':'x'}), dict(data_name='prcc')):
+        with pytest.raises(ValueError, match='give data too'): reproduce('foundations', tmp_path/'f.json', tmp_path, minutes=0, **kwargs)
+    with pytest.raises(TypeError): reproduce('foundations', tmp_path/'f.json', tmp_path, minutess=0)

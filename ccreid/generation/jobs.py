@@ -15,11 +15,11 @@ import pandas as pd
 import torch
 from ..data.mannequins import DECLARED,Imperfections,find_scene
 from ..data.samples import ReIDDataset
-from .expansion import read_expansion
+from .expansion import expand,read_expansion
 from .inpainting import SD2,ClothesInpainter
 from .parsing import SEGFORMER,SegformerParser
 from .stand_ins import MannequinInpainter,MannequinParser
-from ..registry import All,Part,resolve
+from ..registry import All,Option,Part,resolve
 from ..tables import DataError
 
 # %% ../../nbs/generation/jobs.ipynb #354957af
@@ -132,8 +132,9 @@ KINDS = _Kinds('images') # `Images` by the name of the kind
 
 def _options(kind, given):
     "What a kind is called with; `ValueError` for an option of another kind, or a value that does not fit"
-    own,given = KINDS[kind].options,{k: v for k,v in given.items() if v is not None}
-    for name in given.keys()-own.keys():
+    own = {k: o for k,o in KINDS[kind].options.items() if isinstance(o, Option)}
+    given = {k: v for k,v in given.items() if v is not None}
+    for name in given.keys()-own.keys()-inspect.signature(expand).parameters.keys():
         if takers := [k for k,images in KINDS.items() if name in images.options]:
             has = ', '.join(own) or 'no option of its own'
             raise ValueError(f"{name} is an option of {', '.join(takers)}; {kind} has {has}")

@@ -40,6 +40,8 @@ class ReIDModel(nn.Module):
         super().__init__()
         self.backbone = create_backbone(backbone, size=size) if isinstance(backbone, str) else backbone
         self.pool = create_pool(pool)
+        if pool=='token' and getattr(self.backbone, 'vector', None) is None:
+            raise ValueError("pool 'token' needs a backbone with a vector of its own (`vector`, `map_and_vector`)")
         self.dim = self.backbone.vector if pool=='token' else self.backbone.channels*self.pool.multiplier
         self.neck = _pick(NECKS, 'neck', neck)(self.dim)
         make = _pick(CLASSIFIERS, 'classifier', classifier)
