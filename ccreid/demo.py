@@ -104,6 +104,13 @@ def _ranked_list(report, name, learn, dataset):
     report.figure(fig, f'Query and first ten gallery images, {name}, clothes-changing')
     return fig
 
+# %% ../nbs/demo.ipynb #de0df21c
+def _as_png(figure):
+    "A figure as the bytes of a file"
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format='png', dpi=110, bbox_inches='tight', facecolor='white')
+    return buffer.getvalue()
+
 # %% ../nbs/demo.ipynb #b71d1711
 def write_report(
     out:Path, # Folder of the run
@@ -123,9 +130,7 @@ def write_report(
         if kind: _show_images(report, sets, kind)
     _show_curves(report, learners)
     figures = [_ranked_list(report, name, learn, sets['']) for name,learn in learners.items()]
-    picture = io.BytesIO()
-    figures[-1].savefig(picture, format='png', dpi=110, bbox_inches='tight', facecolor='white')
-    write_whole(out/'ranked_list.png', picture.getvalue())
+    write_whole(out/'ranked_list.png', _as_png(figures[-1]))
     return report.write(out/'report.html')
 
 # %% ../nbs/demo.ipynb #0dd09765

@@ -199,10 +199,10 @@ def _pretrain_epochs(kind, method):
 def readers_of(
     name:str, # Of an option
 )->tuple: # Methods and add-ons
-    "Who reads an option: those it names, or else all of its chain"
+    "Who reads an option: those it names, or else the methods of its chain, or its add-ons where it has none"
     known = All('options')
     chain = known.chain_of(name)
-    return known[name].of or (*chain.methods, *chain.addons)
+    return known[name].of or tuple(chain.methods) or tuple(chain.addons)
 
 def _are_read(method, options):
     "`ValueError` for an option that no part of a method reads"

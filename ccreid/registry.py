@@ -36,7 +36,7 @@ class Option:
     rule:Rule # What it may be, from `values`
     default:object = None # What is taken where it is not given; None: that depends, as `help` says
     help:str = '' # One sentence
-    of:tuple = () # Methods and add-ons that read it; empty: all of the chain
+    of:tuple = () # Methods and add-ons that read it; empty: all methods of the chain, or else its add-ons
 
     def __call__(self, value):
         "The value itself, None as it is; `ValueError` where it does not fit"

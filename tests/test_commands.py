@@ -47,7 +47,7 @@ def python(code, site, folder, *words):
 # --- the paper in a package
 
 LIGHT = '''if 1:
-    import sys, time
+    import sys
     from ccreid.cli import main
     try: main(['--help'])
     except SystemExit: pass

@@ -109,6 +109,7 @@ def _weights_of(name, pretrained):
     try: return timm.get_pretrained_cfg(asked) if timm.is_model(asked) else None
     except RuntimeError: return None # weights of somebody else
 
+# %% ../../nbs/models/vits.ipynb #58f89499
 def preprocessing_of(
     backbone, # A `Backbone`, or the name of one
     size:tuple=(384,192), # (height, width) of its images in pixels
