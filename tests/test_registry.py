@@ -254,7 +254,7 @@ def test_a_pretraining_is_kept_for_a_row_that_goes_on(tmp_path):
 def beside():
     "Register chains beside those that there are, for one test"
     there = []
-    yield lambda *args, **kwargs: there.append(registry.register(Chain(*args, **kwargs)) or args[0])
+    yield lambda *args, **kwargs: there.append(registry.register(Chain(*args, **kwargs)).name)
     for name in there: registry.forget(name)
 
 
