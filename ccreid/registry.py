@@ -235,16 +235,17 @@ def chains()->list: # Of `Chain`, in the order of `names()`
 # %% ../nbs/registry.ipynb #e5fd8de4
 _classes = dict(options=Option, images=Images, parts=Part, commands=Command)
 
+def _is(thing, wanted): return all(hasattr(thing, f.name) for f in fields(wanted))
+
 def _usable(chain, kind, name, thing):
     "Is it what its place wants? A warning, once, for what is not"
-    wanted = _classes.get(kind, object)
-    if isinstance(thing, wanted) and not isinstance(thing, str) or kind not in _classes: return True
+    if kind not in _classes: return True
+    wanted,why = _classes[kind],''
     try:
-        if isinstance(resolve(thing), wanted): return True
-        why = f'no `{wanted.__name__}`'
+        if _is(resolve(thing), wanted): return True
     except (Exception,SystemExit) as e: why = e
     if (words := f'{name!r} among the {kind} of chain {chain.name} is left out') not in _said:
-        warnings.warn(f'{words}: {why}', stacklevel=4)
+        warnings.warn(f'{words}: {why or f"no `{wanted.__name__}`"}', stacklevel=4)
     _said.add(words)
     return False
 
