@@ -101,9 +101,14 @@ def _ranked_list(report, name, learn, dataset):
                    'The query, then the first ten gallery images: green right, red wrong, grey junk.')
     report.note(choice.why + '.')
     fig = ranked_list(features[query.index], features[gallery.index], query, gallery, protocol, choice)
-    buffer = io.BytesIO()
-    fig.savefig(buffer, format='png', dpi=110, bbox_inches='tight', facecolor='white')
     report.figure(fig, f'Query and first ten gallery images, {name}, clothes-changing')
+    return fig
+
+# %% ../nbs/demo.ipynb #de0df21c
+def _as_png(figure):
+    "A figure as the bytes of a file"
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format='png', dpi=110, bbox_inches='tight', facecolor='white')
     return buffer.getvalue()
 
 # %% ../nbs/demo.ipynb #b71d1711
@@ -124,8 +129,8 @@ def write_report(
     for kind in dict.fromkeys(r['recipe']['generated'] for r in records.values()):
         if kind: _show_images(report, sets, kind)
     _show_curves(report, learners)
-    for name,learn in learners.items(): picture = _ranked_list(report, name, learn, sets[''])
-    write_whole(out/'ranked_list.png', picture)
+    figures = [_ranked_list(report, name, learn, sets['']) for name,learn in learners.items()]
+    write_whole(out/'ranked_list.png', _as_png(figures[-1]))
     return report.write(out/'report.html')
 
 # %% ../nbs/demo.ipynb #0dd09765

@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from .data.mannequins import benchmark
 from .data.samplers import PKSampler
 from .files import read_json, to_json, write_whole
-from .recipes import Recipe
+from .recipes import Recipe, readers_of
 from .registry import CHAINS, SEEDS, All, Row, resolve, rows_of
 from .results import ChainResults, Results, pack, unpack
 from .results_tables import difference, per_cent, query_values, results_table
@@ -88,9 +88,10 @@ def read(self:Sets, kind:str): # Of images
 def _start_of(file): return file.with_name(f'{file.stem}-start.safetensors')
 
 def _without_additions(r):
-    "The recipe of a pretraining: the plain method, as long as the paper has it"
-    return replace(r, method=r.method.split('+')[0], generated='', pretrain='', pretrain_epochs=0, options={},
-                   epochs=r.pretrain_epochs)
+    "The recipe of a pretraining: the method without add-ons, as long as the paper has it"
+    method = r.method.split('+')[0]
+    return replace(r, method=method, generated='', pretrain='', pretrain_epochs=0, epochs=r.pretrain_epochs,
+                   options={k: v for k,v in r.options.items() if method in readers_of(k)})
 
 # %% ../nbs/experiments.ipynb #45df2e52
 def pretrained(
@@ -127,7 +128,7 @@ def run_row(
     curve = [RetrievalEval(sets[''], every=1)] if by_epoch else []
     steps = PKSampler(sets[''].train, r.identities, r.images).batches
     cbs = [SameSteps(steps)] if r.generated or r.pretrain else []
-    kept = _start_of(kwargs['checkpoint']) if kwargs.get('checkpoint') else None
+    kept = _start_of(Path(kwargs['checkpoint'])) if kwargs.get('checkpoint') else None
     start,about = pretrained(r, sets, seed, device, cbs, kept) if r.pretrain else (None,{})
     record = run(r, sets[r.generated], seed, device, quiet=True, cbs=[*cbs, *curve], start=start, tests=tests,
                  **kwargs)[1]
@@ -236,6 +237,8 @@ def _work_off(runs, place, minutes, device, log):
 # %% ../nbs/experiments.ipynb #2c6c8eb5
 def _place(data, name, root, results, generated, **kwargs):
     "Where rows run: on their benchmarks, or on one data set"
+    ours = [*kwargs, *['data_name']*bool(name), *['generated']*bool(generated)]
+    if data is None and ours: raise ValueError(f'{ours[0]} is for a data set of its own: give data too')
     if data is None: return _Benchmarks(root, results)
     return _OwnData(data, name or data.name.lower(), root, results, generated or {}, **kwargs)
 
@@ -252,14 +255,16 @@ def reproduce(
     data=None, # `ReIDDataset` to run all rows on; None: each on its benchmark
     data_name:str='', # Its name among the data sets, such as `prcc`
     generated=None, # Folders of images for it, by kind
-    **kwargs, # Of `run`, for it: precision, num_workers
+    precision=None, # `bf16` or `fp16`, on CUDA, for it
+    num_workers=None, # Processes that read images, for it
 )->ChainResults: # What is known at the end
     "Run what is missing of a chain and nobody is running; `ValueError` for wrong arguments or a file of something else"
     chosen = rows_of(chain, rows)
     if not minutes>=0: raise ValueError(f'minutes={minutes}: a number from 0 on is needed')
     results = ChainResults(path, chain)
     if data is not None: chosen = _left_out(chosen, generated or {}, log)
-    place = _place(data, data_name, root, results, generated, **kwargs)
+    given = {k: v for k,v in dict(precision=precision, num_workers=num_workers).items() if v is not None}
+    place = _place(data, data_name, root, results, generated, **given)
     runs = [(row,seed) for seed in seeds for row in place.rows(chosen) if seed in row.seeds]
     if results.missing(runs): _unfinished(results, runs, minutes, _work_off(runs, place, minutes, device, log), log)
     return results

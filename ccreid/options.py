@@ -106,7 +106,7 @@ def of_chains(
                 if name in taken: raise ValueError('ccreid has one of that name')
                 if not isinstance(thing := resolve(thing), wanted): raise ValueError(f'no `{wanted.__name__}`')
                 found[name] = thing
-            except ValueError as e: leave_out(f'The {_words[kind]} {name} of chain {chain.name}', e)
+            except (Exception,SystemExit) as e: leave_out(f'The {_words[kind]} {name} of chain {chain.name}', e)
     return found
 
 # %% ../nbs/options.ipynb #6d7b431d

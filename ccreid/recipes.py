@@ -6,7 +6,7 @@ Docs: https://ccreid.github.io/ccreid/recipes.html.md"""
 
 # %% auto #0
 __all__ = ['RULES', 'MINI_EPOCHS', 'SETTINGS', 'METHODS', 'ADDONS', 'MODELS', 'Recipe', 'rule_of', 'values_of', 'miniature',
-           'parts_of', 'callbacks_of', 'loss_of', 'recipe', 'preprocessing_for', 'loaders_of', 'build']
+           'parts_of', 'callbacks_of', 'loss_of', 'readers_of', 'recipe', 'preprocessing_for', 'loaders_of', 'build']
 
 # %% ../nbs/recipes.ipynb #da9bae91
 import ccreid.compat
@@ -64,7 +64,7 @@ class Recipe(_WithOptions):
     mean:tuple = () # Of each channel, on values in [0,1]; empty: what the backbone's weights were trained with
     std:tuple = () # Likewise
     interpolation:str = '' # Filter of resizing, likewise
-    options:dict = field(default_factory=dict) # Settings of chains that are given, by name
+    options:dict = field(default_factory=dict, hash=False) # Settings of chains that are given, by name
 
 # %% ../nbs/recipes.ipynb #6f88a79d
 @patch
@@ -190,17 +190,25 @@ def _published(data, method):
 def _pretrain_epochs(kind, method):
     "Length of a pretraining, as the paper of the images has it"
     images = All('images')
-    owners = [images.chain_of(kind)] if kind in images else [c for c in chains() if c.pretrain]
-    for chain in owners if kind else []:
+    owners = [images.chain_of(kind)] if kind in images else []
+    for chain in [*owners, *(c for c in chains() if c.pretrain)] if kind else []:
         if method in chain.pretrain or '' in chain.pretrain: return chain.pretrain.get(method, chain.pretrain.get(''))
     return 0
 
 # %% ../nbs/recipes.ipynb #dcbbdc81
+def readers_of(
+    name:str, # Of an option
+)->tuple: # Methods and add-ons
+    "Who reads an option: those it names, or else the methods of its chain, or its add-ons where it has none"
+    known = All('options')
+    chain = known.chain_of(name)
+    return known[name].of or tuple(chain.methods) or tuple(chain.addons)
+
 def _are_read(method, options):
     "`ValueError` for an option that no part of a method reads"
-    known,parts = All('options'),parts_of(method)
+    parts = parts_of(method)
     for name in options:
-        readers = known[name].of or tuple(known.chain_of(name).methods)
+        readers = readers_of(name)
         if not set(readers) & set(parts):
             raise ValueError(f"Setting {name} is one of {' and '.join(readers)}, which method {method} has not")
 

@@ -36,7 +36,7 @@ class Option:
     rule:Rule # What it may be, from `values`
     default:object = None # What is taken where it is not given; None: that depends, as `help` says
     help:str = '' # One sentence
-    of:tuple = () # Methods and add-ons that read it; empty: all methods of the chain
+    of:tuple = () # Methods and add-ons that read it; empty: all methods of the chain, or else its add-ons
 
     def __call__(self, value):
         "The value itself, None as it is; `ValueError` where it does not fit"
@@ -135,10 +135,12 @@ _here,_loaded = {},{} # chains of this process; chains that were imported
 def _entries():
     "Entry points by name, the library's own first; read once in a process"
     found = list(entry_points(group=GROUP))
-    own = lambda e: not e.value.startswith('ccreid.')
+    foreign = lambda e: not e.value.startswith('ccreid.')
     place = lambda e: _first.index(e.name) if e.name in _first else len(_first)
     entries = {}
-    for e in sorted(found, key=lambda e: (own(e), place(e), e.name)): entries.setdefault(e.name, e)
+    for e in sorted(found, key=lambda e: (foreign(e), place(e), e.name)): entries.setdefault(e.name, e)
+    if all(map(foreign, found)): warnings.warn(
+        'ccreid was installed before its papers were registered: install it again, such as by `pip install -e .`')
     return entries
 
 def names()->list: # Of texts
@@ -233,12 +235,30 @@ def chains()->list: # Of `Chain`, in the order of `names()`
         else: found.append(chain)
     return found
 
+# %% ../nbs/registry.ipynb #e5fd8de4
+_classes = dict(options=Option, images=Images, parts=Part, commands=Command)
+
+def _is(thing, wanted): return all(hasattr(thing, f.name) for f in fields(wanted))
+
+def _usable(chain, kind, name, thing):
+    "Is it what its place wants? A warning, once, for what is not"
+    if kind not in _classes: return True
+    wanted,why = _classes[kind],''
+    try:
+        if _is(resolve(thing), wanted): return True
+    except (Exception,SystemExit) as e: why = e
+    if (words := f'{name!r} among the {kind} of chain {chain.name} is left out') not in _said:
+        warnings.warn(f'{words}: {why or f"no `{wanted.__name__}`"}', stacklevel=4)
+    _said.add(words)
+    return False
+
 # %% ../nbs/registry.ipynb #fc273d45
 class All(Mapping):
     "What all chains have of one kind, by name: always as it is at the moment"
     def __init__(self, kind:str): self.kind = kind # A field of `Chain`
     def __repr__(self): return f"{self.kind} of all chains: {', '.join(self)}"
-    def _find(self): return {n: (c,v) for c in chains() for n,v in getattr(c, self.kind).items()}
+    def _find(self):
+        return {n: (c,v) for c in chains() for n,v in getattr(c, self.kind).items() if _usable(c, self.kind, n, v)}
     def __iter__(self): return iter(self._find())
     def __len__(self): return len(self._find())
     def __contains__(self, name): return name in self._find()

@@ -112,7 +112,7 @@ def _filled(table, source):
 
 # %% ../nbs/tables.ipynb #e57ffde9
 def make_table(
-    rows, # One dict an image, or a dict of columns, or a DataFrame; absent: visible, no role, other labels -1
+    rows, # One dict an image, or a dict of columns, or a DataFrame; absent: visible, no role; clothes and camera -1
     source:str='', # Where they come from, for messages
 )->pd.DataFrame: # A valid sample table, numbered from 0; junk (identity -1) dropped and counted in `.attrs['junk']`
     "Make a sample table; raises `DataError` where a rule is broken"

@@ -59,9 +59,10 @@
   };
   const escape = (s) => s.replace(/[&<>"']/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;" }[c]));
   const marked = (text, query) => {
-    let s = escape(text);
-    for (const w of query.split(/\s+/)) if (w.length > 1) s = s.replace(new RegExp("(" + escape(w).replace(/[.*+?^${}()|[\]\\]/g, "\\$&") + ")", "ig"), "<mark>$1</mark>");
-    return s;
+    const words = query.split(/\s+/).filter((w) => w.length > 1).map((w) => w.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
+    if (!words.length) return escape(text);
+    const parts = text.split(new RegExp("(" + words.join("|") + ")", "i"));
+    return parts.map((t, i) => i % 2 ? "<mark>" + escape(t) + "</mark>" : escape(t)).join("");
   };
   $$(".site-search").forEach((box) => {
     const input = $("input", box), results = $(".site-search-results", box);

@@ -240,7 +240,8 @@ def test_no_home_and_an_unknown_user(root, dataset):
 
 def process(*words, code='', env=(), **kwargs):
     start = ['-c', f'import sys, time; sys.argv[0]="ccreid"; from ccreid import cli, options; from ccreid.registry import Command\n{code}\nsys.exit(cli.main())'] if code else ['-m','ccreid']
-    return subprocess.Popen([sys.executable, *start, *words], env={**os.environ, 'PYTHONPATH':str(REPO), **dict(env)}, stderr=subprocess.PIPE, text=True, **kwargs)
+    return subprocess.Popen([sys.executable, *start, *words], env={**os.environ, 'PYTHONPATH':str(REPO), **dict(env)}, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler), **kwargs) # a test run in the background ignores it
 
 def test_a_pipe_that_closes_is_no_error_and_a_full_disk_is_one_line(tmp_path):
     run = process('settings', stdout=subprocess.PIPE); run.stdout.close()

@@ -47,17 +47,16 @@ def python(code, site, folder, *words):
 # --- the paper in a package
 
 LIGHT = '''if 1:
-    import sys, time
+    import sys
     from ccreid.cli import main
     try: main(['--help'])
     except SystemExit: pass
-    print(time.process_time(), [o for o in ('torch','pandas','numpy') if o in sys.modules])'''
+    print([o for o in ('torch','pandas','numpy','scipy','fastai','PIL') if o in sys.modules])'''
 
 def test_help_shows_the_commands_of_papers_and_stays_light(site, tmp_path):
     run = python(LIGHT, site, tmp_path)
     *text,last = run.stdout.splitlines()
-    seconds,heavy = last.split(' ', 1)
-    assert heavy=='[]' and float(seconds)<1.5                                   # 0.2 s on a machine with nothing else to do
+    assert last=='[]'
     assert run.stderr==LEFT_OUT and any('toy-look' in l and 'count people' in l for l in text)
 
 SESSION = '''if 1:

@@ -3,6 +3,7 @@ import subprocess, sys
 from fractions import Fraction
 import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, settings, strategies as st
+from ccreid.evaluation.cross_modality import DrawnPerCamera
 from ccreid.evaluation.metrics import (retrieval_metrics, metrics_from_distances, evaluate, mean_metrics, RetrievalMetrics,
                                        paired_bootstrap)
 from ccreid.evaluation.protocols import Protocol, STANDARD, SAME_CLOTHES, CLOTHES_CHANGING, SETTINGS, protocols_for
@@ -246,6 +247,14 @@ def test_mean_of_draws_that_skip_different_queries():
     b = RetrievalMetrics(mAP=1., queries=1, skipped=2, ap=torch.tensor([1.]), query_rows=np.array([9]), **one)
     m = mean_metrics([a, b])
     assert (m.queries, m.skipped, m.mAP) == (2, 1, .75) and m.query_rows.tolist() == [4, 9] and m.ap.tolist() == [.5, 1.]
+    more = RetrievalMetrics(mAP=1., queries=1, skipped=2, ap=torch.tensor([1.]), query_rows=np.array([9]), **one | dict(ranks=(1,2)))
+    assert mean_metrics([a, more]).mAP == .75 and mean_metrics([more, a]).rank(2) == 1
+
+def test_a_protocol_prints_what_makes_it_again():
+    for p in (DrawnPerCamera('x'), DrawnPerCamera('x', by_identity=False), CLOTHES_CHANGING, STANDARD):
+        made = eval(repr(p))
+        assert made == p and type(made) is type(p)
+    assert repr(DrawnPerCamera('x')) == "DrawnPerCamera('x')"
 
 def test_roles_and_validation_people():
     table, f = prcc_like()

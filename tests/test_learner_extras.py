@@ -247,6 +247,7 @@ def test_lr_find_leaves_no_trace(dataset, tmp_path, monkeypatch):
     after,optimiser = weights(learn),{k: v['step'].clone() for k,v in learn.opt.opt.state_dict()['state'].items()}
     with learn.no_bar(): learn.lr_find(num_it=8, show_plot=False)
     assert equal(after, weights(learn)) and plain.history==learn.history and len(learn.retrieval_eval.curve)==2
+    assert [c['steps'] for c in plain.counts]==[c['steps'] for c in learn.counts] and len(learn.counts)==2
     assert all(torch.equal(optimiser[k], v['step']) for k,v in learn.opt.opt.state_dict()['state'].items())
     class Stop(Callback):
         def after_batch(self):
@@ -365,3 +366,22 @@ def test_a_step_that_fails_is_said_and_the_others_run(gpu, tmp_path, monkeypatch
 @pytest.mark.slow
 def test_the_steps_of_make_gpu_run_on_the_cpu(gpu, tmp_path):
     assert gpu.main(['--cpu', '--limit', '3600', '--out', str(tmp_path/'a.json')])==0
+
+
+def test_the_list_that_is_drawn_is_the_list_that_was_scored(tmp_path, monkeypatch):
+    from ccreid.data.mannequins import MannequinWorld
+    from ccreid.evaluation import ranked_lists
+    from ccreid.evaluation.comparing import compared
+    from ccreid.training.asking import compared_features
+    videos = MannequinWorld(identities=(3,0,4), outfits=2, cameras=2, images=4, size=(32,16), seed=3).write(tmp_path/'v', layout='ccvid')
+    name = next(k for k,p in videos.protocols.items() if p.unit=='tracklet')
+    model,seen = ReIDModel('resnet_mini'),[]
+    model.preprocessing = Preprocessing((32,16))
+    monkeypatch.setattr(ranked_lists, 'ranked_list', lambda q, g, query, gallery, *args: seen.append((q, g, query)))
+    model.show_ranked(videos, name, queries=1)
+    table,features = compared_features(model, videos, [videos.protocols[name]])
+    (q,g,query), wanted = seen[0], next(compared(features, table, videos.protocols[name]))
+    assert torch.equal(q, wanted[0]) and torch.equal(g, wanted[1]) and len(q)==len(query)
+    first = query.iloc[0]
+    frames = table[(table.tracklet==first.tracklet) & (table.split==first.split) & (table.identity==first.identity)]
+    assert len(frames)>1 and torch.allclose(q[0], features[frames.index].mean(0), atol=1e-5)

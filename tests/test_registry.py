@@ -1,10 +1,12 @@
 """Chains, their options and rows: what is registered, and that old results keep their names"""
 import importlib.metadata
+import warnings
 import pytest
 from ccreid import registry
 from ccreid.recipes import Recipe, recipe
-from ccreid.registry import CHAINS, All, Chain, Option, Row
-from ccreid.values import number
+from ccreid.experiments import reproduce
+from ccreid.registry import CHAINS, All, Chain, Images, Option, Row
+from ccreid.values import number, whole
 
 PINNED = { # Hashes of the recipes of all rows whose figures are kept in benchmarks/results
     'foundations: identity loss': 'fe303a4d14',
@@ -181,7 +183,7 @@ def test_registered_pages_are_those_of_the_sidebar():
     for chain in registry.chains():
         folder = [p for p in side if p.startswith(f'{chain.name}/')]
         assert set(folder)<=set(chain.pages)<=set(side), chain.name
-        assert set(chain.pages)=={*chain.pages} and len(chain.pages)==len(set(chain.pages))
+        assert len(chain.pages)==len(set(chain.pages))
         if chain.name not in ('foundations','baselines'): assert f'{chain.name}/' in index, f'{chain.name} is not on the front page'
 
 def test_the_names_offered_together_mean_one_thing():
@@ -246,3 +248,56 @@ def test_a_pretraining_is_kept_for_a_row_that_goes_on(tmp_path):
     again = run_row(r, Sets(dataset, tmp_path, folders={}), 0, 'cpu', checkpoint=file) # all epochs are done: nothing is trained again
     assert _start_of(file).read_bytes()==kept and again['protocols']==first['protocols']
     assert again['pretraining_images_seen']==first['pretraining_images_seen']>0
+
+
+@pytest.fixture
+def beside():
+    "Register chains beside those that there are, for one test"
+    there = []
+    yield lambda *args, **kwargs: there.append(registry.register(Chain(*args, **kwargs)).name)
+    for name in there: registry.forget(name)
+
+
+@pytest.mark.filterwarnings('ignore:.*is left out')
+def test_a_broken_thing_of_one_chain_harms_no_other(beside):
+    from ccreid.generation.jobs import KINDS, Networks, _options, parts
+    greedy = Images(job=print, options=dict(seed=Option(whole(0)), batch=Option(whole(1))))
+    beside('broken', options=dict(often=3), images={'dots':'nowhere:IMAGES', 'dashes':5, 'greedy':greedy},
+           parts={'lens':'nowhere:PART', 'film':5})
+    assert 'chpsg' in KINDS and 'greedy' in KINDS and not {'dots','dashes'} & set(KINDS)
+    assert not {'lens','film'} & parts().keys() and Networks('cpu').names['parser']
+    with pytest.raises(ValueError, match='Unknown setting often'): recipe('mannequins', 'cal', often=2)
+    assert _options('chpsg', dict(seed=0, batch=8))==dict(variants=10, seed=0, batch=8)
+    with pytest.raises(ValueError, match='garments is an option of shsg'): _options('chpsg', dict(garments=3))
+
+
+def test_what_is_left_out_is_said_once(beside):
+    beside('broken', images={'stripes':5})
+    with pytest.warns(UserWarning, match="'stripes' among the images of chain broken is left out: no `Images`"): list(All('images'))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        list(All('images'))
+
+
+def test_a_pretraining_on_images_of_a_chain_without_a_length_has_that_of_the_others(beside):
+    beside('dotted', images=dict(dots=Images()))
+    assert recipe('mannequins', 'fire', pretrain='dots').pretrain_epochs==4
+
+
+def test_a_pretraining_keeps_the_options_of_its_method(beside):
+    from ccreid.experiments import _without_additions
+    beside('pulling', options=dict(pull=Option(number(), 1.)), methods=dict(pulled=lambda r: []))
+    r = recipe('mannequins', 'pulled+hsal', pull=.5, hsal_alpha=.2, pretrain='real', pretrain_epochs=2)
+    assert _without_additions(r).options==dict(pull=.5) and _without_additions(r).method=='pulled'
+
+
+def test_recipes_are_keys_and_a_default_that_is_given_is_the_same_run():
+    assert len({recipe('mannequins', 'cal+hsal'), recipe('mannequins', 'cal+hsal')})==1
+    assert recipe('mannequins', 'cal+hsal', hsal_alpha=.05).hash==recipe('mannequins', 'cal+hsal').hash
+
+
+@pytest.mark.parametrize('given', [dict(precision='bf16'), dict(generated={'shsg':'x'}), dict(data_name='prcc')])
+def test_what_is_for_data_of_ones_own_is_not_swallowed(tmp_path, given):
+    with pytest.raises(ValueError, match='give data too'):
+        reproduce('foundations', tmp_path/'f.json', tmp_path, minutes=0, **given)
+    with pytest.raises(TypeError): reproduce('foundations', tmp_path/'f.json', tmp_path, minutess=0)

@@ -4,7 +4,7 @@ from safetensors.torch import save_file
 import ccreid.compat
 import timm
 from ccreid.data.transforms import Preprocessing
-from ccreid.models.backbones import create_backbone, load_pretrained
+from ccreid.models.backbones import Backbone, create_backbone, load_pretrained
 from ccreid.models.reid_model import ReIDModel
 from ccreid.models.vits import create_network, feature_map, preprocessing_of, resampled, whole_vector
 from ccreid.training.embedding import embed_batch
@@ -118,6 +118,23 @@ def test_preprocessing_is_that_of_the_weights():
     assert preprocessing_of(b, SIZE)==Preprocessing(SIZE)
     b.pretrained = True
     assert preprocessing_of(b, SIZE).mean==tuple(timm.get_pretrained_cfg('vit_tiny_patch16_224').mean)
+
+@pytest.mark.parametrize('weights', ['me/resnet50.mine','me/r50','models/resnet50.pth'])
+def test_weights_of_somebody_else_say_nothing_of_preprocessing(weights, monkeypatch):
+    monkeypatch.setenv('CCREID_WEIGHTS_RESNET50', weights)
+    assert preprocessing_of('resnet50', (64,32), pretrained=True)==Preprocessing((64,32))
+    assert preprocessing_of('resnet50', (64,32), pretrained='resnet50.pth')==Preprocessing((64,32))
+
+def test_a_token_is_asked_only_of_a_backbone_that_has_one():
+    own = torch.nn.Conv2d(3, 8, 3); own.channels = 8
+    assert ReIDModel(own)(torch.zeros(2, 3, 16, 8))['features'].shape==(2,16)
+    with pytest.raises(ValueError, match="pool 'token' needs a backbone with `vector`"): ReIDModel(own, pool='token')
+
+def test_a_network_that_fails_without_a_word_is_named():
+    class Silent(torch.nn.Module):
+        num_features = 8
+        def forward_features(self, x): raise AssertionError
+    with pytest.raises(ValueError, match='own gives neither a feature map .* nor tokens: AssertionError'): Backbone(Silent(), 'own')
 
 @pytest.mark.parametrize('name,pool', [('vit_tiny_patch16_224','token'), ('convnext_atto','gem')])
 def test_exported_models_are_built_again_from_name_and_size(name, pool, tmp_path):

@@ -12,6 +12,7 @@ def smaller(data):
     image = Image.open(io.BytesIO(data))
     if image.format!='PNG' or image.getcolors(COLOURS): return 'png', data
     about = {k: image.info[k] for k in ('dpi',) if k in image.info}
+    if image.mode in ('LA','PA') or 'transparency' in image.info: image = image.convert('RGBA')
     if image.mode=='RGBA': image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image) # as on a page
     image = image.convert('RGB')
     image.quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(png := io.BytesIO(), 'PNG', optimize=True, **about)

@@ -226,7 +226,7 @@ NEIGHBOURS = {o: dict(k1=4, k2=2) for o in ('mannequins','mannequins-ltcc')} # W
 
 # %% ../../nbs/baselines/fire.ipynb #a5a34a2e
 def model(
-    r, # A recipe: its `backbone` and `pretrained` are used
+    r, # A recipe: its `backbone`, `pretrained` and `size` are used
     dls, # Of `reid_dataloaders`
 )->ReIDModel: # With random classifiers; seed torch before
     "The network of FIRe²"

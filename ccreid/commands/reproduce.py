@@ -115,4 +115,5 @@ command = Command("run a chain's results table, on the mannequins or on a data s
 '''ccreid reproduce CHAIN
   ccreid reproduce PARTED --rows extended --minutes 60
   ccreid reproduce CHAIN --data prcc --root ~/data/prcc --seeds 1
-A run that was stopped is done again with the same line, and only that one.''', reads_data=True)
+A run that was stopped is done again with the same line, and only that one;
+with --data it goes on from its checkpoint.''', reads_data=True)

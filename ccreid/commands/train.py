@@ -78,7 +78,7 @@ def _recipe(options):
     r = recipe(options.data, *method, **changes)
     asked = {k: getattr(options, k) for k in ('generated','start','hold_out','precision')}
     differing = {k: str(v) for k,v in asked.items() if v}
-    if r!=recipe(options.data, *method): differing['recipe'] = r.hash
+    if r.hash!=recipe(options.data, *method).hash: differing['recipe'] = r.hash
     return r,differing
 
 # %% ../../nbs/commands/train.ipynb #1d7d59dd

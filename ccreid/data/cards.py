@@ -86,9 +86,9 @@ def _repr_markdown_(self:Card):
 
 @patch
 def __repr__(self:Card):
-    protocols = [f'{p},' for p in self.protocols]
+    protocols,modality = [f'{p},' for p in self.protocols],', '.join(map(str, self.modality))
     return folded(f'Card({self.name!r},', f'{self.pretty_name!r},', f'{self.license},', f'layout {self.layout},',
-                  f"modality {', '.join(self.modality)};", 'protocols', *protocols, indent=5).removesuffix(',')+')'
+                  f'modality {modality};', 'protocols', *protocols, indent=5).removesuffix(',')+')'
 
 # %% ../../nbs/data/cards.ipynb #2b6462d8
 def _counts(source, counts):

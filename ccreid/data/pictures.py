@@ -66,7 +66,7 @@ class ReIDImages:
     def __len__(self): return len(self.paths)
 
     def __repr__(self):
-        people = len(set(self.labels['identity'].tolist())-{-1})
+        people = len({i for i in self.labels['identity'].tolist() if i>=0})
         made = int(self.labels['generated'].sum())
         return f"ReIDImages: {len(self)} pictures of {people} people"+f', {made} of them generated'*(made>0)
 

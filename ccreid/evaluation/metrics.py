@@ -216,7 +216,7 @@ def retrieval_metrics(
 # %% ../../nbs/evaluation/metrics.ipynb #91a5f0b1
 def _figure_means(results):
     "(name -> its values, one a draw; mean CMC, shorter ones continued)"
-    rows = [{f'rank-{k}': r.rank(k) for k in r.ranks} | dict(mAP=r.mAP, mINP=r.mINP) for r in results]
+    rows = [{f'rank-{k}': r.rank(k) for k in results[0].ranks} | dict(mAP=r.mAP, mINP=r.mINP) for r in results]
     size = max(len(r.cmc) for r in results)
     cmc = torch.stack([torch.cat([r.cmc, r.cmc[-1:].expand(size - len(r.cmc))]) for r in results])
     return {k: np.array([row[k] for row in rows]) for k in rows[0]}, cmc.mean(0)

@@ -115,9 +115,9 @@ def junk(self:Protocol,
 # %% ../../nbs/evaluation/protocols.ipynb #7e0ccbff
 @patch
 def __repr__(self:Protocol):
-    plain = Protocol('')
+    usual = {f.name: f.default for f in fields(self)}
     said = {f.name: getattr(self, f.name) for f in fields(self)}
-    said = [f'{k}={v!r},' for k, v in said.items() if k != 'name' and v != getattr(plain, k, None)]
+    said = [f'{k}={v!r},' for k, v in said.items() if k != 'name' and v != usual[k]]
     first, *others = [f'{self.name!r},', *said]
     text = folded(f'{type(self).__name__}({first}', *others, indent=4)
     return text.removesuffix(',') + ')'
@@ -166,8 +166,8 @@ def draw_single_shot(
 )->pd.DataFrame:          # One row for each identity (distractors all stay), in the order of `gallery`
     "One image of each person, drawn independently of row order"
     identity, take = gallery['identity'].to_numpy(), gallery['identity'].to_numpy() < 0
-    names = gallery['path'].astype(str).str.replace('\\',
-        '/').to_numpy() if 'path' in gallery.columns else gallery.index.to_numpy()
+    names = gallery.index.to_numpy()
+    if 'path' in gallery.columns: names = gallery['path'].astype(str).str.replace('\\', '/').to_numpy()
     by_name = np.argsort(names, kind='stable')
     by_identity = by_name[np.argsort(identity[by_name], kind='stable')]
     people, start, count = np.unique(identity[by_identity], return_index=True, return_counts=True)

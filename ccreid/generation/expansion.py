@@ -82,7 +82,7 @@ def skip(self:_Job, line, reason, facts):
     "Put a reason on record, unless it is there"
     self.skipped[reason] += 1
     if self.known.get((line['source'],line['variant']), {}).get('skip')==reason: return
-    self.record({**line, 'skip':reason, **{k: True for k in facts if k=='unreadable'}})
+    self.record({**line, 'skip':reason, **({'unreadable': True} if 'unreadable' in facts else {})})
 
 # %% ../../nbs/generation/expansion.ipynb #291e4a90
 @patch

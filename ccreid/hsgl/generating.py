@@ -14,8 +14,7 @@ from pathlib import Path
 from ..files import Unfit,clear_making,hold,read_json,reading,to_json,write_whole
 from ..generation.expansion import Rate
 from ..generation.jobs import count_left,load_object
-from ..generation.jobs import KINDS,Networks,StandIns,generate,models_for,read_generated
-from ..generation.records import digest
+from ..generation.seeds import digest
 from .coarse import generate_coarse_samples
 from .garments import GarmentLibrary,collect_garments
 from .idm_vton import IDMVTON

@@ -226,10 +226,12 @@ def _code_of(clone):
 
 # %% ../../nbs/hsgl/idm_vton.ipynb #ca27f52e
 def _put_together(folder, code, dtype, device):
-    "The pipeline from a folder of weights and the classes of the clone"
-    from diffusers import AutoencoderKL,DDPMScheduler
-    from transformers import (AutoTokenizer, CLIPImageProcessor, CLIPTextModel, CLIPTextModelWithProjection,
-                              CLIPVisionModelWithProjection)
+    "The pipeline from a folder of weights and the classes of the clone; `ImportError` in one line"
+    try:
+        from diffusers import AutoencoderKL,DDPMScheduler
+        from transformers import AutoTokenizer, CLIPImageProcessor, CLIPTextModel, CLIPTextModelWithProjection
+        from transformers import CLIPVisionModelWithProjection
+    except ImportError as e: raise ImportError(f'IDM-VTON needs other diffusers and transformers: {e}') from None
     Pipeline,TryOnUNet,GarmentUNet = code
     def load(kind, part, **kw): return kind.from_pretrained(folder, subfolder=part, local_files_only=True, **kw)
     networks = dict(vae=AutoencoderKL, unet=TryOnUNet, text_encoder=CLIPTextModel,

@@ -68,8 +68,8 @@ def _measured(self:Backbone):
     self.net.eval()
     try:
         with torch.no_grad(): return self.map_and_vector(torch.zeros(1, 3, *(self.size or (64,64))))
-    except (AssertionError, RuntimeError, ValueError, AttributeError) as e:
-        said = str(e).splitlines()[0][:100]
+    except (AssertionError, RuntimeError, ValueError, AttributeError, TypeError, NotImplementedError) as e:
+        said = (str(e).splitlines() or [type(e).__name__])[0][:100]
         raise ValueError(f'{self.name} gives neither a feature map [B,c,h,w] nor tokens: {said}') from None
     finally: self.net.train(was)
 

@@ -26,6 +26,13 @@ def _pick(table, kind, name):
         raise ValueError(f'no {kind} {name!r}; there are {", ".join(table)}')
     return table[name]
 
+# %% ../../nbs/models/reid_model.ipynb #0b859b86
+def _vector_of(backbone):
+    "Length of a backbone's own vector; `ValueError` where it has none"
+    length = getattr(backbone, 'vector', None)
+    if length is None: raise ValueError("pool 'token' needs a backbone with `vector` and `map_and_vector`")
+    return length
+
 # %% ../../nbs/models/reid_model.ipynb #434dbfca
 class ReIDModel(nn.Module):
     "Image to features and logits; `dim` is the length D of a feature"
@@ -40,7 +47,7 @@ class ReIDModel(nn.Module):
         super().__init__()
         self.backbone = create_backbone(backbone, size=size) if isinstance(backbone, str) else backbone
         self.pool = create_pool(pool)
-        self.dim = self.backbone.vector if pool=='token' else self.backbone.channels*self.pool.multiplier
+        self.dim = _vector_of(self.backbone) if pool=='token' else self.backbone.channels*self.pool.multiplier
         self.neck = _pick(NECKS, 'neck', neck)(self.dim)
         make = _pick(CLASSIFIERS, 'classifier', classifier)
         self.classifier = make(self.dim, classes) if classes else None

@@ -105,9 +105,11 @@ def _weights_of(name, pretrained):
     import timm
     asked = name if pretrained is True else str(pretrained)
     known = settings.resolve().get(f'weights_{asked.lower()}')
-    for candidate in (str(known.value).rpartition('/')[2] if known else None, asked, name):
-        if candidate and timm.is_model(candidate): return timm.get_pretrained_cfg(candidate)
+    if known: asked = str(known.value).rpartition('/')[2]
+    try: return timm.get_pretrained_cfg(asked) if timm.is_model(asked) else None
+    except RuntimeError: return None # weights of somebody else
 
+# %% ../../nbs/models/vits.ipynb #58f89499
 def preprocessing_of(
     backbone, # A `Backbone`, or the name of one
     size:tuple=(384,192), # (height, width) of its images in pixels

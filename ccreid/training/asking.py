@@ -99,10 +99,11 @@ def show_ranked(self:ReIDLearner|ReIDModel,
     count:int=10, # Gallery images of each list
 ): # matplotlib figure
     "The query, then the nearest gallery images: green right, red wrong, grey junk"
+    from ccreid.evaluation.comparing import compared
     from ccreid.evaluation.ranked_lists import choose_queries, ranked_list
     if queries<1: raise ValueError(f'queries={queries}: at least one is needed')
     chosen, = _chosen(dataset, [protocol]).values()
     table,features = compared_features(self, dataset, [chosen])
-    query,gallery = chosen.select(table)[0]
+    q,g,query,gallery = next(compared(features, table, chosen))
     choice = choose_queries(metrics.evaluate(features, table, chosen), queries, rule)
-    return ranked_list(features[query.index], features[gallery.index], query, gallery, chosen, choice, count)
+    return ranked_list(q, g, query, gallery, chosen, choice, count)

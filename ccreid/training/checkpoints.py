@@ -150,6 +150,7 @@ def _check_parts(self:Checkpoint, state):
     lacks = [k for k,t in _FIELDS.items() if not (isinstance(state, dict) and isinstance(state.get(k), t))]
     if lacks: raise Unfit(
         f"is no checkpoint of a run, or one of another version (without {', '.join(lacks)}): choose another folder")
+    if not isinstance(state.get('counts', []), list): raise Unfit('is damaged: its counts are no list')
     if other := self._other(state): raise Unfit(
         f'belongs to another run (saved, asked): {other}; choose another folder, or the settings of that run')
     if not 0<=state['epoch']<self.n_epoch:

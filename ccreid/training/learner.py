@@ -120,6 +120,7 @@ def fit(self:ReIDLearner,
 # %% ../../nbs/training/learner.ipynb #ddc400a7
 @patch
 def _do_one_batch(self:ReIDLearner):
+    if len(self.xb)>1: raise ValueError(f'a batch has one input, the images; a callback made {len(self.xb)} of it')
     self.pred = ask(self.model, self.xb[0], self.yb[0].get('modality') if self.yb else None)
     self('after_pred')
     if self.yb:
@@ -163,7 +164,8 @@ def summary(self:ReIDLearner):
 # %% ../../nbs/training/learner.ipynb #32e8f734
 @patch
 def __repr__(self:ReIDLearner):
-    name = getattr(self.model, 'config', {}).get('backbone') or type(self.model).__name__
+    config = getattr(self.model, 'config', None)
+    name = (config.get('backbone') if isinstance(config, dict) else None) or type(self.model).__name__
     people = getattr(self.dls, 'identities', None)
     terms = ' + '.join(getattr(self.loss_func, 'terms', [])) or type(self.loss_func).__name__
     usual = (Bookkeeping, *defaults.callbacks)

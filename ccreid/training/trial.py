@@ -85,7 +85,7 @@ def unchanged(
     learn, # `ReIDLearner`
 ):
     "After the block the learner is what it was before, also after an error; its recorder keeps what it saw"
-    names = 'opt','history','first_epoch','lr','training','group_names'
+    names = 'opt','history','counts','step_taken','first_epoch','lr','training','group_names'
     own = {k: getattr(learn, k) for k in names}
     optimiser = _state(learn.opt) if learn.opt is not None else noop
     backs = [_weights(learn.model), _attributes(learn.loss_func), _loader(learn), _callbacks(learn), _randomness()]

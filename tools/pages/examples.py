@@ -183,7 +183,7 @@ def imports_cell(lines):
 
 # --- do they run?
 
-def shown_code(path, imports=True):
+def shown_code(path):
     "The code of a staged page as a reader copies it: folded imports and visible cells, without reference and cells that are not run"
     res = []
     for c in read_nb(path).cells:

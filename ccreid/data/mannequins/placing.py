@@ -122,7 +122,7 @@ def write_folder(
     overwrite:bool=False, # Replace another mannequin world there?
     files=lambda: (),     # Names of all files that it will hold, for the leftovers of earlier versions
 )->bool:                  # Was it drawn in this call?
-    "Let `build` fill a folder that appears complete or not at all; `FileExistsError` for something else, `OSError`"
+    "Fill a folder that appears complete or not at all; `FileExistsError` for something else, `OSError` for no room"
     root = Path(root).expanduser().absolute()
     there = _found(root, digest, overwrite)
     if there and not _left(root): return False

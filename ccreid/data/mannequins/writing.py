@@ -82,7 +82,7 @@ def write(self:MannequinWorld,
     load:bool=True, # Read it back? False gives the folder
     **options, # Of `load_dataset`, such as `trial` of RegDB
     ): # `ReIDDataset`
-    "Write the world in a layout, or find it there; `ValueError` for what the layout cannot hold"
+    "Write the world in a layout, or find it there; `ValueError` for what it cannot hold, else as `write_folder`"
     if layout not in LAYOUTS: raise ValueError(f"layout {layout!r} is unknown: use one of {', '.join(LAYOUTS)}")
     m = manifest(self, layout)
     files = lambda: {MANIFEST, *m['images'], *TEXTS[layout](self, LAYOUTS[layout](self))}
@@ -155,7 +155,8 @@ def redress(self:MannequinWorld,
     "As the function `redress`, for images of this very world"
     world,scene,path = find_scene(image)
     if world.config!=self.config:
-        raise ValueError(f'{path} belongs to another world ({world}): use ccreid.data.mannequins.redress(path, ...)')
+        said = ' '.join(repr(world).split())
+        raise ValueError(f'{path} belongs to another world ({said}): use ccreid.data.mannequins.redress(path, ...)')
     return redress_scene(self, scene, garments, seed, path=path, **kw)
 
 # %% ../../../nbs/data/mannequins/writing.ipynb #84367313
