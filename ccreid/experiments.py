@@ -18,7 +18,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from .data.mannequins import benchmark
 from .data.samplers import PKSampler
-from .files import read_json, to_json, write_whole
+from .files import hold, read_json, shown, to_json, write_whole
 from .recipes import Recipe, readers_of
 from .registry import CHAINS, SEEDS, All, Row, resolve, rows_of
 from .results import ChainResults, Results, pack, unpack
@@ -70,7 +70,11 @@ def made(self:Sets, kind:str): # Of images
     images = _known(kind)
     if images.alone and images.folder: return _alone(kind, self[images.folder])
     if images.miniature is None: raise ValueError(f'No chain makes images {kind!r} for mannequins')
-    return _alone(kind, resolve(images.miniature)(self[''], self.root/f'{self.name}-{kind}'))
+    folder = self.root/f'{self.name}-{kind}'
+    self.root.mkdir(parents=True, exist_ok=True)
+    says = f'{shown(folder)}: waiting for another process that makes these images'
+    with hold(self.root/f'.{folder.name}.lock', says, wait=True):
+        return _alone(kind, resolve(images.miniature)(self[''], folder))
 
 @patch
 def read(self:Sets, kind:str): # Of images

@@ -4,7 +4,9 @@ import pytest, torch
 from ccreid.data.mannequins import MannequinWorld
 from ccreid.registry import CHAINS, SEEDS, rows_of
 from ccreid.experiments import Results, SameSteps, Sets, hand_over, results_table, run, run_row
-from ccreid.hsgl.miniature import DRESSED, GARMENTS, VARIANTS
+from ccreid.hsgl.chain import account_shsg, plan_fifth
+from ccreid.hsgl.miniature import DOSE, DRESSED, GARMENTS, VARIANTS, draw_people, dressed_for
+from ccreid.generation.jobs import only_generated
 from ccreid.recipes import build, recipe
 
 @pytest.fixture(scope='module')
@@ -20,6 +22,33 @@ def test_generated_sets_are_made_once_and_by_name(sets):
     assert extra.clothes.nunique()==GARMENTS and not set(extra.clothes) & set(real.train.clothes)
     assert len(sets['chpsg'].train)==(1+VARIANTS)*len(real.train)
     with pytest.raises(ValueError, match='No chain makes images'): sets['nothing']
+
+def test_the_dose_is_a_fifth_and_the_people_are_drawn_alike_each_time(sets):
+    real,whole,fifth = sets[''].train,sets['shsg'].train,sets['shsg-fifth'].train
+    made,all_made = (t[t.generated_by=='SHSG'] for t in (fifth, whole))
+    people = round(.2*len(real)/5)
+    assert len(made)==5*people and made.identity.nunique()==people==dressed_for(len(real))
+    assert (made.groupby('identity').garment.nunique()==5).all() and set(made.garment)==set(all_made.garment)
+    assert set(zip(made.source, made.garment))<set(zip(all_made.source, all_made.garment))
+    again = draw_people(all_made.drop_duplicates('identity'), len(real))
+    assert sorted(again.identity)==sorted(set(made.identity))
+    assert f'{people*GARMENTS} images, {DOSE:.0%} of the {len(real)} real ones' in plan_fifth(sets[''])
+    assert f'{len(made)/len(real):.1%} of {len(real)} real images' in account_shsg(made, fifth)
+
+def test_doses_are_what_the_paper_has_where_there_are_people_enough():
+    for real in range(90, 4000, 7): assert .18<=dressed_for(real)*GARMENTS/real<=.22 or real<125, real
+    assert dressed_for(3)==1
+
+def test_coarse_samples_alone(sets):
+    both,alone,real = sets['chpsg'],sets['chpsg-alone'],sets['']
+    assert (alone.train.generated_by=='CHPSG').all() and len(alone.train)==len(both.train)-len(real.train)
+    assert alone.train.path.tolist()==both.train.path[both.train.generated_by=='CHPSG'].tolist()
+    assert set(alone.train.identity)==set(real.train.identity)
+    for part in ('query','gallery'): assert getattr(alone, part).path.tolist()==getattr(real, part).path.tolist()
+    assert alone.protocols.keys()==real.protocols.keys()
+    with pytest.raises(ValueError, match='no training image is generated'): only_generated(real)
+    record = run_row(recipe('mannequins', 'fire', pretrain='chpsg-alone', epochs=2, pretrain_epochs=1), sets, 0, 'cpu')
+    assert record['pretraining_train']['share']==1 and record['train']['share']==0
 
 def test_an_epoch_with_generated_images_has_the_steps_of_the_real_ones(sets):
     r = recipe('mannequins', 'cal', generated='shsg')
