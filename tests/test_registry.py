@@ -53,7 +53,7 @@ PINNED = { # Hashes of the recipes of all rows whose figures are kept in benchma
     'hsgl: CAL + double SHSG + HSAL, α = 0.2, λ = 0.03': 'c3b07c78c4',
     'hsgl: CAL + double SHSG + HSAL, α = 0.2, λ = 0.1': '839dff9e04',
     'hsgl: CAL + double SHSG + HSAL, α = 0.2, λ = 0.3': '28f1dfdd40',
-    'hsgl: CAL + SHSG + HSAL, α = 0.2, λ = 1': '6c931478ab'}
+    'hsgl: CAL + double SHSG + HSAL, α = 0.2, λ = 1': '6c931478ab'}
 
 def test_the_recipes_of_kept_results_have_the_hashes_they_had():
     now = {f'{chain}: {row.name}': row.recipe.hash for chain in ('foundations','hsgl') for row in CHAINS[chain]}
