@@ -97,7 +97,8 @@ def _of_others(out):
 
 def _select(dataset, models, job, names, progress):
     "The record of a new selection"
-    chosen = select(dataset, models.keypoints, n=job['people'], m=job['garments'], progress=progress)
+    chosen = select(dataset, models.keypoints, n=job['people'], m=job['garments'], rule=job['rule'],
+                    progress=progress)
     name_of = dict(zip(dataset.train.path, names))
     people,garments = ([name_of[p] for p in rows.path] for rows in (chosen.people, chosen.garments))
     reasons = {k: int(n) for k,n in chosen.reasons().items()}
@@ -127,6 +128,7 @@ def choose(
     models,  # `Networks` or `StandIns`
     people:int=5, # n: images of each identity to dress
     garments:int=5, # m: images of the data set that give garments
+    rule:str='ordered', # Pose test: one of `POSE_RULES`; ours, the paper's is `paper`
     progress=None, # Called with (done, total)
 ): # Rows to dress, `GarmentLibrary`, and what is on record, with `reasons`
     "Select and take off, or read what was chosen; `FileExistsError` for another folder, else as `select` and networks"
@@ -134,7 +136,7 @@ def choose(
     if _of_others(out): raise FileExistsError(f'{out} holds something else than hard samples: choose another folder')
     images = digest('\n'.join(sorted(names)))[:16]
     keypoints = models.keypoints.settings
-    job = dict(data=dataset.name, images=images, people=people, garments=garments, keypoints=keypoints)
+    job = dict(data=dataset.name, images=images, people=people, garments=garments, rule=rule, keypoints=keypoints)
     with hold(out/'.choosing', f'{out}: another process is choosing, waiting for it', wait=True):
         clear_making(out)
         clear_making(out/'garments')
@@ -147,12 +149,13 @@ def make_hard(
     models,  # `Networks` or `StandIns`
     *, people:int=5, # n: images of each identity to dress
     garments:int=5,  # m: garments
+    rule:str='ordered', # Pose test, see `choose`
     progress=True, **kwargs, # Of `expand`
 ): # As of `expand`, with clothes labels by garment
     "SHSG: the best images of each person in garments that all share"
     out,tryon = Path(out).expanduser().absolute(),models.tryon
     bar = Rate() if progress is True else progress or None
-    rows,library,made = choose(dataset, out, models, people, garments, bar)
+    rows,library,made = choose(dataset, out, models, people, garments, rule, bar)
     reasons = ', '.join(f'{n} {k}' for k,n in made['reasons'].items() if k!='accepted')
     print(f'{len(rows)} images of {rows.identity.nunique()} people in {len(library)} garments; '
           f'of {len(dataset.train)} training images: {reasons}')

@@ -17,6 +17,7 @@ from .. import settings
 from ..data.mannequins.body import KEYPOINTS
 from ..data.transforms import _rgb
 from ..generation.edits import Interface
+from ..values import number
 from ..weights import WeightsNotFound,locate
 
 # %% ../../nbs/hsgl/keypoints.ipynb #84430353
@@ -105,28 +106,51 @@ class MediaPipeKeypoints:
         model,            # Path of a .task file
         people:int=2,     # Look for so many; 2 is enough to notice that somebody is not alone
         confidence=.5,    # Least confidence that there is a person
+        border:float=.25, # Grey on each side of a picture, in widths of it: more people are found in tight crops
     ):
         try: import mediapipe as mp
         except ImportError:
             raise ImportError("key points of photographs need MediaPipe: pip install 'ccreid[pose]'") from None
-        self.mp,self.settings = mp,dict(keypoints=Path(model).stem, people=people, confidence=confidence)
+        self.mp,self.settings = mp,dict(keypoints=Path(model).stem, people=people, confidence=confidence,
+                                      border=number(0, 10)(border))
         self.landmarker = _landmarker(model, people, confidence)
         weakref.finalize(self, self.landmarker.close) # also when Python ends
 
     def __call__(self, images, rows=None): return [self.detect(im) for im in images]
 
+# %% ../../nbs/hsgl/keypoints.ipynb #5c4c3b0a
+def _bordered(pixels, border):
+    "A picture with grey around it, and how many pixels that is on each side"
+    b = round(border*pixels.shape[1])
+    return np.pad(pixels, ((b,b),(b,b),(0,0)), constant_values=128) if b else np.ascontiguousarray(pixels), b
+
+def _without_border(points, width, height, b):
+    "Key points as fractions of the picture itself"
+    x,y,z,v = np.moveaxis(points, -1, 0)
+    wide,high = width+2*b,height+2*b
+    return np.stack([(x*wide-b)/width, (y*high-b)/height, z*wide/width, v], -1).astype(np.float32)
+
 # %% ../../nbs/hsgl/keypoints.ipynb #059d1f1a
 @patch
-def detect(self:MediaPipeKeypoints, image): # PIL image
-    "[33,4], None or [P,33,4]"
-    pixels = np.ascontiguousarray(_rgb(image))
+def _found(self:MediaPipeKeypoints, image, border):
+    "[P,33,4] of a picture with grey around it, the biggest person first"
+    pixels,b = _bordered(np.asarray(_rgb(image)), border)
     found = self.landmarker.detect(self.mp.Image(image_format=self.mp.ImageFormat.SRGB, data=pixels)).pose_landmarks
     points = [[(p.x, p.y, p.z, p.visibility or 0.) for p in one] for one in found]
-    points = np.array(points, np.float32).reshape(-1,33,4)
+    points = _without_border(np.array(points, np.float32).reshape(-1,33,4), *image.size, b)
     size = np.prod(points[...,:2].max(1)-points[...,:2].min(1), 1)
-    points = points[np.argsort(-size, kind='stable')]
+    return points[np.argsort(-size, kind='stable')]
+
+@patch
+def detect(self:MediaPipeKeypoints, image): # PIL image
+    "[33,4], None or [P,33,4]; with a border the picture is looked at twice, and who is seen in either counts"
+    points,border = self._found(image, 0),self.settings['border']
+    if border and len(points)<2:
+        again = self._found(image, border)
+        points = again if len(again) else points
     return None if len(points)==0 else points[0] if len(points)==1 else points
 
+# %% ../../nbs/hsgl/keypoints.ipynb #8cc25d86
 @patch(cls_method=True)
 def from_pretrained(cls:MediaPipeKeypoints,
     name='pose_landmarker_heavy', # As for `pose_model`

@@ -42,7 +42,7 @@ def draw_people(
 # %% ../../nbs/hsgl/miniature.ipynb #ed3d638f
 def _shsg(dataset, out, imperfections, all_people):
     "Dress people of the training set"
-    chosen = select(dataset, MannequinKeypoints(), n=DRESSED, m=GARMENTS)
+    chosen = select(dataset, MannequinKeypoints(), n=DRESSED, m=GARMENTS, rule='paper')
     library = collect_garments(chosen.garments, MannequinTryOff(), GarmentLibrary(Path(out)/'garments'))
     people = chosen.people if all_people else draw_people(chosen.people, len(dataset.train))
     tryon,images = MannequinTryOn(imperfections),Path(out)/'images'

@@ -182,11 +182,11 @@ def __repr__(self:Selection):
             f'{len(self.garments)} garments; of {len(self.images)} images: {counts})')
 
 # %% ../../nbs/hsgl/selection.ipynb #3626c6af
-def _verdict(found, rule, limits):
+def _verdict(found, rule, aspect, limits):
     "Reason of the pose test, '' for none"
     people = people_in(found)
     if len(people)!=1: return 'two people' if len(people) else 'no person'
-    return ', '.join(pose_faults(people[0], rule, **limits))
+    return ', '.join(pose_faults(people[0], rule, aspect, **limits))
 
 def _judged(part, detector, rule, limits):
     "(width, height, sharpness, reason) of each row of a part"
@@ -194,7 +194,7 @@ def _judged(part, detector, rule, limits):
     good = [i for i,o in enumerate(opened) if not isinstance(o, str)]
     rows,found = part.iloc[good].to_dict('records'),[]
     if detector and good: found = detector([opened[i][0] for i in good], rows=rows)
-    why = {i: _verdict(f, rule, limits) for i,f in zip(good, found)}
+    why = {i: _verdict(f, rule, opened[i][1]/opened[i][2], limits) for i,f in zip(good, found)}
     def one(i, o): return (0, 0, 0., f'unreadable: {o}') if isinstance(o, str) else (*o[1:], why.get(i, ''))
     return [one(i, o) for i,o in enumerate(opened)]
 
@@ -226,7 +226,7 @@ def select(
     detector=None,     # A `KeypointDetector`; None: no pose test, as in the released scripts
     n:int=5,           # Images of each identity to dress
     m:int=5,           # Images of the data set that give garments
-    rule='paper',      # Pose test: one of `POSE_RULES`
+    rule='ordered',    # Pose test: one of `POSE_RULES`; ours, the paper's is `paper`
     quality_rule='paper', # One of `QUALITY_RULES`
     distinct:bool=True, # At most one garment from each clothes label?
     batch:int=32,      # Pictures in one call of the detector
