@@ -133,14 +133,15 @@ def _wants(r, dataset, start):
     lacking = [r.generated]*(bool(r.generated) and 'generated_by' not in dataset.train)
     lacking += [r.pretrain]*(bool(r.pretrain) and start is None)
     if lacking: raise ValueError(
-        f"The recipe wants generated images ({', '.join(lacking)}): run it with run_row(recipe, Sets(dataset, folder), "
-        'seed), or `ccreid train` with --generated and --start')
+        f"The recipe wants generated images ({', '.join(lacking)}): make them with `ccreid generate`, then "
+        '`ccreid train --generated FOLDER` (and --start FILE after a pretraining); on mannequins run_row makes them')
 
 # %% ../nbs/runs.ipynb #283c8cd5
-def _saving(file, r, dataset, precision, start):
+def _saving(file, r, dataset, precision, start, steps):
     "The callback that saves and resumes, if there is a file"
     if not file: return []
     plan = dict(recipe=r.hash, images=train_hash(dataset), precision=precision or '', **_origin(dataset, start))
+    if steps: plan['steps'] = steps
     return [Checkpoint(file, plan=plan)]
 
 # %% ../nbs/runs.ipynb #df339709
@@ -157,11 +158,12 @@ def run(
     start=None, # A trained learner or model to start from, see `hand_over`
     trained=None, # Called with the learner when it is trained, before it is evaluated
     tests:dict|None=None, # Other data sets to evaluate on too, by name
+    steps:int|None=None, # End each epoch after so many, as one without generated images does
 ): # The learner, and the figures of the run as a dict
     "Train a recipe and evaluate its last epoch; `ValueError` where it lacks generated images or a pretraining"
     _wants(r, dataset, start)
-    saving = _saving(checkpoint, r, dataset, precision, start)
-    learn = build(r, dataset, seed, device, precision, num_workers, [*cbs, *saving])
+    saving,same = _saving(checkpoint, r, dataset, precision, start, steps),[SameSteps(steps)] if steps else []
+    learn = build(r, dataset, seed, device, precision, num_workers, [*cbs, *same, *saving])
     if start is not None: hand_over(start, learn)
     started = time.time()
     with progress(learn, quiet): learn.fit(r.epochs)

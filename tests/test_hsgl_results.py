@@ -150,3 +150,13 @@ def test_results_of_two_benchmarks_share_a_file(tmp_path):
 @pytest.mark.parametrize('change', [dict(generated='shsg'), dict(pretrain='chpsg')])
 def test_a_recipe_with_generated_images_is_not_run_without_them(sets, change):
     with pytest.raises(ValueError, match='run_row'): run(recipe('mannequins', 'fire', epochs=1, **change), sets[''], 0, 'cpu', quiet=True)
+
+
+def test_epochs_end_after_so_many_steps_and_a_resumed_run_has_the_same(sets, tmp_path):
+    r = recipe('mannequins', 'identity', epochs=2)
+    record = run(r, sets['chpsg'], 0, 'cpu', quiet=True, steps=2, checkpoint=tmp_path/'c.pth')[1]
+    assert record['steps']==4 and record['images_seen']==4*r.identities*r.images
+    assert run(r, sets['chpsg'], 0, 'cpu', quiet=True, steps=2, checkpoint=tmp_path/'c.pth')[1]['protocols']==record['protocols']
+    for steps in 3,None:
+        with pytest.raises(ValueError, match='steps'): run(r, sets['chpsg'], 0, 'cpu', quiet=True, steps=steps, checkpoint=tmp_path/'c.pth')
+    with pytest.raises(ValueError, match='ccreid generate'): run(recipe('mannequins', 'cal', generated='shsg'), sets[''], 0, 'cpu')

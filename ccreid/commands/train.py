@@ -28,6 +28,8 @@ def _add_recipe(parser):
     parser.add_argument('--method', help=help_text(_methods()))
     parser.add_argument('--epochs', type=of_rule(whole(1)),
                         help='another length; milestones and start epoch are scaled')
+    parser.add_argument('--steps', type=of_rule(whole(1)), metavar='N',
+                        help='end each epoch after N steps, to compare runs with more and fewer images')
     add_pairs(parser, '--set', 'NAME=VALUE', 'change a setting of the recipe')
     add_seed(parser)
 
@@ -76,7 +78,7 @@ def _recipe(options):
     method = [] if options.method is None else [options.method]
     changes = values_of(pairs(options.set)) | ({} if options.epochs is None else dict(epochs=options.epochs))
     r = recipe(options.data, *method, **changes)
-    asked = {k: getattr(options, k) for k in ('generated','start','hold_out','precision')}
+    asked = {k: getattr(options, k) for k in ('generated','start','hold_out','precision','steps')}
     differing = {k: str(v) for k,v in asked.items() if v}
     if r.hash!=recipe(options.data, *method).hash: differing['recipe'] = r.hash
     return r,differing
@@ -153,7 +155,7 @@ def _train(options, r, dataset, held, start, out):
     from ccreid.training.retrieval import RetrievalEval
     looking = [RetrievalEval(held, every=options.every)] if held is not None else []
     learn, record = run(r, dataset, options.seed, options.device, options.precision, out/'checkpoint.pth',
-                        quiet=options.quiet, num_workers=options.workers, cbs=looking, start=start,
+                        quiet=options.quiet, num_workers=options.workers, cbs=looking, start=start, steps=options.steps,
                         trained=lambda learn: export_reid(learn, out/f'{r.method}.safetensors'))
     write_whole(out/'metrics.json', to_json(record | _sources(options, dataset), indent=1))
     return learn

@@ -9,7 +9,7 @@ __all__ = ['PARTS', 'KINDS', 'SHARED', 'load_parser', 'load_inpainter', 'parts',
            'models_for', 'count_left', 'generate', 'label_garments', 'read_generated', 'add_samples', 'only_generated']
 
 # %% ../../nbs/generation/jobs.ipynb #2bc6062b
-import inspect,warnings
+import inspect,os,sys,warnings
 from pathlib import Path
 import pandas as pd
 import torch
@@ -76,11 +76,14 @@ class Networks:
 
 # %% ../../nbs/generation/jobs.ipynb #817a5fb5
 def load_object(
-    name:str, # 'module:attribute'
+    name:str, # 'module:attribute'; the module may lie in the current folder
 ):
     "An object by its name; `ValueError` in one line where there is none"
+    here = os.getcwd()
+    sys.path.append(here)
     try: return resolve(name)
     except ValueError as e: raise ValueError(f"{e}; it is written 'module:attribute'") from None
+    finally: sys.path.remove(here)
 
 # %% ../../nbs/generation/jobs.ipynb #b72a7f0f
 class StandIns:

@@ -27,9 +27,24 @@ class Recloth:
         generated_by:str='', # Name for the table
     ):
         self.parser,self.inpaint,self.prompt,self.mask = parser,inpaint,prompt,mask
-        self.generated_by,self.accept = generated_by,getattr(inpaint, 'accept', ())
+        self.generated_by,self.accept,self.masks = generated_by,getattr(inpaint, 'accept', ()),{}
         asked = _called(prompt) if callable(prompt) else prompt
         self.settings = dict(parser=_called(parser), inpainter=_called(inpaint), prompt=asked, mask=mask)
+
+# %% ../../nbs/generation/recloth.ipynb #e82510b7
+@patch
+def masks_of(self:Recloth,
+    images, # PIL images
+    rows, # One dict each, with `path`
+)->list: # Arrays [H,W] bool, one each
+    "Where to paint; an image of which several variants are made is parsed once"
+    new = {}
+    for image,row in zip(images, rows):
+        if row['path'] not in self.masks: new.setdefault(row['path'], (image,row))
+    maps = self.parser([o for o,_ in new.values()], rows=[r for _,r in new.values()]) if new else []
+    known = self.masks | {path: clothes_mask(main_person(m), self.mask) for path,m in zip(new, maps, strict=True)}
+    self.masks = {row['path']: known[row['path']] for row in rows}
+    return [known[row['path']] for row in rows]
 
 # %% ../../nbs/generation/recloth.ipynb #75e981ec
 @patch
@@ -46,7 +61,7 @@ def texts(self:Recloth,
 @patch
 def __call__(self:Recloth, images, rows, variants, seeds):
     "An image each, with its text where texts differ; `SkipImage` where there is nothing to paint"
-    masks = [clothes_mask(main_person(m), self.mask) for m in self.parser(images, rows=rows)]
+    masks = self.masks_of(images, rows)
     texts = self.texts(rows, variants)
     made = self.inpaint(images, masks, texts, seeds, rows=rows)
     if callable(self.prompt):

@@ -34,7 +34,9 @@ _here,_show = 'ccreid.hsgl.chain:','ccreid.hsgl.try_on:show_hard_samples'
 
 IMAGES = { # Kinds of images
     'chpsg': Images('coarse samples, inpainted', _mini+'chpsg', _jobs+'make_coarse',
-        dict(variants=Option(whole(1), 10, 'images made of each training image'))),
+        dict(variants=Option(whole(1), 10, 'images made of each training image'),
+             prompt=Option(text(), 'paper', 'text that is painted: `paper`, `released`, or words of your own'),
+             mask=Option(text(('released','paper')), 'released', 'what is painted anew'))),
     'shsg': Images('hard samples, try-on', _mini+'shsg', _jobs+'make_hard',
         dict(people=Option(whole(1), 5, 'images of each person to dress'),
              garments=Option(whole(1), 5, 'garments that all of them are dressed in'),

@@ -60,10 +60,13 @@ def make_coarse(
     out,     # Folder: an expansion
     models,  # `Networks` or `StandIns`
     *, variants:int=10, # Of each training image
+    prompt:str='paper', # See `generate_coarse_samples`
+    mask:str='released', # Likewise
     **kwargs, # Of `expand`
 ): # As of `expand`
     "CHPSG: each training image in other clothes, which nobody knows"
-    made = generate_coarse_samples(dataset.train, models.parser, models.inpainter, out, variants, **kwargs)
+    made = generate_coarse_samples(dataset.train, models.parser, models.inpainter, out, variants, prompt, mask,
+                                   **kwargs)
     return count_left(made, variants*len(dataset.train))
 
 # %% ../../nbs/hsgl/generating.ipynb #4e4732ac
