@@ -64,6 +64,7 @@ def _alone(kind, dataset):
     from ccreid.generation.jobs import only_generated
     return only_generated(dataset) if _known(kind).alone else dataset
 
+# %% ../nbs/experiments.ipynb #66f60f1a
 @patch
 def made(self:Sets, kind:str): # Of images
     "The benchmark with images of a kind; `ValueError` where no chain makes them for mannequins"
@@ -76,6 +77,7 @@ def made(self:Sets, kind:str): # Of images
     with hold(self.root/f'.{folder.name}.lock', says, wait=True):
         return _alone(kind, resolve(images.miniature)(self[''], folder))
 
+# %% ../nbs/experiments.ipynb #d9ca4a67
 @patch
 def read(self:Sets, kind:str): # Of images
     "The data set with the images of a folder; `ValueError` where none is named"

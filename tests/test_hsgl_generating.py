@@ -18,8 +18,9 @@ from ccreid.data.samples import DataError, hold_out
 from ccreid.experiments import hand_over, train_hash
 from ccreid.generation import inpainting, parsing
 from ccreid.generation.expansion import SkipImage, read_expansion
-from ccreid.generation.jobs import Networks, StandIns, add_samples, generate, models_for, read_generated
-from ccreid.generation.stand_ins import MannequinTryOff
+from ccreid.generation.jobs import Networks, StandIns, add_samples, generate, load_object, models_for, read_generated
+from ccreid.generation.stand_ins import MannequinInpainter, MannequinParser, MannequinTryOff
+from ccreid.hsgl.coarse import generate_coarse_samples
 from ccreid.hsgl import generating, idm_vton, keypoints, try_off
 from ccreid.models.reid_model import ReIDModel
 from ccreid.recipes import recipe
@@ -314,3 +315,23 @@ def test_hand_over_wants_the_same_network():
     for other in (ReIDModel('resnet_mini', neck='bn-no-bias'), ReIDModel('resnet_mini', pool='avg'), ReIDModel('resnet18')):
         with pytest.raises(ValueError, match='another one') as e: hand_over(other, a)
         assert '\n' not in str(e.value)
+
+
+def test_a_picture_is_parsed_once_however_many_variants(root, tmp_path):
+    from ccreid.generation.recloth import Recloth
+    dataset,seen = load_dataset('prcc', root, verbose=False),[]
+    class Parser(MannequinParser):
+        def __call__(self, images, rows=None): seen.extend(r['path'] for r in rows); return super().__call__(images, rows=rows)
+    rows = dataset.train.head(3)
+    one = generate_coarse_samples(rows, Parser(), MannequinInpainter(), tmp_path/'one', 5, batch=4, progress=False)
+    assert sorted(seen)==sorted(rows.path) and len(one)==15
+    other = generate_coarse_samples(rows, MannequinParser(), MannequinInpainter(), tmp_path/'other', 5, batch=15, progress=False)
+    assert [Path(p).read_bytes() for p in one.path]==[Path(p).read_bytes() for p in other.path]
+
+def test_objects_of_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path/'mine_here.py').write_text('thing = 3')
+    with pytest.raises(ValueError, match='cannot be imported'): load_object('mine_here:thing')
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    assert load_object('mine_here:thing')==3 and sys.path==before
+    sys.modules.pop('mine_here')

@@ -46,7 +46,7 @@ def shoulder_order(
     keypoints, # [33,4]
     aspect:float, # Width of the picture over its height
 )->float: # Positive from the front, negative from behind, near 0 from the side; about 0.7 at the most
-    "How far the left shoulder is to the right of the right one, in lengths of the trunk; `ValueError` as `face_measures`"
+    "How far the left shoulder lies to the right of the other, in lengths of the trunk; raises as `face_measures`"
     points = _one_person(keypoints)[[11,12,23,24],:2]*[aspect,1]
     left,right = points[:2]
     trunk = np.linalg.norm(points[:2].mean(0)-points[2:].mean(0))
@@ -62,6 +62,7 @@ def _face_faults(m, k, rule):
     if rule=='released': faults['score too high'] = not m['score'] < k['score']
     return [name for name,wrong in faults.items() if wrong]
 
+# %% ../../nbs/hsgl/selection.ipynb #b84cea7c
 def pose_faults(
     keypoints,    # [33,4]
     rule='paper', # One of `POSE_RULES`
