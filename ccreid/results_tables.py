@@ -10,7 +10,7 @@ __all__ = ['per_cent', 'query_values', 'difference', 'results_table']
 # %% ../nbs/results_tables.ipynb #229f0da5
 import numpy as np, pandas as pd
 from .registry import rows_of
-from .evaluation.statistics import paired_bootstrap
+from .evaluation.statistics import paired_bootstrap,two_way_interval
 from .results import ChainResults,Results
 
 # %% ../nbs/results_tables.ipynb #121a7829
@@ -35,6 +35,7 @@ def difference(
     baseline, # Records of the baseline, same seeds in the same order
     protocol:str, # Name of the protocol
     what:str='R1', # `R1` or `mAP`
+    interval=paired_bootstrap, # Or `two_way_interval`
 )->tuple: # Difference, low and high end of its 95 % interval, in points
     "Paired difference of two rows; `ValueError` if their seeds or queries differ, or no query counts"
     if [r['seed'] for r in records]!=[r['seed'] for r in baseline]:
@@ -45,7 +46,7 @@ def difference(
                          f'those of {protocol} differ')
     if not len(ids): raise ValueError(f'{protocol}: no query counts, so there is no difference')
     a, b = (np.stack([query_values(r, protocol, what) for r in rs]) for rs in (records, baseline))
-    return tuple(100*v for v in paired_bootstrap(a, b, ids))
+    return tuple(100*v for v in interval(a, b, ids))
 
 # %% ../nbs/results_tables.ipynb #00296965
 def _mean(values):

@@ -3,11 +3,13 @@ import subprocess, sys
 from fractions import Fraction
 import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, settings, strategies as st
+from scipy import stats
 from ccreid.evaluation.cross_modality import DrawnPerCamera
 from ccreid.evaluation.metrics import (retrieval_metrics, metrics_from_distances, evaluate, mean_metrics, RetrievalMetrics,
                                        paired_bootstrap)
 from ccreid.evaluation.protocols import Protocol, STANDARD, SAME_CLOTHES, CLOTHES_CHANGING, SETTINGS, protocols_for
 from ccreid.evaluation.ranking import count_within
+from ccreid.evaluation.statistics import two_way_interval, variance_components
 
 pytestmark = pytest.mark.filterwarnings('ignore:none of the')
 THREE = (STANDARD, SAME_CLOTHES, CLOTHES_CHANGING)
@@ -342,6 +344,57 @@ def test_bootstrap_equals_a_loop_in_distribution():
     draws = [loop_bootstrap(a - b, identity, lambda n: rng.integers(n, size=n)) for _ in range(4000)]
     assert d == pytest.approx((a - b).mean())
     assert np.allclose([low, high], np.quantile(draws, [.025, .975]), atol=.06*(high - low))
+
+def loop_two_way(y, level=.95):
+    "Cells [seeds][people] -> components and interval, written from the equations"
+    S,P = len(y),len(y[0])
+    m = sum(sum(row) for row in y)/(S*P)
+    persons = [sum(y[s][p] for s in range(S))/S for p in range(P)]
+    seeds = [sum(y[s])/P for s in range(S)]
+    mp = S*sum((v-m)**2 for v in persons)/(P-1)
+    ms = P*sum((v-m)**2 for v in seeds)/(S-1)
+    me = sum((y[s][p]-persons[p]-seeds[s]+m)**2 for s in range(S) for p in range(P))/((P-1)*(S-1))
+    components = [max(0, (mp-me)/S)**.5, max(0, (ms-me)/P)**.5, me**.5]
+    kept = ([(1, mp, P-1)] if mp>me else []) + ([(1, ms, S-1)] if ms>me else [])
+    if len(kept)!=1: kept.append((1-len(kept), me, (P-1)*(S-1)))
+    total = sum(c*v for c,v,_ in kept)
+    nu = max(1, total**2/sum((c*v)**2/d for c,v,d in kept))
+    return components, m, stats.t.ppf((1+level)/2, nu)*(total/(S*P))**.5
+
+@pytest.mark.parametrize('people,seeds,rest', [(5, 0, 20), (0, 3, 20), (0, 0, 20), (9, 3, 1), (0, 4, .1), (7, 0, 0)])
+def test_two_way_interval_equals_loops(people, seeds, rest):
+    for k in range(20):
+        rng = np.random.default_rng(k)
+        y = rng.normal(1, people, 6) + rng.normal(0, seeds, (4, 1)) + rng.normal(0, rest, (4, 6))
+        a,identity = np.repeat(y, 3, axis=1),np.repeat([4, 9, 2, 7, 30, 5], 3)
+        components,mean,half = loop_two_way(y.tolist())
+        np.testing.assert_allclose(variance_components(a, a*0, identity), components, atol=1e-6)
+        np.testing.assert_allclose(two_way_interval(a, a*0, identity), (mean, mean-half, mean+half), atol=1e-9)
+        shuffled = rng.permutation(18)
+        np.testing.assert_allclose(two_way_interval(a[::-1][:,shuffled], a*0, identity[shuffled]),
+                                   (mean, mean-half, mean+half), atol=1e-9)
+
+def test_two_way_interval_holds_what_it_says_where_people_differ_in_queries():
+    held,bootstrap = [],[]
+    for k in range(400):
+        rng = np.random.default_rng(k)
+        identity = np.repeat(np.arange(30), rng.integers(1, 8, 30))
+        y = (rng.normal(0, 5, 30) + rng.normal(0, 1, (5, 1)) + rng.normal(0, 20, (5, 30)))[:,identity]
+        d = two_way_interval(y, y*0, identity)
+        assert d.difference==pytest.approx(y.mean())
+        held.append(d.low<=0<=d.high)
+    assert .92 <= np.mean(held) <= .99
+
+def test_two_way_interval_of_one_seed_is_students():
+    rng = np.random.default_rng(3)
+    y = rng.normal(2, 5, 25)
+    expected = stats.ttest_1samp(y, 0).confidence_interval(.9)
+    np.testing.assert_allclose(two_way_interval(y, y*0, np.arange(25), level=.9)[1:], expected)
+    assert two_way_interval(y*0+1, y*0, np.arange(25))==(1, 1, 1)
+    for f in two_way_interval,variance_components:
+        with pytest.raises(ValueError, match='one person'): f([1, 2], [1, 1], [5, 5])
+        with pytest.raises(ValueError, match='query_identity has 3'): f(y, y, [1, 2, 3])
+        with pytest.raises(ValueError, match='nan'): f([1, np.nan], [1, 1], [5, 6])
 
 def test_bootstrap_is_paired_and_antisymmetric():
     a, identity = np.random.default_rng(1).uniform(size=50), np.arange(50)//5
