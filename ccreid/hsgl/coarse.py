@@ -33,7 +33,7 @@ def generate_coarse_samples(
     parser,             # A `HumanParser`
     inpaint,            # A `ClothesInpainter`
     out,                # Folder of the generated images
-    variants:int=10,    # Of each image; 10 in the paper
+    variants:int=10,    # Of each image; 10 in the released script
     prompt:str='paper', # A name of `PROMPTS`, or a text
     mask:str='released', # Rule of `clothes_mask`
     **kwargs,           # Of `expand`: seed, batch, shard, limit, progress ...

@@ -22,9 +22,9 @@ def adjust_distances(
     distances:Tensor,     # [n,n], at least 0
     hard_positive:Tensor, # Bool [n,n]
     hard_negative:Tensor, # Bool [n,n], nowhere true together with `hard_positive`
-    alpha:float,          # Relative change, 0 <= alpha < 1 (the paper: 0.05)
+    alpha:float,          # Relative change, 0 <= alpha < 1; 0.05 in the released scripts
 )->Tensor: # [n,n], differentiable in `distances`; raises `ValueError` for another alpha or shape
-    "Hard positives times 1+alpha, hard negatives times 1-alpha (HSGL, Eq. 6 to 8)"
+    "Hard positives times 1+alpha, hard negatives times 1-alpha (HSGL, Eq. 6, 7 and Algorithm 1)"
     _check(alpha)
     if not distances.shape==hard_positive.shape==hard_negative.shape:
         raise ValueError(f'distances {tuple(distances.shape)}, hard positives {tuple(hard_positive.shape)} and '
