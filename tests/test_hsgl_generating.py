@@ -258,6 +258,16 @@ def test_train_with_generated_images(ccreid, root, dataset, whole, pretrained, t
     rest = hold_out(dataset, 1, 0)[0]
     assert classes==rest.clothes+read_generated(whole/'shsg', rest).garment.nunique()>rest.clothes # CAL tells the garments apart
 
+def test_pretraining_on_coarse_samples_alone(ccreid, root, dataset, whole, tmp_path):
+    words = '--method','identity','--generated',whole/'chpsg','--only-generated'
+    code, out, err = train(ccreid, root, *words, '--out',tmp_path/'r')
+    assert code==0 and '200.0% of' in out and 'Trained on them alone' in out, err
+    record = json.loads((tmp_path/'r'/'metrics.json').read_text())
+    assert record['recipe']['generated']=='chpsg-alone' and record['images_seen']==2*len(dataset.train)
+    assert record['train']['share']==1 and record['train']['images']==2*len(dataset.train)
+    code, out, err = train(ccreid, root, '--method','identity', '--only-generated', '--out',tmp_path/'s')
+    assert code==1 and '--only-generated needs --generated' in err and not (tmp_path/'s').exists()
+
 def load_clothes(run):
     return torch.load(run/'checkpoint.pth', weights_only=True)['model']['aux.clothes_classifier.weight'].shape[0]
 

@@ -50,6 +50,8 @@ def _add_images(parser):
     "Generated images, and weights to start from"
     parser.add_argument('--generated', type=place, metavar='FOLDER', help=
         'train on generated images too, those that `ccreid generate` left there; epochs become longer')
+    parser.add_argument('--only-generated', action='store_true', help=
+        'train on the images of --generated alone, without the real ones, as a pretraining')
     parser.add_argument('--start', type=place, metavar='FILE', help=
         'start from the backbone and neck of a trained model (safetensors), such as a pretraining')
 
@@ -75,10 +77,11 @@ def _options(parser):
 def _recipe(options):
     "The recipe, and what differs from the plain one of that method"
     from ccreid.recipes import recipe, values_of
+    if options.only_generated and not options.generated: raise ValueError('--only-generated needs --generated FOLDER')
     method = [] if options.method is None else [options.method]
     changes = values_of(pairs(options.set)) | ({} if options.epochs is None else dict(epochs=options.epochs))
     r = recipe(options.data, *method, **changes)
-    asked = {k: getattr(options, k) for k in ('generated','start','hold_out','precision','steps')}
+    asked = {k: getattr(options, k) for k in ('generated','only_generated','start','hold_out','precision','steps')}
     differing = {k: str(v) for k,v in asked.items() if v}
     if r.hash!=recipe(options.data, *method).hash: differing['recipe'] = r.hash
     return r,differing
@@ -97,12 +100,14 @@ def _check_trainable(options, dataset):
 def _with_generated(options, dataset, r):
     "The data set with the images of a folder, and a recipe that knows"
     from dataclasses import replace
-    from ccreid.generation.jobs import add_samples, read_generated
+    from ccreid.generation.jobs import add_samples, only_generated, read_generated
     samples = read_generated(options.generated, dataset)
     about,by = samples.attrs['expansion'],'+'.join(sorted(set(samples.generated_by)))
-    print(f"{len(samples)} generated images ({by}) from {options.generated}; left out: {about['elsewhere']} made of "
-          f"images that are not trained on, {about['damaged']} gone or damaged")
-    return add_samples(dataset, samples), r if r.generated else replace(r, generated=by.lower())
+    print(f"{len(samples)} generated images ({by}) from {options.generated}, {len(samples)/len(dataset.train):.1%} of "
+          f"{len(dataset.train)} real ones; left out: {about['elsewhere']} made of images that are not trained on, "
+          f"{about['damaged']} gone or damaged" + '. Trained on them alone'*options.only_generated)
+    joined,kind = add_samples(dataset, samples),by.lower()+'-alone'*options.only_generated
+    return only_generated(joined) if options.only_generated else joined, r if r.generated else replace(r, generated=kind)
 
 # %% ../../nbs/commands/train.ipynb #b1caa43d
 def _dataset(options, r):
