@@ -159,12 +159,12 @@ def _train(name, settings, sets, out, quick, seed, device, log):
 
 # %% ../nbs/demo.ipynb #ddbaab65
 def _protocol_in_words(quick, seed, records):
-    kinds = dict.fromkeys(r['recipe']['generated'] for r in records.values())
+    generated = any(r['recipe']['generated'] for r in records.values())
     return ''.join(['A tiny world for a quick look: the figures mean nothing. '*quick,
         f"Drawn people in PRCC's layout (world {'quick' if quick else world_hash('mannequins')}), ",
         'multi-shot: all images of camera A are the gallery, camera B asks in the same clothes and camera C in ',
         f'changed clothes. Last epoch, seed {seed}, cosine distance, mirrored views added.',
-        *(f' {k.upper()} images take the place of real ones, same number of steps.' for k in kinds if k)])
+        ' Generated images take the place of real ones, same number of steps.'*generated])
 
 # %% ../nbs/demo.ipynb #d1b528ad
 def _demo(out, quick, seed, device, log):

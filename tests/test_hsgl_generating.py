@@ -266,7 +266,7 @@ def test_pretraining_on_coarse_samples_alone(ccreid, root, dataset, whole, tmp_p
     assert record['recipe']['generated']=='chpsg-alone' and record['images_seen']==2*len(dataset.train)
     assert record['train']['share']==1 and record['train']['images']==2*len(dataset.train)
     code, out, err = train(ccreid, root, '--method','identity', '--only-generated', '--out',tmp_path/'s')
-    assert code==1 and '--only-generated needs --generated' in err and not (tmp_path/'s').exists()
+    assert code==2 and '--only-generated needs --generated' in err and not (tmp_path/'s').exists()
 
 def load_clothes(run):
     return torch.load(run/'checkpoint.pth', weights_only=True)['model']['aux.clothes_classifier.weight'].shape[0]

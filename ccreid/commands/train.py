@@ -107,7 +107,8 @@ def _with_generated(options, dataset, r):
           f"{len(dataset.train)} real ones; left out: {about['elsewhere']} made of images that are not trained on, "
           f"{about['damaged']} gone or damaged" + '. Trained on them alone'*options.only_generated)
     joined,kind = add_samples(dataset, samples),by.lower()+'-alone'*options.only_generated
-    return only_generated(joined) if options.only_generated else joined, r if r.generated else replace(r, generated=kind)
+    if options.only_generated: joined = only_generated(joined)
+    return joined, r if r.generated else replace(r, generated=kind)
 
 # %% ../../nbs/commands/train.ipynb #b1caa43d
 def _dataset(options, r):
