@@ -267,29 +267,30 @@ class All(Mapping):
         "Which chain brought it"
         return self._find()[name][0]
 
-# %% ../nbs/registry.ipynb #41a42c9e
+# %% ../nbs/registry.ipynb #6fbdf736
 class _Rows(All):
     "Rows by chain, of the chains that have some"
     def _find(self): return {c.name: (c,list(c.rows)) for c in chains() if c.rows}
 
 CHAINS = _Rows('rows') # Rows by chain
 
+# %% ../nbs/registry.ipynb #41a42c9e
 def rows_of(
     chain:str, # One of `CHAINS`
-    which='core', # `core`, `extended` (all but the core), `all`, a part's name, or a list of names of rows
+    which='core', # `core`, `extended` (all but the core), `all`, name of a part or of a row, or a list of such names
 )->list: # Of `Row`
     "Rows of a chain; `ValueError` for a chain, part or row that does not exist"
     if chain not in CHAINS: raise ValueError(f"Unknown chain {chain!r}: choose from {', '.join(CHAINS)}")
-    rows = CHAINS[chain]
-    if isinstance(which, str): return _of_part(chain, rows, which)
-    known = [row.name for row in rows]
-    if unknown := set(which)-set(known):
-        raise ValueError(f"Chain {chain} has no row {', '.join(sorted(unknown))}: it has {', '.join(known)}")
-    return [row for row in rows if row.name in which]
+    rows,which = CHAINS[chain],[which] if isinstance(which, str) else list(which)
+    parts,names = _parts(rows),[row.name for row in rows]
+    if unknown := [o for o in which if o not in parts and o not in names]:
+        raise ValueError(f"Chain {chain} has no rows {unknown[0]!r}: choose from {', '.join(parts)}, "
+                         f"or names of rows, such as {names[0]!r}")
+    chosen = {p for o in which for p in parts.get(o, ())}
+    return [row for row in rows if row.part in chosen or row.name in which]
 
 # %% ../nbs/registry.ipynb #2ce5587b
-def _of_part(chain, rows, which):
+def _parts(rows):
+    "Parts that each word stands for"
     parts = list(dict.fromkeys(row.part for row in rows))
-    chosen = {'all': parts, 'extended': [p for p in parts if p!='core']} | {p: [p] for p in parts}
-    if which not in chosen: raise ValueError(f"Chain {chain} has no rows {which!r}: choose from {', '.join(chosen)}")
-    return [row for row in rows if row.part in chosen[which]]
+    return {'all': parts, 'extended': [p for p in parts if p!='core']} | {p: [p] for p in parts}

@@ -267,7 +267,7 @@ def test_a_broken_thing_of_one_chain_harms_no_other(beside):
     assert 'chpsg' in KINDS and 'greedy' in KINDS and not {'dots','dashes'} & set(KINDS)
     assert not {'lens','film'} & parts().keys() and Networks('cpu').names['parser']
     with pytest.raises(ValueError, match='Unknown setting often'): recipe('mannequins', 'cal', often=2)
-    assert _options('chpsg', dict(seed=0, batch=8))==dict(variants=10, seed=0, batch=8)
+    assert _options('chpsg', dict(seed=0, batch=8))==dict(variants=10, prompt='paper', mask='released', seed=0, batch=8)
     with pytest.raises(ValueError, match='garments is an option of shsg'): _options('chpsg', dict(garments=3))
 
 

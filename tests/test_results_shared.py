@@ -365,9 +365,9 @@ def test_the_demos_figures_are_strict_json_and_whole(tmp_path, monkeypatch):
     nan, lines = float('nan'), []
     empty = dict(R1=nan, R5=nan, mAP=nan, mINP=nan, hits='', ap=[], identities=[])
     def run(r, *a, **k): return None, dict(seed=0, seconds=1., recipe=r.as_dict(), protocols={'clothes-changing': dict(empty), 'same-clothes': figures()})
-    world = SimpleNamespace(write=lambda *a, **k: SimpleNamespace(train=SimpleNamespace(identity=pd.Series([1]))))
+    world = SimpleNamespace(write=lambda *a, **k: SimpleNamespace(train=pd.DataFrame(dict(identity=[1]))))
     for name,value in dict(run=run, quick_world=lambda: world, PKSampler=lambda *a: SimpleNamespace(batches=1), export_reid=lambda *a: None, write_report=lambda *a: None,
-                           generated_images=lambda *a: (None, ''), Sets=lambda dataset, root: {'': dataset, 'shsg': dataset}).items(): monkeypatch.setattr(demo, name, value)
+                           generated_images=lambda *a: (None, ''), Sets=lambda dataset, root: {'': dataset, 'shsg-fifth': dataset}).items(): monkeypatch.setattr(demo, name, value)
     summary = demo.demo(tmp_path, quick=True, log=lines.append)
     saved = strict(tmp_path/'metrics.json')
     assert saved['methods']['CAL']['protocols']['clothes-changing']['mAP'] is None and saved['methods']['CAL']['protocols']['same-clothes']['mAP']==.4

@@ -37,8 +37,9 @@ def _add_chains(parser):
 def _options(parser):
     "Options of `ccreid reproduce`"
     _add_chains(parser)
-    parser.add_argument('--rows', default='core',
-                        help='core, extended (all the others), all, or the name of a part (core)')
+    parser.add_argument('--rows', action='append',
+                        help='core, extended (all the others), all, or the name of a part or of a row; '
+                             'may be repeated (core)')
     _add_data(parser)
     add_out(parser, 'JSON file of the results (runs/CHAIN.json, with --data runs/DATA-CHAIN.json)')
     parser.add_argument('--seeds', type=of_rule(whole(1, len(SEEDS))), default=len(SEEDS), metavar='N',
@@ -85,6 +86,7 @@ def _file(options):
 
 def _check(options):
     "`ValueError` where rows are unknown, or an option lacks its `--data`"
+    options.rows = options.rows or ['core']
     rows_of(options.chain, options.rows)
     given = [*layout_options(options), *(k for k in ('generated','precision','workers') if getattr(options, k))]
     if given and options.data is None:
