@@ -345,3 +345,26 @@ def test_objects_of_the_current_folder(tmp_path, monkeypatch):
     before = list(sys.path)
     assert load_object('mine_here:thing')==3 and sys.path==before
     sys.modules.pop('mine_here')
+
+# --- the paper's table on a data set of photographs
+
+def test_rows_of_the_table_run_on_photographs(ccreid, root, whole, photographs, tmp_path, monkeypatch):
+    from dataclasses import replace
+    from ccreid.registry import Row, rows_of
+    from ccreid.recipes import miniature
+    full = Row.recipe.fget
+    small = dict(backbone='resnet_mini', pretrained=False, size=(64,32), identities=4, images=2)
+    monkeypatch.setattr(Row, 'recipe', property(lambda row: replace(miniature(full(row), 3), **small))) # three epochs of a small network
+    rows = 'CAL','CAL + SHSG + HSAL','FIRe² + CHPSG + SHSG + HSAL'
+    line = ['reproduce','hsgl','--data','prcc','--root',photographs,'--seeds','1','--device','cpu','--out',tmp_path/'r.json',*(w for row in rows for w in ('--rows',row))]
+    code,out,err = ccreid(*line)
+    assert code==2 and 'Rows want chpsg and shsg images' in err and '--generated chpsg=FOLDER --generated shsg=FOLDER' in err
+    code,out,err = ccreid(*line, '--generated',f"chpsg={whole/'chpsg'}", '--generated',f"shsg={whole/'shsg'}", '--workers','0')
+    assert code==0 and '3/3 FIRe² + CHPSG + SHSG + HSAL, seed 0: ' in out, err
+    records = {r['row']: r for r in json.loads((tmp_path/'r.json').read_text())['records']}
+    assert set(records)==set(rows) and {r['data'] for r in records.values()}=={'prcc'}
+    hard = len(images(whole/'shsg'))
+    real = len(load_dataset('prcc', photographs, verbose=False).train)
+    for row in rows[1:]: assert records[row]['train']['generated']==hard and records[row]['train']['images']==hard+real, row
+    assert records[rows[2]]['pretraining_train']==dict(images=2*real, generated=2*real, share=1., per_person=2*real/4)
+    assert records['CAL']['recipe']['data']=='prcc' and records['CAL']['steps']==records[rows[1]]['steps']
