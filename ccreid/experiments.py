@@ -6,9 +6,9 @@ Docs: https://ccreid.github.io/ccreid/experiments.html.md"""
 
 # %% auto #0
 __all__ = ['Sets', 'pretrained', 'run_row', 'data_hash', 'reproduce', 'CHAINS', 'SEEDS', 'Row', 'Results', 'ChainResults',
-           'difference', 'pack', 'query_values', 'results_table', 'unpack', 'SameSteps', 'compared_features',
-           'compared_table', 'environment', 'figures', 'hand_over', 'multi_shot', 'read_features', 'run',
-           'share_generated', 'train_hash']
+           'compare_rows', 'difference', 'pack', 'query_values', 'results_table', 'unpack', 'SameSteps',
+           'compared_features', 'compared_table', 'environment', 'figures', 'hand_over', 'multi_shot', 'read_features',
+           'run', 'share_generated', 'train_hash']
 
 # %% ../nbs/experiments.ipynb #2ac70188
 import ccreid.compat
@@ -22,14 +22,15 @@ from .files import hold, read_json, shown, to_json, write_whole
 from .recipes import Recipe, readers_of
 from .registry import CHAINS, SEEDS, All, Row, resolve, rows_of
 from .results import ChainResults, Results, pack, unpack
-from .results_tables import difference, per_cent, query_values, results_table
+from .results_tables import compare_rows, difference, per_cent, query_values, results_table
 from .runs import (SameSteps, compared_features, compared_table, environment, figures, hand_over, multi_shot,
                          read_features, run, share_generated, train_hash)
 from .training.export import export_reid, load_reid
 from .training.retrieval import RetrievalEval
 
 # %% ../nbs/experiments.ipynb #dc985798
-_all_ = ['CHAINS','SEEDS','Row','Results','ChainResults','difference','pack','query_values','results_table','unpack',
+_all_ = ['CHAINS','SEEDS','Row','Results','ChainResults','compare_rows','difference','pack','query_values','results_table',
+         'unpack',
          'SameSteps','compared_features','compared_table','environment','figures','hand_over','multi_shot',
          'read_features','run','share_generated','train_hash'] # offered here too
 

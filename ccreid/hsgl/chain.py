@@ -181,7 +181,7 @@ ROWS += [_cell(*o, 'shsg', SEEDS if o[1]==.3 and o[0]<.1 else SEEDS[:2], **_doub
 
 # %% ../../nbs/hsgl/chain.ipynb #dfcc336c
 _pages = ('definitions hatrip hsal keypoints selection garments try_off try_on idm_vton coarse miniature generating '
-          'chain results curves')
+          'chain results variations curves')
 
 chain = Chain('hsgl', 'Hard sample generation and learning',
     options=OPTIONS, addons=dict(hsal=hsal), images=IMAGES, parts=PARTS, pretrain=PRETRAIN, rows=tuple(ROWS),
