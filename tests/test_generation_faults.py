@@ -24,8 +24,8 @@ from ccreid.generation.inpainting import ClothesInpainter
 from ccreid.generation.records import read_manifest
 from ccreid.hsgl import generating
 from ccreid.hsgl.garments import GarmentLibrary, collect_garments
-from ccreid.hsgl.idm_vton import IDMVTON
-from ccreid.hsgl.try_off import DiffusionTryOff
+from ccreid.generation.idm_vton import IDMVTON
+from ccreid.generation.try_off import DiffusionTryOff
 
 fork = pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
 

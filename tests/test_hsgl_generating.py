@@ -21,7 +21,8 @@ from ccreid.generation.expansion import SkipImage, read_expansion
 from ccreid.generation.jobs import Networks, StandIns, add_samples, generate, load_object, models_for, read_generated
 from ccreid.generation.stand_ins import MannequinInpainter, MannequinParser, MannequinTryOff
 from ccreid.hsgl.coarse import generate_coarse_samples
-from ccreid.hsgl import generating, idm_vton, keypoints, try_off
+from ccreid.generation import idm_vton, keypoints, try_off
+from ccreid.hsgl import generating
 from ccreid.models.reid_model import ReIDModel
 from ccreid.recipes import recipe
 from ccreid.training.export import load_reid

@@ -13,7 +13,7 @@ from PIL import Image
 from ccreid.data.mannequins import MannequinWorld
 from ccreid.data.samples import DataError
 from ccreid.generation.stand_ins import MannequinKeypoints
-from ccreid.hsgl.keypoints import MediaPipeKeypoints,people_in,pose_model
+from ccreid.generation.keypoints import MediaPipeKeypoints,people_in,pose_model
 from ccreid.hsgl.selection import POSE_RULES,face_measures,grey,is_frontal,pose_faults,quality,rank_quality,select,select_as_released,sharpness,show_selection
 from ccreid.weights import WeightsNotFound
 
@@ -156,7 +156,7 @@ def test_two_people_stay_two_and_nobody_stays_nobody_with_a_border(bordered):
     assert [is_frontal(found, rule, aspect=w/h) for rule in POSE_RULES]==[True]*4 and bordered.settings['border']==.25
 
 def test_points_go_back_where_they_were():
-    from ccreid.hsgl.keypoints import _bordered, _without_border
+    from ccreid.generation.keypoints import _bordered, _without_border
     pixels = np.zeros((40,20,3), np.uint8)
     wide,b = _bordered(pixels, .25)
     assert b==5 and wide.shape==(50,30,3) and (wide[:5]==128).all() and (wide[5:45,5:25]==0).all()

@@ -26,9 +26,9 @@ from ccreid.generation.jobs import add_samples,label_garments
 from ccreid.hsgl import garments as garments_module
 from ccreid.hsgl.definitions import hard_negatives,hard_pair_counts,hard_pairs_in
 from ccreid.hsgl.garments import INDEX,GarmentLibrary,collect_garments,show_garments
-from ccreid.hsgl.idm_vton import IDMVTON,NEGATIVE,load_idm_vton,load_object,upper_body_mask
+from ccreid.generation.idm_vton import IDMVTON,NEGATIVE,load_idm_vton,load_object,upper_body_mask
 from ccreid.hsgl.selection import select
-from ccreid.hsgl.try_off import DiffusionTryOff,attention_blocks,garment_on_white,load_attention
+from ccreid.generation.try_off import DiffusionTryOff,attention_blocks,garment_on_white,load_attention
 from ccreid.hsgl.try_on import DressUp,generate_hard_samples,show_hard_samples
 from ccreid.weights import WeightsNotFound
 

@@ -10,9 +10,9 @@ import torch
 from ccreid import weights
 from ccreid.generation.inpainting import ClothesInpainter, tiny_inpainter, tiny_pipeline
 from ccreid.generation.parsing import SegformerParser, tiny_parser
-from ccreid.hsgl.idm_vton import IDMVTON
-from ccreid.hsgl.keypoints import MediaPipeKeypoints
-from ccreid.hsgl.try_off import DiffusionTryOff
+from ccreid.generation.idm_vton import IDMVTON
+from ccreid.generation.keypoints import MediaPipeKeypoints
+from ccreid.generation.try_off import DiffusionTryOff
 from ccreid.weights import WeightsNotFound, locate, need
 
 pytest.importorskip('diffusers')

@@ -180,7 +180,7 @@ ROWS += [_cell(*o, 'shsg', SEEDS if o[1]==.3 and o[0]<.1 else SEEDS[:2], **_doub
          for o in product(DOUBLE_ALPHAS, DOUBLE_WEIGHTS) if not (o[1]==.1 and o[0] in (0.,.05))]
 
 # %% ../../nbs/hsgl/chain.ipynb #dfcc336c
-_pages = ('definitions hatrip hsal keypoints selection garments try_off try_on idm_vton coarse miniature generating '
+_pages = ('definitions hatrip hsal selection garments try_on coarse miniature generating '
           'chain results variations curves')
 
 chain = Chain('hsgl', 'Hard sample generation and learning',

@@ -17,10 +17,10 @@ from ..generation.jobs import count_left,load_object
 from ..generation.seeds import digest
 from .coarse import generate_coarse_samples
 from .garments import GarmentLibrary,collect_garments
-from .idm_vton import IDMVTON
-from .keypoints import MediaPipeKeypoints
+from ..generation.idm_vton import IDMVTON
+from ..generation.keypoints import MediaPipeKeypoints
 from .selection import select
-from .try_off import DiffusionTryOff
+from ..generation.try_off import DiffusionTryOff
 from .try_on import generate_hard_samples
 
 # %% ../../nbs/hsgl/generating.ipynb #0cc00d07
@@ -163,4 +163,5 @@ def make_hard(
     print(f'{len(rows)} images of {rows.identity.nunique()} people in {len(library)} garments; '
           f'of {len(dataset.train)} training images: {reasons}')
     hard = generate_hard_samples(rows, library, tryon, out/'images', dataset, progress=progress, **kwargs)
+    print(f'{len(hard)} images are there, {len(hard)/len(dataset.train):.1%} of the real ones')
     return count_left(hard, len(rows)*len(library))

@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from PIL import Image
 from ..data.samples import DataError
 from ..data.transforms import read_image
-from .keypoints import people_in
+from ..generation.keypoints import people_in
 
 # %% ../../nbs/hsgl/selection.ipynb #17d20377
 LIMITS = dict(seen=.7, level=.05, ears=.4, apart=.08, score=.3, order=.2) # tau is the paper's; `order` ours; the code's
