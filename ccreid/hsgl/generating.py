@@ -163,4 +163,5 @@ def make_hard(
     print(f'{len(rows)} images of {rows.identity.nunique()} people in {len(library)} garments; '
           f'of {len(dataset.train)} training images: {reasons}')
     hard = generate_hard_samples(rows, library, tryon, out/'images', dataset, progress=progress, **kwargs)
+    print(f'{len(hard)} images are there, {len(hard)/len(dataset.train):.1%} of the real ones')
     return count_left(hard, len(rows)*len(library))
