@@ -29,10 +29,9 @@ from .training.export import export_reid, load_reid
 from .training.retrieval import RetrievalEval
 
 # %% ../nbs/experiments.ipynb #dc985798
-_all_ = ['CHAINS','SEEDS','Row','Results','ChainResults','compare_rows','difference','pack','query_values','results_table',
-         'unpack',
-         'SameSteps','compared_features','compared_table','environment','figures','hand_over','multi_shot',
-         'read_features','run','share_generated','train_hash'] # offered here too
+_all_ = ['CHAINS','SEEDS','Row','Results','ChainResults','compare_rows','difference','pack','query_values',
+         'results_table','unpack','SameSteps','compared_features','compared_table','environment','figures','hand_over',
+         'multi_shot','read_features','run','share_generated','train_hash'] # offered here too
 
 # %% ../nbs/experiments.ipynb #b0d7463d
 class Sets(dict):
