@@ -158,16 +158,23 @@ def load_attention(
 # %% ../../nbs/generation/try_off.ipynb #560a9228
 _UNET_FILES = ['unet/config.json','unet/diffusion_pytorch_model.safetensors','scheduler/*']
 
+def _whole(kind, folder, part=None):
+    "A network with all its numbers; diffusers itself leaves out, without an error, what a file does not have"
+    network,info = kind.from_pretrained(folder, subfolder=part, local_files_only=True, use_safetensors=True,
+                                        output_loading_info=True)
+    if wrong := info['missing_keys']+info['unexpected_keys']:
+        raise ValueError(f'{len(wrong)} weights are missing or unknown, such as {wrong[0]}')
+    return network
+
 def _networks(base, vae):
     "UNet, autoencoder and scheduler from two folders; `ValueError` where they hold something else"
     from diffusers import AutoencoderKL,DDIMScheduler,UNet2DConditionModel
-    kw = dict(local_files_only=True, use_safetensors=True)
     try:
-        return (UNet2DConditionModel.from_pretrained(base, subfolder='unet', **kw),
-                AutoencoderKL.from_pretrained(vae, **kw), DDIMScheduler.from_pretrained(base, subfolder='scheduler'))
-    except OSError as e:
+        return (_whole(UNet2DConditionModel, base, 'unet'), _whole(AutoencoderKL, vae),
+                DDIMScheduler.from_pretrained(base, subfolder='scheduler'))
+    except (OSError, ValueError) as e:
         why = str(e).strip().splitlines()[0]
-        raise ValueError(f'{base} and {vae} do not hold the networks of the try-off: {why}') from None
+        raise ValueError(f'{base} and {vae} do not hold UNet, scheduler and autoencoder: {why}') from None
 
 # %% ../../nbs/generation/try_off.ipynb #dbd97d55
 @patch(cls_method=True)
