@@ -7,7 +7,7 @@ Docs: https://ccreid.github.io/ccreid/generation/catvton.html.md"""
 # %% auto #0
 __all__ = ['VARIANTS', 'catvton_keys', 'load_catvton_attention', 'on_white', 'CatVTON', 'tiny_catvton']
 
-# %% ../../nbs/generation/catvton.ipynb #72bc6ec9
+# %% ../../nbs/generation/catvton.ipynb #21c5bcb9
 import os
 from pathlib import Path
 import numpy as np
@@ -26,7 +26,7 @@ from .try_off import _UNET_FILES,_networks,self_only
 from ..values import number,size_of_image,whole
 from ..weights import load_weights,locate,need
 
-# %% ../../nbs/generation/catvton.ipynb #0c9cc8a5
+# %% ../../nbs/generation/catvton.ipynb #da35669d
 def catvton_keys(
     unet, # UNet2DConditionModel
 )->dict:  # Key of CatVTON's file -> key of the UNet
@@ -34,7 +34,7 @@ def catvton_keys(
     attentions = [(name,m) for name,m in unet.named_modules() if name.endswith('.attn1')]
     return {f'{8*i}.{key}': f'{name}.{key}' for i,(name,m) in enumerate(attentions) for key,_ in m.named_parameters()}
 
-# %% ../../nbs/generation/catvton.ipynb #9e89a5e1
+# %% ../../nbs/generation/catvton.ipynb #88fd321b
 def load_catvton_attention(
     unet,  # UNet2DConditionModel; it is changed
     state, # name -> tensor, from `load_weights`
@@ -50,7 +50,7 @@ def load_catvton_attention(
         for k,name in keys.items(): own[name].copy_(state[k])
     return unet
 
-# %% ../../nbs/generation/catvton.ipynb #50a1e91a
+# %% ../../nbs/generation/catvton.ipynb #7749f90c
 def on_white(
     garment, # PIL image
     size,    # (H,W)
@@ -63,7 +63,7 @@ def _pixels(images):
     arrays = np.stack([np.asarray(im, np.float32) for im in images])
     return torch.tensor(arrays/127.5-1).permute(0,3,1,2)
 
-# %% ../../nbs/generation/catvton.ipynb #1d723631
+# %% ../../nbs/generation/catvton.ipynb #22d7e09d
 class CatVTON(Dresser):
     "One network that sees person and garment as one picture; `ValueError` for parts or sizes that do not fit"
     def __init__(self,
@@ -83,7 +83,7 @@ class CatVTON(Dresser):
         self.steps,self.guidance,self.mask_free = whole(1)(steps),number(0)(guidance),mask_free
         self.name,self.about,self.axis = name,dict(about),3 if mask_free else 2
 
-# %% ../../nbs/generation/catvton.ipynb #31777d64
+# %% ../../nbs/generation/catvton.ipynb #8fec928f
 @patch
 def encode(self:CatVTON,
     x,          # [B,3,H,W] in [-1,1]
@@ -94,21 +94,27 @@ def encode(self:CatVTON,
     return drawn.float()*self.vae.config.scaling_factor
 
 @patch
+def _latents(self:CatVTON, people, masks, garments, generators):
+    "Of people, cut where a mask is told, and of garments on white"
+    person,cloth = _pixels(people),_pixels(on_white(g, self.size) for g in garments)
+    return self.encode(person if self.mask_free else person*(1-masks), generators),self.encode(cloth, generators)
+
+# %% ../../nbs/generation/catvton.ipynb #17c1de50
+@patch
 def shown(self:CatVTON,
     people, masks, garments, # PIL images of `size`, [H,W] bool, PIL images
     generators,              # One for each
 ): # Two [B,5,2H/8,W/8], or [B,4,H/8,2W/8] where no mask is told
     "What the network sees beside the noise: without the garment, and with it"
-    person,mask = _pixels(people),torch.tensor(np.stack(masks)).float()[:,None]
-    if not self.mask_free: person = person*(1-mask)
-    worn,new = self.encode(person, generators),self.encode(_pixels(on_white(g, self.size) for g in garments), generators)
+    mask = torch.tensor(np.stack(masks)).float()[:,None]
+    worn,new = self._latents(people, mask, garments, generators)
     seen = [torch.cat([worn,o], self.axis) for o in (torch.zeros_like(new),new)]
     if self.mask_free: return seen
     mask = F.interpolate(mask.to(worn), worn.shape[-2:])
     mask = torch.cat([mask,torch.zeros_like(mask)], self.axis)
     return [torch.cat([mask,o], 1) for o in seen]
 
-# %% ../../nbs/generation/catvton.ipynb #a0049378
+# %% ../../nbs/generation/catvton.ipynb #58ca478a
 @patch
 def denoise(self:CatVTON,
     without, given, # Of `shown`
@@ -128,7 +134,7 @@ def denoise(self:CatVTON,
         x = self.scheduler.step(noise, t, x, eta=1., generator=generators).prev_sample
     return x
 
-# %% ../../nbs/generation/catvton.ipynb #23af3510
+# %% ../../nbs/generation/catvton.ipynb #1945a2c5
 @patch
 def decode(self:CatVTON,
     z, # [B,4,h,w]
@@ -148,7 +154,9 @@ def paint(self:CatVTON, people, masks, garments, texts, seeds):
     z = self.denoise(*self.shown(people, masks, garments, generators), generators)
     return self.decode(z.chunk(2, self.axis)[0])
 
-# %% ../../nbs/generation/catvton.ipynb #18ad9969
+# %% ../../nbs/generation/catvton.ipynb #de7b36dd
+def _to(network, device, dtype): return torch.nn.Module.to(network, device, dtype) # diffusers' own warns of nothing
+
 def _tiny_unet(channels):
     "A denoising network of two levels"
     from diffusers import UNet2DConditionModel
@@ -162,7 +170,7 @@ def _tiny_vae():
     return AutoencoderKL(block_out_channels=(16,)*4, norm_num_groups=8,
         down_block_types=('DownEncoderBlock2D',)*4, up_block_types=('UpDecoderBlock2D',)*4)
 
-# %% ../../nbs/generation/catvton.ipynb #9745a3b0
+# %% ../../nbs/generation/catvton.ipynb #acb7f095
 def tiny_catvton(
     seed:int=0,    # Of the random weights
     parser=None, detector=None, # Default: the stand-ins for drawn people
@@ -175,14 +183,14 @@ def tiny_catvton(
     from diffusers import DDIMScheduler
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        networks = [o.to(device, dtype) for o in (_tiny_unet(8 if mask_free else 9),_tiny_vae())]
+        networks = [_to(o, device, dtype) for o in (_tiny_unet(8 if mask_free else 9),_tiny_vae())]
     scheduler = DDIMScheduler(beta_start=.00085, beta_end=.012, beta_schedule='scaled_linear', clip_sample=False,
                               set_alpha_to_one=False, steps_offset=1)
     eyes = parser or MannequinParser(),detector or MannequinKeypoints()
     small = dict(size=(64,48), steps=2, batch=2, name=f'tiny-catvton-{seed}')
     return CatVTON(*networks, scheduler, *eyes, mask_free=mask_free, **{**small, **kw})
 
-# %% ../../nbs/generation/catvton.ipynb #26e78c0e
+# %% ../../nbs/generation/catvton.ipynb #a12beb6e
 @patch(as_prop=True)
 def settings(self:CatVTON)->dict:
     "What decides how its pictures look, for the record of an expansion"
@@ -190,7 +198,7 @@ def settings(self:CatVTON)->dict:
                dtype=str(self.unet.dtype).split('.')[-1])
     return {**self.frame, **self.about, **own}
 
-# %% ../../nbs/generation/catvton.ipynb #740eeffe
+# %% ../../nbs/generation/catvton.ipynb #aa7ae762
 VARIANTS = 'mix-48k-1024','vitonhd-16k-512','dresscode-16k-512','mask-free'
 _NAMES = {False: ('zhengchong/CatVTON', SD15), # attention, base
           True: ('zhengchong/CatVTON-MaskFree', 'timbrooks/instruct-pix2pix')}
@@ -205,7 +213,7 @@ def _attention(weights, variant):
     if given and found.is_file(): record['about'] = {}
     return load_weights(found/file if found.is_dir() else found),record
 
-# %% ../../nbs/generation/catvton.ipynb #917ab6cf
+# %% ../../nbs/generation/catvton.ipynb #3206998a
 def _parts(base, vae, state, device, dtype):
     "UNet with these attentions, autoencoder and scheduler"
     base,vae = locate(base, None, only=_UNET_FILES),locate(vae, None, only=['*.json','*.safetensors'])
@@ -213,9 +221,9 @@ def _parts(base, vae, state, device, dtype):
     load_catvton_attention(unet, state)
     device = str(device or settings.get('device'))
     dtype = dtype or (torch.bfloat16 if device.startswith('cuda') else torch.float32)
-    return unet.to(device, dtype),codec.to(device, dtype),scheduler
+    return _to(unet, device, dtype),_to(codec, device, dtype),scheduler
 
-# %% ../../nbs/generation/catvton.ipynb #72cd25cd
+# %% ../../nbs/generation/catvton.ipynb #9f7ef619
 @patch(cls_method=True)
 def from_pretrained(cls:CatVTON,
     parser, detector,         # Of `Dresser`
