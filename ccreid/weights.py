@@ -31,7 +31,7 @@ def _local(name, file):
     for folder in (ASSETS, settings.get('weights')):
         single,whole = folder/f'{name}.safetensors',folder/name
         if file is None and os.path.isdir(whole): return whole
-        if os.path.isfile(single): return single
+        if '/' not in (file or '') and os.path.isfile(single): return single
         if file and os.path.isfile(whole/file): return whole/file
 
 # %% ../nbs/weights.ipynb #608f6f4a
@@ -75,7 +75,8 @@ def _wanted_at(name, file):
     "Where the user's own folder would hold them"
     mine = settings.get('weights')
     if file is None: return mine/name
-    return mine/f'{name}.safetensors' if file.endswith('.safetensors') else mine/name/file
+    alone = file.endswith('.safetensors') and '/' not in file # in a folder there are others
+    return mine/f'{name}.safetensors' if alone else mine/name/file
 
 # %% ../nbs/weights.ipynb #b079e318
 def locate(

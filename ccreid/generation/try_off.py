@@ -158,16 +158,24 @@ def load_attention(
 # %% ../../nbs/generation/try_off.ipynb #560a9228
 _UNET_FILES = ['unet/config.json','unet/diffusion_pytorch_model.safetensors','scheduler/*']
 
+def _part(kind, folder, part=None, **kw):
+    "A part of a network from a folder; `ValueError` in one line where the folder holds something else"
+    try: return kind.from_pretrained(folder, subfolder=part, local_files_only=True, **kw)
+    except (OSError, ValueError) as e:
+        why = str(e).strip().splitlines()[0].split('. ')[0].replace(str(folder), '...')
+        raise ValueError(f"{folder} holds no {kind.__name__}{f' in {part}'*bool(part)}: {why}") from None
+
+def _whole(kind, folder, part=None):
+    "A network with all its numbers; diffusers leaves out, without an error, what a file does not have"
+    network,info = _part(kind, folder, part, use_safetensors=True, output_loading_info=True)
+    if wrong := info['missing_keys']+info['unexpected_keys']: raise ValueError(
+        f'{folder} holds another {kind.__name__}: {len(wrong)} weights are missing or unknown, such as {wrong[0]}')
+    return network
+
 def _networks(base, vae):
-    "UNet, autoencoder and scheduler from two folders; `ValueError` where they hold something else"
+    "UNet, autoencoder and scheduler from two folders"
     from diffusers import AutoencoderKL,DDIMScheduler,UNet2DConditionModel
-    kw = dict(local_files_only=True, use_safetensors=True)
-    try:
-        return (UNet2DConditionModel.from_pretrained(base, subfolder='unet', **kw),
-                AutoencoderKL.from_pretrained(vae, **kw), DDIMScheduler.from_pretrained(base, subfolder='scheduler'))
-    except OSError as e:
-        why = str(e).strip().splitlines()[0]
-        raise ValueError(f'{base} and {vae} do not hold the networks of the try-off: {why}') from None
+    return _whole(UNet2DConditionModel, base, 'unet'),_whole(AutoencoderKL, vae),_part(DDIMScheduler, base, 'scheduler')
 
 # %% ../../nbs/generation/try_off.ipynb #dbd97d55
 @patch(cls_method=True)
