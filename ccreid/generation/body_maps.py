@@ -7,7 +7,7 @@ Docs: https://ccreid.github.io/ccreid/generation/body_maps.html.md"""
 # %% auto #0
 __all__ = ['DENSEPOSE', 'BodyMapFolder', 'parts_in', 'paint_parts', 'TorchScriptDensePose']
 
-# %% ../../nbs/generation/body_maps.ipynb #b3eec28e
+# %% ../../nbs/generation/body_maps.ipynb #7c30bb7c
 import re
 from pathlib import Path
 from zipfile import ZipFile,is_zipfile
@@ -23,7 +23,7 @@ from ..files import reading,shown
 from .edits import SkipImage
 from ..weights import locate,need
 
-# %% ../../nbs/generation/body_maps.ipynb #15947ae5
+# %% ../../nbs/generation/body_maps.ipynb #06623a5c
 _SUFFIXES = '.png','.jpg','.jpeg','.webp'
 
 def _ends(path):
@@ -42,7 +42,7 @@ class BodyMapFolder:
         if not self.folder.is_dir(): raise ValueError(f'no folder of body maps at {shown(self.folder)}')
         self.settings = dict(body_map=self.folder.name)
 
-# %% ../../nbs/generation/body_maps.ipynb #0c096623
+# %% ../../nbs/generation/body_maps.ipynb #a7dbb7f2
 @patch
 def find(self:BodyMapFolder,
     path, # Of an image
@@ -62,7 +62,7 @@ def __call__(self:BodyMapFolder, images, rows=None):
         raise ValueError('body maps are found by the paths of the images: pass rows=, one dict with `path` for each')
     return [self._one(r['path']) for r in rows]
 
-# %% ../../nbs/generation/body_maps.ipynb #047a745c
+# %% ../../nbs/generation/body_maps.ipynb #bfe3e52f
 @patch
 def _one(self:BodyMapFolder, path):
     "The picture of an image, or why there is none"
@@ -71,7 +71,7 @@ def _one(self:BodyMapFolder, path):
     except SkipImage as e: return e
     except (OSError, SyntaxError): return SkipImage(f'its body map {shown(found.name)} is damaged')
 
-# %% ../../nbs/generation/body_maps.ipynb #bae6c18a
+# %% ../../nbs/generation/body_maps.ipynb #5bf6f90e
 def parts_in(
     size,   # (H,W) of the picture
     boxes,  # [P,4], x0, y0, x1, y1 in pixels
@@ -89,7 +89,7 @@ def parts_in(
         seen[own>0] = own[own>0]
     return res
 
-# %% ../../nbs/generation/body_maps.ipynb #68d2b9af
+# %% ../../nbs/generation/body_maps.ipynb #06505aeb
 def paint_parts(
     parts, # [H,W] in 0-24
 )->Image.Image: # RGB
@@ -100,7 +100,7 @@ def paint_parts(
     colours = cv2.applyColorMap(values, cv2.COLORMAP_PARULA)[...,::-1]
     return Image.fromarray(np.where(np.asarray(parts)[...,None]>0, colours, 0).astype(np.uint8))
 
-# %% ../../nbs/generation/body_maps.ipynb #2ea2f2c9
+# %% ../../nbs/generation/body_maps.ipynb #77335cbb
 DENSEPOSE,_FILE = 'hr16/DensePose-TorchScript-with-hint-image','densepose_r50_fpn_dl.torchscript'
 
 def _wants_nms(path):
@@ -117,7 +117,7 @@ def _check_nms():
         f'DensePose needs the compiled operator nms, which torchvision {torchvision.__version__} does not have beside '
         f'torch {torch.__version__}: install the two of them from one place, or give a folder of body maps') from None
 
-# %% ../../nbs/generation/body_maps.ipynb #ebe7dcd2
+# %% ../../nbs/generation/body_maps.ipynb #e2969287
 class TorchScriptDensePose:
     "Body maps by a TorchScript DensePose"
     def __init__(self,
@@ -136,7 +136,7 @@ class TorchScriptDensePose:
         with torch.no_grad(): boxes,coarse,fine,*_ = self.net(x)
         return paint_parts(parts_in(image.size[::-1], boxes, coarse, fine)) if len(boxes) else SkipImage('no body found')
 
-# %% ../../nbs/generation/body_maps.ipynb #8f7a151c
+# %% ../../nbs/generation/body_maps.ipynb #ec037610
 @patch(cls_method=True)
 def from_pretrained(cls:TorchScriptDensePose,
     name=DENSEPOSE, # Name, hub id, file or folder

@@ -7,10 +7,10 @@ Docs: https://ccreid.github.io/ccreid/generation/garment_features.html.md"""
 # %% auto #0
 __all__ = ['SDXL', 'WriteFeatures', 'ReadFeatures', 'self_attentions', 'GarmentFeatures']
 
-# %% ../../nbs/generation/garment_features.ipynb #ebc61b9b
+# %% ../../nbs/generation/garment_features.ipynb #365b2ba6
 import torch
 
-# %% ../../nbs/generation/garment_features.ipynb #0712d54c
+# %% ../../nbs/generation/garment_features.ipynb #3dbe4a98
 class _Processor:
     "A processor of one block: what it does beside the stock one"
     def __init__(self, states, name):
@@ -30,7 +30,7 @@ class ReadFeatures(_Processor): # an attention processor
         if garment is not None: encoder_hidden_states = torch.cat([hidden_states, garment], 1)
         return self.plain(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
 
-# %% ../../nbs/generation/garment_features.ipynb #34280a47
+# %% ../../nbs/generation/garment_features.ipynb #f35f73bf
 def self_attentions(
     unet, # UNet2DConditionModel
 )->list:  # Names of processors, in the order in which they run
@@ -40,7 +40,7 @@ def self_attentions(
     names = [n for n in names if n.split('.')[0] in order]
     return sorted(names, key=lambda n: order.index(n.split('.')[0])) # stable: within a part they are in order
 
-# %% ../../nbs/generation/garment_features.ipynb #82166bd4
+# %% ../../nbs/generation/garment_features.ipynb #780eea32
 def _install(unet, make):
     own = dict(unet.attn_processors)
     for name in self_attentions(unet): own[name] = make(name)
@@ -67,7 +67,7 @@ class GarmentFeatures:
         "Forget them: the reader attends to itself"
         self.states.clear()
 
-# %% ../../nbs/generation/garment_features.ipynb #f54d4f80
+# %% ../../nbs/generation/garment_features.ipynb #c02ed8c0
 SDXL = dict( # Configuration of Stable Diffusion XL's UNet
     sample_size=128, in_channels=4, out_channels=4, block_out_channels=(320,640,1280), layers_per_block=2,
     down_block_types=('DownBlock2D','CrossAttnDownBlock2D','CrossAttnDownBlock2D'),

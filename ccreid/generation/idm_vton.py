@@ -7,7 +7,7 @@ Docs: https://ccreid.github.io/ccreid/generation/idm_vton.html.md"""
 # %% auto #0
 __all__ = ['NEGATIVE', 'IDMVTON', 'tiny_idm_vton']
 
-# %% ../../nbs/generation/idm_vton.ipynb #2b225b63
+# %% ../../nbs/generation/idm_vton.ipynb #c1004c77
 from collections import namedtuple
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from .edits import SkipImage,to_picture
 from .idm_networks import IDMNetworks,tiny_idm_networks
 from ..values import number,whole
 
-# %% ../../nbs/generation/idm_vton.ipynb #307fbd27
+# %% ../../nbs/generation/idm_vton.ipynb #5c06c083
 NEGATIVE = 'monochrome, lowres, bad anatomy, worst quality, low quality'
 _Garment = namedtuple('_Garment', 'picture image row') # the garment, and whom it is for
 
@@ -48,7 +48,7 @@ class IDMVTON(Dresser):
         if any(n%networks.factor for n in self.size):
             raise ValueError(f'size is (height, width) in multiples of {networks.factor}, not {self.size}')
 
-# %% ../../nbs/generation/idm_vton.ipynb #3d259fbf
+# %% ../../nbs/generation/idm_vton.ipynb #f9ffd3e7
 @patch(as_prop=True)
 def settings(self:IDMVTON)->dict:
     "What decides how its pictures look, for the record of an expansion"
@@ -76,7 +76,7 @@ def tiny_idm_vton(
     return IDMVTON(tiny_idm_networks(seed), parser, detector, body_map or (lambda images, rows=None: images),
                    **{**small, **kw})
 
-# %% ../../nbs/generation/idm_vton.ipynb #4fe31a6d
+# %% ../../nbs/generation/idm_vton.ipynb #f2113780
 @patch
 def __call__(self:IDMVTON, images, garments, texts, seeds, rows=None):
     _one_each(images, garments, texts, seeds)
@@ -92,7 +92,7 @@ def _bodies(self:IDMVTON, asked):
     return [o if isinstance(o, SkipImage) else Fit(im, self.size, self.fit).to(_rgb(o))
             for o,im in zip(found, images, strict=True)]
 
-# %% ../../nbs/generation/idm_vton.ipynb #92724832
+# %% ../../nbs/generation/idm_vton.ipynb #4c867e20
 def _pixels(pictures):
     "[B,3,H,W] in [-1,1]"
     return torch.stack([torch.tensor(np.asarray(im, np.float32)/127.5-1).permute(2,0,1) for im in pictures])
@@ -117,7 +117,7 @@ def _known(self:IDMVTON, people, masks, bodies, generators):
     person,body = (self._latents(x, generators) for x in (_pixels(people)*(mask<.5), _pixels(bodies)))
     return torch.cat([F.interpolate(mask, person.shape[-2:]).to(person), person, body], 1)
 
-# %% ../../nbs/generation/idm_vton.ipynb #5c173948
+# %% ../../nbs/generation/idm_vton.ipynb #fd7130aa
 @patch
 def _image_prompt(self:IDMVTON, garments):
     "[B,1,257,1280] of the garments, and of as many pictures of zeros"
@@ -140,7 +140,7 @@ def _told(self:IDMVTON, texts, garments):
     beside = dict(text_embeds=both(sum_0, sum_), time_ids=ids, image_embeds=[both(nothing, seen)])
     return garment_text.to(n.dtype),dict(encoder_hidden_states=both(without, with_), added_cond_kwargs=beside)
 
-# %% ../../nbs/generation/idm_vton.ipynb #a8d801e9
+# %% ../../nbs/generation/idm_vton.ipynb #d313d759
 @patch
 def _noise_in(self:IDMVTON, x, t, known, garment, garment_text, told):
     "What the TryonNet takes for noise in the latents, [B,4,h,w]"
@@ -159,7 +159,7 @@ def _times(self:IDMVTON):
     self.networks.scheduler.set_timesteps(self.steps, device=self.networks.device)
     return self.networks.scheduler.timesteps[-max(1, int(self.steps*self.strength)):]
 
-# %% ../../nbs/generation/idm_vton.ipynb #1bcefbc7
+# %% ../../nbs/generation/idm_vton.ipynb #9415103a
 @patch
 def _denoised(self:IDMVTON, people, masks, garments, bodies, texts, seeds):
     "[B,4,h,w]: the latents after all steps"
@@ -181,7 +181,7 @@ def _decoded(self:IDMVTON, z):
     try: return to_picture((x.float()/2+.5).clamp(0, 1).permute(1,2,0).cpu().numpy())
     except SkipImage as e: return e
 
-# %% ../../nbs/generation/idm_vton.ipynb #dd419218
+# %% ../../nbs/generation/idm_vton.ipynb #27f7648e
 @patch
 def paint(self:IDMVTON, people, masks, garments, texts, seeds):
     "PIL images of `size`, or `SkipImage`"
