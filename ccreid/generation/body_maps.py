@@ -134,7 +134,8 @@ class TorchScriptDensePose:
     def _one(self, image):
         x = torch.tensor(np.asarray(image)).permute(2,0,1).to(self.device)
         with torch.no_grad(): boxes,coarse,fine,*_ = self.net(x)
-        return paint_parts(parts_in(image.size[::-1], boxes, coarse, fine)) if len(boxes) else SkipImage('no body found')
+        if not len(boxes): return SkipImage('no body found')
+        return paint_parts(parts_in(image.size[::-1], boxes, coarse, fine))
 
 # %% ../../nbs/generation/body_maps.ipynb #ec037610
 @patch(cls_method=True)

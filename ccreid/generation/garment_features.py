@@ -46,6 +46,7 @@ def _install(unet, make):
     for name in self_attentions(unet): own[name] = make(name)
     unet.set_attn_processor(own)
 
+# %% ../../nbs/generation/garment_features.ipynb #4315927a
 class GarmentFeatures:
     "Joins two UNets: what the self-attentions of one receive, those of the other attend to"
     def __init__(self,

@@ -59,6 +59,7 @@ def load_tryon_net(
         put_image_prompt(_fill(unet, state, dtype), {k: v.to(dtype) for k,v in state.items()})
     return unet.requires_grad_(False)
 
+# %% ../../nbs/generation/idm_networks.ipynb #bf7c25e5
 def load_garment_net(folder, dtype=torch.float32): # As of `load_tryon_net`
     "The GarmentNet; likewise"
     unet,file = _empty(folder/'config.json', 4, addition_embed_type=None),_file(folder)
@@ -95,7 +96,7 @@ def _stock(kind, folder, name):
 class IDMNetworks:
     "IDM-VTON's networks, joined"
     def __init__(self,
-        pipe,        # StableDiffusionXLInpaintPipeline: it holds the networks and encodes texts; its unet is the TryonNet
+        pipe,        # StableDiffusionXLInpaintPipeline that holds the others; its unet is the TryonNet
         garment_net, # UNet2DConditionModel, 4 channels
         device=None, # Default: the setting
         dtype=None,  # Default: float16 on CUDA, else float32
@@ -141,6 +142,7 @@ def holds_idm_vton(
     "Does a folder look like IDM-VTON's? What is missing first"
     return next((p for p in _FOLDERS if not (Path(folder)/p).is_dir()), '')
 
+# %% ../../nbs/generation/idm_networks.ipynb #898fa6da
 @patch(cls_method=True)
 def from_pretrained(cls:IDMNetworks,
     weights='yisol/IDM-VTON',  # Name, hub id or folder
@@ -191,6 +193,7 @@ def _tiny_unets():
     put_image_prompt(unet, {k: torch.randn(v.shape)*v.shape[-1]**-.5 for k,v in shapes.items()})
     return unet.eval(),UNet2DConditionModel(**{**_TINY, 'addition_embed_type':None}).eval()
 
+# %% ../../nbs/generation/idm_networks.ipynb #d5188581
 def tiny_idm_networks(
     seed:int=0, # Of the random weights
     device='cpu', dtype=None, # Of `IDMNetworks`

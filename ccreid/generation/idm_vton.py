@@ -29,6 +29,7 @@ def _seed(seed):
     if seed in ('image','released') if isinstance(seed, str) else isinstance(seed, int): return seed
     raise ValueError(f"seed is 'image', 'released' or a number, not {seed!r}")
 
+# %% ../../nbs/generation/idm_vton.ipynb #308162c6
 class IDMVTON(Dresser):
     "IDM-VTON behind the interface `TryOn`"
     def __init__(self,
@@ -66,6 +67,7 @@ def from_pretrained(cls:IDMVTON,
     "IDM-VTON with its published weights; errors in one line, as of `IDMNetworks.from_pretrained`"
     return cls(IDMNetworks.from_pretrained(weights, device, dtype), parser, detector, body_map, **kwargs)
 
+# %% ../../nbs/generation/idm_vton.ipynb #722acbdd
 def tiny_idm_vton(
     seed:int=0, # Of the random weights
     parser=None, detector=None, body_map=None, # Of `IDMVTON`; default for the last: the picture itself

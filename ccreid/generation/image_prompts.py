@@ -43,6 +43,7 @@ def _queries_shapes(out, embed, queries, width, heads):
         for norm in '0.norm1','0.norm2','1.0': shapes |= {f'layers.{i}.{norm}.{p}': (width,) for p in ('weight','bias')}
     return shapes
 
+# %% ../../nbs/generation/image_prompts.ipynb #9b52967b
 def image_prompt_shapes(
     unet, # UNet2DConditionModel
     embed:int=1280, queries:int=16, width:int=1280, heads:int=20, # Of the image's tokens, and of the small network
