@@ -24,7 +24,7 @@ from ccreid.generation.inpainting import ClothesInpainter
 from ccreid.generation.records import read_manifest
 from ccreid.hsgl import generating
 from ccreid.hsgl.garments import GarmentLibrary, collect_garments
-from ccreid.generation.idm_vton import IDMVTON
+from ccreid.generation.idm_vton import tiny_idm_vton
 from ccreid.generation.try_off import DiffusionTryOff
 
 fork = pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
@@ -162,18 +162,21 @@ def test_overflow_and_black_squares_do_not_hide_behind_the_mask():
     pil = Image.fromarray((good*255).round().astype(np.uint8))
     assert to_picture(good).tobytes()==pil.tobytes() and to_picture(pil) is pil
 
-def test_try_on_that_overflows_inside_its_pipeline():
-    class Net:
-        device,dtype = 'cpu',torch.float32
-        def encode_prompt(self, *a, **k): return [torch.zeros(1)]*4
-        def __call__(self, ip_adapter_image, **k):
-            x = np.asarray(ip_adapter_image)/255.
-            if ip_adapter_image.getpixel((0,0))==(0,0,0): x[0,0,0] = np.nan
-            return [Image.fromarray((x*255).round().astype('uint8'))],
-    labels = np.zeros((16,16), np.uint8); labels[4:12,4:12] = 5
-    net = IDMVTON(Net(), lambda ims, rows=None: [labels]*len(ims), lambda ims, rows=None: [np.zeros((0,33,4))]*len(ims), lambda ims, rows=None: ims, size=(32,32))
-    res = net([picture(0)]*2, [Image.new('RGB', (9,9), c) for c in ('black','red')], ['a coat']*2, [0,1])
+def test_try_on_that_overflows_skips_its_own_picture_only():
+    "The image prompt of one garment is no number: its picture is skipped, the one beside it is as if it were alone"
+    labels = np.zeros((16,12), np.uint8); labels[4:12,3:9] = 5
+    net = tiny_idm_vton(parser=lambda ims, rows=None: [labels]*len(ims), detector=lambda ims, rows=None: [np.zeros((0,33,4))]*len(ims), size=(32,24), steps=1)
+    fine,real = {},net.networks.pipe.feature_extractor
+    def broken(pictures, **kw):
+        seen = real(pictures, **kw)
+        for im,x in zip(pictures, seen['pixel_values']):
+            if im.getpixel((0,0))==(0,0,0): x[0,0,0] = np.nan
+        return seen
+    net.networks.pipe.feature_extractor = broken
+    garments = [Image.new('RGB', (9,9), c) for c in ('black','red')]
+    res = net([picture(0)]*2, garments, ['a coat']*2, [0,1])
     assert isinstance(res[0], SkipImage) and 'no numbers' in str(res[0]) and isinstance(res[1], Image.Image)
+    assert net([picture(0)], garments[1:], ['a coat'], [1])[0].tobytes()==res[1].tobytes()
 
 def test_try_off_that_overflows_gives_no_garment(table, tmp_path, capsys):
     net = object.__new__(DiffusionTryOff)

@@ -200,8 +200,11 @@ def test_photographs_want_networks(ccreid, photographs, tmp_path, monkeypatch):
     monkeypatch.setenv('CCREID_WEIGHTS', str(tmp_path/'my weights'))
     err = one_line(make(ccreid, 'chpsg', photographs, tmp_path/'o'))
     assert 'segformer_b2_clothes' in err and 'my weights' in err
-    assert 'lacks code and body_map' in one_line(make(ccreid, 'shsg', photographs, tmp_path/'o'))
-    assert 'lacks body_map' in one_line(make(ccreid, 'shsg', photographs, tmp_path/'o', '--model',f'code={tmp_path}'))
+    assert "wants DensePose's pictures" in one_line(make(ccreid, 'shsg', photographs, tmp_path/'o', '--model','tryon=idm-vton'))
+    assert "no part 'code'" in one_line(make(ccreid, 'shsg', photographs, tmp_path/'o', '--model',f'code={tmp_path}'))
+    (tmp_path/'maps').mkdir()
+    for file in ('none.torchscript','/nowhere/none.torchscript'): # a body map that is not there
+        assert 'none.torchscript' in one_line(make(ccreid, 'shsg', photographs, tmp_path/'o', '--model','tryon=idm-vton', '--model',f'body_map={file}'))
     with monkeypatch.context() as m:
         m.setitem(sys.modules, 'transformers', None)
         assert 'pip install "ccreid[generate]"' in one_line(make(ccreid, 'chpsg', photographs, tmp_path/'o'))
@@ -214,12 +217,15 @@ def test_each_network_is_loaded_as_asked(dataset, monkeypatch):
     for part,network in dict(parser=parsing.SegformerParser, inpainter=inpainting.ClothesInpainter, keypoints=keypoints.MediaPipeKeypoints,
                              tryoff=try_off.DiffusionTryOff, tryon=idm_vton.IDMVTON).items():
         monkeypatch.setattr(network, 'from_pretrained', loader(part))
-    n = Networks('cpu', 'bf16', 3, tryon='/w/tryon', code='/c', body_map='os.path:join')
+    n = Networks('cpu', 'bf16', 3, tryon='/w/tryon', body_map='os.path:join')
     assert [n.tryon, n.tryoff, n.inpainter, n.parser, n.keypoints, n.tryon]==['tryon','tryoff','inpainter','parser','keypoints','tryon']
     half = dict(device='cpu', dtype=torch.bfloat16)
     assert calls==[('parser', (parsing.SEGFORMER,), dict(batch=3, device='cpu')), ('keypoints', ('pose_landmarker_heavy',), {}),
-        ('tryon', ('/c', 'parser', 'keypoints', os.path.join, '/w/tryon'), half), ('tryoff', ('parser', 'ixarchakos/tryOffAnyone'), half), ('inpainter', (inpainting.SD2,), dict(batch=3, **half))]
+        ('tryon', ('parser', 'keypoints', os.path.join, '/w/tryon'), half), ('tryoff', ('parser', 'ixarchakos/tryOffAnyone'), half), ('inpainter', (inpainting.SD2,), dict(batch=3, **half))]
     assert 'dtype' not in Networks('cpu').where
+    for name,weights in {'idm-vton': 'yisol/IDM-VTON', 'IDM-VTON': 'yisol/IDM-VTON', 'yisol/IDM-VTON': 'yisol/IDM-VTON', '/w/folder': '/w/folder'}.items():
+        calls.clear()
+        assert Networks('cpu', tryon=name, body_map='os.path:join').tryon=='tryon' and calls[-1][1][-1]==weights
     assert isinstance(models_for(dataset), StandIns) and isinstance(models_for(dataset, device='cpu'), StandIns) and isinstance(models_for(dataset, parser='x'), Networks)
 
 def test_the_real_code_of_coarse_samples_from_folders(ccreid, photographs, tmp_path, monkeypatch):
@@ -235,6 +241,16 @@ def test_the_real_code_of_coarse_samples_from_folders(ccreid, photographs, tmp_p
     assert code==0 and f'{n} images made' in out and 'Drawn' not in out, err
     settings = json.loads((tmp_path/'o'/'job.json').read_text())['settings']
     assert settings['inpainter']['model']=='painter' and settings['parser']['parser']=='parser' and n+sum('skip' in json.loads(l) for l in (tmp_path/'o'/'manifest-000-of-001.jsonl').read_text().splitlines())==3
+
+def test_a_body_map_is_a_folder_an_object_or_a_program(tmp_path):
+    import torch
+    from ccreid.generation.body_maps import BodyMapFolder, TorchScriptDensePose
+    assert Networks('cpu', body_map=str(tmp_path)).body_map.folder==tmp_path and isinstance(Networks('cpu', body_map=str(tmp_path)).body_map, BodyMapFolder)
+    assert Networks('cpu', body_map='os.path:join').body_map is os.path.join
+    torch.jit.script(torch.nn.Identity()).save(str(tmp_path/'x.torchscript'))
+    found = Networks('cpu', body_map=str(tmp_path/'x.torchscript')).body_map
+    assert isinstance(found, TorchScriptDensePose) and found.device.type=='cpu'
+    with pytest.raises(ValueError, match="wants DensePose's pictures"): Networks('cpu').body_map
 
 # training
 
@@ -345,6 +361,8 @@ def test_objects_of_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = list(sys.path)
     assert load_object('mine_here:thing')==3 and sys.path==before
+    for bad in ('x','no_such_module:f','os:no_such_name',':','os:'):
+        with pytest.raises(ValueError, match='module:attribute'): load_object(bad)
     sys.modules.pop('mine_here')
 
 # --- the paper's table on a data set of photographs

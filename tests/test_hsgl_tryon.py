@@ -1,5 +1,5 @@
 "Garments, try-off and try-on: the library on disk, diffusers' own code with tiny random networks, masks against OpenCV, and the labels that make hard negatives"
-import errno,json,os,sys
+import errno,json
 from pathlib import Path
 
 import cv2
@@ -10,10 +10,8 @@ import torch
 from hypothesis import given,strategies as st
 from PIL import Image,ImageDraw
 import ccreid.compat
-from diffusers import AutoencoderKL,DDIMScheduler,DDPMScheduler,StableDiffusionXLInpaintPipeline,UNet2DConditionModel
+from diffusers import AutoencoderKL,DDIMScheduler,UNet2DConditionModel
 from safetensors.torch import save_file
-from transformers import (CLIPImageProcessor,CLIPTextConfig,CLIPTextModel,CLIPTextModelWithProjection,CLIPTokenizer,CLIPVisionConfig,
-    CLIPVisionModelWithProjection)
 
 import ccreid.files as files
 from ccreid.data.mannequins import DECLARED,MannequinWorld,parse_caption,truth
@@ -26,7 +24,7 @@ from ccreid.generation.jobs import add_samples,label_garments
 from ccreid.hsgl import garments as garments_module
 from ccreid.hsgl.definitions import hard_negatives,hard_pair_counts,hard_pairs_in
 from ccreid.hsgl.garments import INDEX,GarmentLibrary,collect_garments,show_garments
-from ccreid.generation.idm_vton import IDMVTON,NEGATIVE,load_idm_vton,load_object,upper_body_mask
+from ccreid.generation.body_masks import upper_body_mask
 from ccreid.hsgl.selection import select
 from ccreid.generation.try_off import DiffusionTryOff,attention_blocks,garment_on_white,load_attention
 from ccreid.hsgl.try_on import DressUp,generate_hard_samples,show_hard_samples
@@ -391,125 +389,6 @@ def test_mask_keeps_its_promises(seed):
     holes = cv2.connectedComponents((~m).astype(np.uint8), connectivity=4)[0]
     assert holes==2 or not m.any() or cv2.connectedComponents((~m).astype(np.uint8), connectivity=8)[0]==2
     if not np.isin(labels, (5,6,7,10,14,15)).any() and k[11:17,3].max()<.5: assert not m.any()
-
-
-# --- IDM-VTON -----------------------------------------------------------------------------------------------------------------------------
-
-CLONE = { # what a clone of the repository offers under these names, here in terms of diffusers' own classes
-    'src/__init__.py': '',
-    'src/unet_hacked_tryon.py': 'from diffusers import UNet2DConditionModel\n',
-    'src/unet_hacked_garmnet.py': 'from diffusers import UNet2DConditionModel\n',
-    'src/tryon_pipeline.py': '''
-from diffusers import StableDiffusionXLInpaintPipeline as Plain
-class StableDiffusionXLInpaintPipeline(Plain):
-    def __call__(self, *args, pose_img, text_embeds_cloth, cloth, ip_adapter_image, **kw):
-        self.told = dict(pose_img=pose_img, text_embeds_cloth=text_embeds_cloth, cloth=cloth, ip_adapter_image=ip_adapter_image, **kw)
-        return super().__call__(*args, **kw)
-    def encode_prompt(self, prompt, **kw):
-        self.asked = [*getattr(self, 'asked', []), (prompt, kw)]
-        return super().encode_prompt(prompt, **kw)
-'''}
-
-
-@pytest.fixture(scope='module')
-def idm_vton(tmp_path_factory):
-    "A clone and a folder of weights: Stable Diffusion XL inpainting, all parts, tiny and random"
-    root = tmp_path_factory.mktemp('idm')
-    for name,text in CLONE.items(): (root/'clone'/name).parent.mkdir(parents=True, exist_ok=True); (root/'clone'/name).write_text(text)
-    letters = [chr(c) for c in range(97, 123)]
-    vocab = {w:i for i,w in enumerate(letters+[c+'</w>' for c in letters]+['<|startoftext|>','<|endoftext|>'])}
-    (root/'vocab.json').write_text(json.dumps(vocab)); (root/'merges.txt').write_text('#version: 0.2\n')
-    tokenizer = CLIPTokenizer(str(root/'vocab.json'), str(root/'merges.txt'), model_max_length=77)
-    torch.manual_seed(0)
-    text = CLIPTextConfig(vocab_size=len(vocab), hidden_size=32, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4, projection_dim=32,
-        bos_token_id=len(vocab)-2, eos_token_id=len(vocab)-1, pad_token_id=len(vocab)-1)
-    unet = UNet2DConditionModel(sample_size=16, in_channels=9, out_channels=4, layers_per_block=1, block_out_channels=(16,32), norm_num_groups=8, attention_head_dim=(2,4),
-        down_block_types=('DownBlock2D','CrossAttnDownBlock2D'), up_block_types=('CrossAttnUpBlock2D','UpBlock2D'), cross_attention_dim=64, use_linear_projection=True,
-        addition_embed_type='text_time', addition_time_embed_dim=8, projection_class_embeddings_input_dim=6*8+32, transformer_layers_per_block=(1,1))
-    parts = dict(unet=unet, unet_encoder=tiny_unet(), vae=tiny_vae(), text_encoder=CLIPTextModel(text), text_encoder_2=CLIPTextModelWithProjection(text), tokenizer=tokenizer,
-        tokenizer_2=tokenizer, scheduler=DDPMScheduler(), image_encoder=CLIPVisionModelWithProjection(CLIPVisionConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-            num_attention_heads=2, image_size=32, patch_size=16, projection_dim=16)))
-    for name,part in parts.items(): part.save_pretrained(root/'weights'/name)
-    return root
-
-
-def adapter(root, **kw):
-    pipe = load_idm_vton(root/'clone', root/'weights', device='cpu')
-    pipe.set_progress_bar_config(disable=True)
-    bodies = lambda images, rows=None: [Image.new('RGB', im.size, (84,1,68)) for im in images]
-    return IDMVTON(pipe, MannequinParser(), MannequinKeypoints(), bodies, **{'size':(128,96), 'steps':2, **kw})
-
-
-def test_idm_vton_through_diffusers(idm_vton, dataset, library):
-    "Loaded from a clone by name and called as it is called, down to the pixels"
-    net = adapter(idm_vton)
-    assert type(net.pipeline).__module__=='src.tryon_pipeline' and isinstance(net.pipeline, StableDiffusionXLInpaintPipeline)
-    assert 'TORCH_FORCE_WEIGHTS_ONLY_LOAD' not in os.environ and 'src' not in sys.modules and str(idm_vton/'clone') not in sys.path and hasattr(net.pipeline, 'unet_encoder')
-    rows = dataset.train.drop_duplicates('identity').head(3).to_dict('records')
-    images = [read_image(r['path']) for r in rows]
-    call = lambda net, i, seeds: net([images[k] for k in i], [library[0].image]*len(i), [library[0].text]*len(i), seeds, rows=[rows[k] for k in i])
-    made = call(net, [0,1,2], [5,6,7])
-    assert [im.size for im in made]==[(32,64)]*3
-    assert [p for p,_ in net.pipeline.asked[:2]]==[f'model is wearing {library[0].text}', [f'a photo of {library[0].text}']]
-    assert net.pipeline.asked[0][1]['negative_prompt']==NEGATIVE and net.pipeline.asked[1][1]['do_classifier_free_guidance'] is False
-    told = net.pipeline.told
-    assert (told['num_inference_steps'], told['guidance_scale'], told['strength'], told['height'], told['width'])==(2, 2., 1., 128, 96)
-    assert told['cloth'].shape==told['pose_img'].shape==(1,3,128,96) and told['image'].size==told['mask_image'].size==told['ip_adapter_image'].size==(96,128)
-    assert set(np.unique(np.asarray(told['mask_image'])))=={0,255}               # white on black, nothing between
-    assert [told['pose_img'][0,c,0,0].item() for c in range(3)]==pytest.approx([c/127.5-1 for c in (84,1,68)])
-    # seeds: by image, whoever is in the batch
-    assert call(net, [1], [6])[0].tobytes()==made[1].tobytes()!=call(net, [1], [7])[0].tobytes()
-    fixed = adapter(idm_vton, seed='released', text='casual garment', keep_size=False)
-    a,b = call(fixed, [1], [6]),call(fixed, [1], [7])
-    assert a[0].tobytes()==b[0].tobytes() and a[0].size==(96,128) and fixed.pipeline.told['generator'].initial_seed()==42
-    assert fixed.pipeline.asked[0][0]=='model is wearing casual garment'
-    assert net.settings!=fixed.settings and json.dumps(net.settings)
-
-
-def test_idm_vton_takes_pictures_of_any_mode(idm_vton, dataset, library):
-    net = adapter(idm_vton, steps=1)
-    row = dataset.train.iloc[0].to_dict()
-    image,garment = read_image(row['path']).convert('L'),library[0].image.convert('L')
-    deep = lambda im: Image.fromarray(np.asarray(im).astype(np.uint16)*257)
-    def made(person, cloth): return net([person], [cloth], ['x'], [0], rows=[row])[0].tobytes()
-    assert made(image, garment)==made(deep(image), deep(garment))==made(image.convert('RGB'), garment.convert('RGB'))
-    assert made(image.convert('CMYK'), garment.convert('CMYK'))
-
-
-def test_idm_vton_defaults_are_the_released_ones(): # 768×1024, 30 steps, guidance 2.0, strength 1.0, a seed for each image
-    net = IDMVTON('collections:Counter', None, None, None)
-    s = net.settings
-    assert (s['size'], s['steps'], s['guidance'], s['strength'], s['seed'], s['text'])==([1024,768], 30, 2., 1., 'image', None)
-    assert NEGATIVE=='monochrome, lowres, bad anatomy, worst quality, low quality'
-
-
-def test_what_is_missing_is_said_in_one_line(idm_vton, tmp_path, monkeypatch):
-    monkeypatch.setenv('CCREID_WEIGHTS', str(tmp_path/'w'))
-    with pytest.raises(FileNotFoundError, match='no clone of the IDM-VTON') as e: load_idm_vton(tmp_path)
-    assert '\n' not in str(e.value)
-    with pytest.raises(WeightsNotFound, match='yisol/IDM-VTON') as e: load_idm_vton(idm_vton/'clone')
-    assert '\n' not in str(e.value)
-    (tmp_path/'src').mkdir()
-    (tmp_path/'src'/'tryon_pipeline.py').write_text('from diffusers.somewhere import gone\n')
-    path = list(sys.path)
-    with pytest.raises(ImportError, match='cannot be imported beside this diffusers') as e: load_idm_vton(tmp_path, idm_vton/'weights')
-    assert '\n' not in str(e.value) and sys.path==path and 'src' not in sys.modules
-    for bad in ('x','no_such_module:f','os:no_such_name',':','os:'):
-        with pytest.raises(ValueError, match="module:attribute"): load_object(bad)
-
-
-def test_try_on_refuses_with_a_reason(dataset, library):
-    rows = dataset.train.head(3).to_dict('records')
-    images = [read_image(r['path']) for r in rows]
-    class Never:
-        device,dtype = torch.device('cpu'),torch.float32
-        def encode_prompt(self, *a, **k): raise AssertionError
-        __call__ = encode_prompt
-    def parser(images, rows=None): return [np.zeros((64,32), np.uint8), np.full((64,32), 9, np.uint8), truth(rows[2]['path']).parsing]
-    def keypoints(images, rows=None): return [None, None, np.zeros((2,33,4))]
-    net = IDMVTON(Never(), parser, keypoints, lambda images, rows=None: images, size=(128,96))
-    got = net(images, [library[0].image]*3, ['x']*3, [0]*3, rows=rows)
-    assert [str(o) for o in got]==['no upper clothes','no upper clothes','two people'] and all(isinstance(o, SkipImage) for o in got)
 
 
 # --- hard samples -------------------------------------------------------------------------------------------------------------------------

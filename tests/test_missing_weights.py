@@ -21,17 +21,14 @@ pytest.importorskip('transformers')
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    "No weights, no network, and a clone of IDM-VTON that offers the names of its parts"
+    "No weights, and no network"
     from huggingface_hub import constants
     monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
     monkeypatch.setenv('CCREID_WEIGHTS', str(tmp_path/'mine'))
-    (tmp_path/'src').mkdir()
-    for name,text in {'__init__': '', 'tryon_pipeline': 'from diffusers import StableDiffusionXLInpaintPipeline', 'unet_hacked_tryon': 'from diffusers import UNet2DConditionModel',
-                      'unet_hacked_garmnet': 'from diffusers import UNet2DConditionModel'}.items(): (tmp_path/'src'/f'{name}.py').write_text(text+'\n')
     return tmp_path
 
 LOADERS = dict(parser=lambda home, **kw: SegformerParser.from_pretrained(**kw), inpainter=lambda home, **kw: ClothesInpainter.from_pretrained(**kw),
-    try_off=lambda home, **kw: DiffusionTryOff.from_pretrained(None, **kw), try_on=lambda home, **kw: IDMVTON.from_pretrained(home, None, None, None, **kw),
+    try_off=lambda home, **kw: DiffusionTryOff.from_pretrained(None, **kw), try_on=lambda home, **kw: IDMVTON.from_pretrained(None, None, None, **kw),
     keypoints=lambda home, **kw: MediaPipeKeypoints.from_pretrained(**kw))
 NAMED = dict(parser='mattmdjaga/segformer_b2_clothes', inpainter='sd2-community/stable-diffusion-2-inpainting', try_off='ixarchakos/tryOffAnyone', try_on='yisol/IDM-VTON', keypoints='pose_landmarker_heavy')
 
@@ -73,12 +70,6 @@ def test_a_folder_without_the_networks(home, what):
     kw = dict(try_off=dict(weights=home/'a.pth', base=home/'empty', vae=home/'empty'), try_on=dict(weights=home/'empty')).get(what, dict(name=home/'empty'))
     with pytest.raises(ValueError) as e: LOADERS[what](home, **kw)
     assert str(home/'empty') in one_line(e)
-
-def test_a_clone_of_other_code(home):
-    (home/'src'/'tryon_pipeline.py').write_text('')
-    (home/'empty').mkdir()
-    with pytest.raises(ImportError, match='cannot be imported beside this diffusers') as e: LOADERS['try_on'](home, weights=home/'empty')
-    assert 'StableDiffusionXLInpaintPipeline' in one_line(e)
 
 @pytest.mark.parametrize('name', ['./nowhere', '../nowhere/model', './a/b', '/nowhere/model', '~/nowhere/model', 'nowhere/x.safetensors', './x.pth'])
 @pytest.mark.parametrize('file', [None, 'model.safetensors'])
