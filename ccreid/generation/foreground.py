@@ -85,6 +85,7 @@ def _scores(self:Foreground, images):
     logits = self.model(**given).logits
     return logits[:,None] if logits.ndim==3 else logits
 
+# %% ../../nbs/generation/foreground.ipynb #2193262d
 @patch
 def masks(self:Foreground,
     images:list, # PIL images

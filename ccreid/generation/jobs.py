@@ -40,8 +40,8 @@ def load_inpainter(networks): # `Networks`
 
 PARTS = dict( # Of every paper
     parser=Part(SEGFORMER, load_parser, MannequinParser, 'clothes and parts of the body'),
-    labels=Part('auto', name_of_labels, None, "the parser's classes: auto, lip, atr or pascal"),
-    inpainter=Part(SD2, load_inpainter, MannequinInpainter, 'clothes painted by a text'))
+    inpainter=Part(SD2, load_inpainter, MannequinInpainter, 'clothes painted by a text'),
+    labels=Part('auto', name_of_labels, None, "the parser's classes: auto, lip, atr or pascal"))
 
 # %% ../../nbs/generation/jobs.ipynb #0f7af6bb
 def parts()->dict: # `Part` by name

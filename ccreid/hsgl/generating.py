@@ -39,6 +39,7 @@ def load_tryoff(networks): # `Networks`
     more = networks.where | (dict(ground=networks.ground) if networks.names['ground'] else {})
     return DiffusionTryOff.from_pretrained(networks.parser, networks.names['tryoff'], **more)
 
+# %% ../../nbs/hsgl/generating.ipynb #32f365b4
 def name_of_code(
     networks, # `Networks`
 )->str:
