@@ -180,6 +180,7 @@ def test_try_on_that_overflows_skips_its_own_picture_only():
 
 def test_try_off_that_overflows_gives_no_garment(table, tmp_path, capsys):
     net = object.__new__(DiffusionTryOff)
+    net.part = 'upper'
     net.parser,net.seed,net.ground,net.text = lambda ims, rows=None: [np.full((12,8), 5, np.uint8)]*len(ims),0,lambda g: np.ones((12,8), bool),'a coat'
     made = iter([lambda: to_picture(np.full((12,8,3), np.nan)), lambda: Image.new('RGB', (8,12)), lambda: picture(3), lambda: picture(4)])
     net.lay_out = lambda *a: next(made)()
