@@ -13,8 +13,8 @@ from ccreid.generation.dressing import TryOn
 from ccreid.generation.edits import SkipImage
 from ccreid.generation.editing import PROMPTS, EditingTryOn, prompt_for
 from ccreid.generation.inpainting import ClothesInpainter, tiny_inpainter, tiny_pipeline
-from ccreid.generation.pipelines import (PIPELINES, DiffusersPipeline, Kind, call_names, default_dtype, file_patterns, index_of, kind_of,
-                                         load_pipeline, pipeline_class, read_pipeline)
+from ccreid.generation.pipeline_files import default_dtype, file_patterns, index_of, load_pipeline, pipeline_class, read_pipeline
+from ccreid.generation.pipelines import PIPELINES, DiffusersPipeline, Kind, call_names, kind_of
 from ccreid.weights import WeightsNotFound
 
 diffusers.utils.logging.disable_progress_bar(); diffusers.utils.logging.set_verbosity_error()
@@ -30,7 +30,7 @@ def tiny_kl(latents, widths=(4,), **kw):
 def flow(): return diffusers.FlowMatchEulerDiscreteScheduler()
 
 def tiny_sd(channels=9, cross=32):
-    unet = diffusers.UNet2DConditionModel(in_channels=channels, out_channels=4, block_out_channels=(32,32), layers_per_block=1, cross_attention_dim=cross, norm_num_groups=8,
+    unet = diffusers.UNet2DConditionModel(sample_size=16, in_channels=channels, out_channels=4, block_out_channels=(32,32), layers_per_block=1, cross_attention_dim=cross, norm_num_groups=8,
         down_block_types=('DownBlock2D','CrossAttnDownBlock2D'), up_block_types=('CrossAttnUpBlock2D','UpBlock2D'))
     pipe = tiny_pipeline()
     return dict(pipe.components, unet=unet, requires_safety_checker=False)
@@ -141,16 +141,16 @@ def equal(a, b): return np.array_equal(np.asarray(a), np.asarray(b))
 @pytest.mark.parametrize('name', ALL)
 def test_it_paints_inside_the_mask_from_its_seed_and_text(name):
     inpaint = inpainter(name, embed=embedder(name))
-    prompts,seeds = ['a red coat','jeans','a hat'],[1,2,3]
-    made = inpaint(IMAGES, [MASK]*3, prompts, seeds)
+    n = 3 if inpaint.batch>1 else 2
+    prompts,seeds = ['a red coat','jeans','a hat'][:n],[1,2,3][:n]
+    made = inpaint(IMAGES[:n], [MASK]*n, prompts, seeds)
     for im,new in zip(IMAGES, made):
         assert new.size==im.size and equal(np.asarray(new)[~MASK], np.asarray(im)[~MASK])
         assert (np.asarray(new)!=np.asarray(im))[MASK].any(-1).mean()>.9
-    again = inpaint(IMAGES[2::-2], [MASK]*2, prompts[2::-2], seeds[2::-2])          # other company, other place
-    assert equal(again[0], made[2]) and equal(again[1], made[0])
-    assert equal(inpaint(IMAGES[1:2], [MASK], ['jeans'], [2])[0], made[1])
-    assert not equal(inpaint(IMAGES[1:2], [MASK], ['jeans'], [7])[0], made[1])
-    if name!='ZImageInpaint': assert not equal(inpaint(IMAGES[1:2], [MASK], ['a scarf'], [2])[0], made[1])
+    again = inpaint(IMAGES[n-1:0:-1], [MASK]*(n-1), prompts[n-1:0:-1], seeds[n-1:0:-1])          # other company, other place
+    assert equal(again[-1], made[1])
+    other = inpaint([IMAGES[1]]*2, [MASK]*2, ['jeans','a scarf'], [7,2])          # another seed, another text
+    assert not equal(other[0], made[1]) and not equal(other[1], made[1])
     assert inpaint.batch==(2 if PIPELINES[name].batch else 1)
 
 @pytest.mark.parametrize('name', [n for n in ALL if PIPELINES[n].batch])
@@ -358,15 +358,15 @@ class Parser:
         for m in maps: m[len(m)//4:len(m)//2, 2:-2] = 5
         return maps
 
-def nobody(images, rows=None): return [np.zeros((0,18,3)) for _ in images]
+def nobody(images, rows=None): return [None]*len(images)
 
 def dresser(name, **kw): return EditingTryOn(painter(name, **kw.pop('pipeline', {})), Parser(), nobody, **kw)
 
-@pytest.mark.parametrize('name', ALL)
-def test_try_on_by_every_class(name):
+@pytest.mark.parametrize('name', ['StableDiffusionInpaint','FluxFill','FluxKontextInpaint','QwenImageEditPlus','ZImageInpaint','Flux2KleinInpaint'])
+def test_try_on_by_several_classes(name):
     dress = dresser(name, batch=2)
-    made = dress(IMAGES, [coat('red')]*3, ['a red coat']*3, [1,2,3])
-    for im,new in zip(IMAGES, made):
+    made = dress(IMAGES[:2], [coat('red')]*2, ['a red coat']*2, [1,2])
+    for im,new in zip(IMAGES[:2], made):
         changed = (np.asarray(im)!=np.asarray(new)).any(-1)
         assert new.size==im.size and changed[22:32,12:28].mean()>.8 and not changed[45:].any()
     assert equal(dress(IMAGES[1:2], [coat('red')], ['a red coat'], [2])[0], made[1]) and not equal(dress(IMAGES[1:2], [coat('red')], ['a red coat'], [9])[0], made[1])
@@ -487,7 +487,7 @@ def narrower(folder):
 @pytest.mark.parametrize('act,words', [(lambda f: (f/'model_index.json').unlink(), 'there is no model_index.json'), (lambda f: (f/'model_index.json').write_text('<html>'), 'web page'),
     (lambda f: changed_index(f, _class_name='FluxPaintPipeline'), 'has no pipeline FluxPaintPipeline'), (lambda f: changed_index(f, _class_name=['mine','Pipe']), 'has no pipeline'),
     (lambda f: changed_index(f, vae=['diffusers','AutoencoderXY']), 'has no AutoencoderXY'), (drop, '1 missing .first decoder.conv_out.bias'), (add, '1 surplus .first more'),
-    (rewritten('version https://git-lfs.github.com/spec/v1\noid'), 'pointer of Git LFS'), (rewritten('<!DOCTYPE html><html>'), 'web page'), (rewritten(''), 'is empty'), (rewritten('xyz'), 'damaged'), (pickled, 'safetensors'), (narrower, 'transformer')])
+    (rewritten('version https://git-lfs.github.com/spec/v1\noid'), 'pointer of Git LFS'), (rewritten('<!DOCTYPE html><html>'), 'web page'), (rewritten(''), 'is empty'), (rewritten('xyz'), 'damaged'), (pickled, 'safetensors'), (narrower, 'x_embedder.weight')])
 def test_wrong_folders_are_one_line(act, words, tmp_path):
     built('FluxFill').save_pretrained(tmp_path/'f')
     act(tmp_path/'f')

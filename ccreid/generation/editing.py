@@ -7,13 +7,13 @@ Docs: https://ccreid.github.io/ccreid/generation/editing.html.md"""
 # %% auto #0
 __all__ = ['PROMPTS', 'prompt_for', 'EditingTryOn']
 
-# %% ../../nbs/generation/editing.ipynb #b654ae49
+# %% ../../nbs/generation/editing.ipynb #c34c1b7a
 from fastcore.basics import patch
 from .dressing import Dresser
 from .edits import SkipImage,to_picture
-from .pipelines import DiffusersPipeline,read_pipeline
+from .pipelines import DiffusersPipeline
 
-# %% ../../nbs/generation/editing.ipynb #db670162
+# %% ../../nbs/generation/editing.ipynb #f70f9ebf
 PROMPTS = { # (is there a mask?, how the picture of the garment goes in) -> what is said
     (True,''): 'a photo of a person wearing {text}',
     (False,''): 'Dress the person in {text}. Keep face, hair, pose, hands, shoes and background as they are.',
@@ -30,7 +30,7 @@ def prompt_for(
     way = pipeline.garment if (pipeline.masked,pipeline.garment) in PROMPTS else ''
     return PROMPTS[pipeline.masked,way]
 
-# %% ../../nbs/generation/editing.ipynb #2787edd6
+# %% ../../nbs/generation/editing.ipynb #4b80e6d1
 class EditingTryOn(Dresser):
     "A `TryOn` by a pipeline of diffusers"
     def __init__(self,
@@ -46,7 +46,7 @@ class EditingTryOn(Dresser):
         self.prompt = prompt_for(pipeline) if prompt is None else prompt
         if not pipeline.batches: self.batch = 1
 
-# %% ../../nbs/generation/editing.ipynb #e606bebb
+# %% ../../nbs/generation/editing.ipynb #99e412cd
 def _picture(made):
     "A PIL image, or why there is none"
     try: return to_picture(made)
@@ -66,7 +66,7 @@ def settings(self:EditingTryOn)->dict:
     "What decides how its pictures look, for the record of an expansion"
     return {**self.frame, **self.pipeline.settings, 'prompt': self.prompt}
 
-# %% ../../nbs/generation/editing.ipynb #a74fd6fd
+# %% ../../nbs/generation/editing.ipynb #16d94389
 _FRAME = 'part','fit','edge','batch','keep_size'
 
 @patch(cls_method=True)

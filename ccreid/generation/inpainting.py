@@ -18,7 +18,8 @@ import ccreid.compat
 from ..data.transforms import _rgb
 from .edits import SkipImage, fault, to_picture
 from .parsing import full_batches
-from .pipelines import DiffusersPipeline,read_pipeline
+from .pipeline_files import read_pipeline
+from .pipelines import DiffusersPipeline
 from ..weights import need
 
 # %% ../../nbs/generation/inpainting.ipynb #cbfe9ce3
@@ -70,11 +71,18 @@ class ClothesInpainter:
         **kw,              # Of `DiffusersPipeline`: device, dtype, name, options, embed
     ):
         _refuse(size, steps, batch)
-        self.painter = p = DiffusersPipeline(pipe, size, steps, guidance, strength, negative, edit=edit or whole,
-                                             garment='text', **kw)
-        self.pipe,self.size,self.device,self.dtype,self.name = p.pipe,tuple(size),p.device,p.dtype,p.name
-        self.steps,self.guidance,self.strength,self.negative,self.whole = steps,p.guidance,strength,negative,whole
-        self.batch = batch if p.batches else 1
+        kw = dict(kw, strength=strength, negative=negative, edit=edit or whole, garment='text')
+        self._take(DiffusersPipeline(pipe, size, steps, guidance, **kw))
+        self.size,self.strength,self.negative,self.whole = tuple(size),strength,negative,whole
+        self.batch = batch if self.painter.batches else 1
+
+# %% ../../nbs/generation/inpainting.ipynb #67c5ae3d
+@patch
+def _take(self:ClothesInpainter, painter):
+    "What is known of the pipeline, at hand here"
+    self.painter,self.pipe,self.device,self.dtype,self.name = (
+        painter,painter.pipe,painter.device,painter.dtype,painter.name)
+    self.steps,self.guidance = painter.steps,painter.guidance
 
 # %% ../../nbs/generation/inpainting.ipynb #0b5493c8
 @patch(as_prop=True)
