@@ -118,7 +118,8 @@ def put(self:ClothesInpainter, image, new, mask):
     try: new = to_picture(new)
     except SkipImage as e: return e
     if why := fault(new): return SkipImage(why)
-    return new.convert('RGB').resize(image.size, Image.Resampling.LANCZOS) if self.whole else composite(image, new, mask)
+    if not self.whole: return composite(image, new, mask)
+    return new.convert('RGB').resize(image.size, Image.Resampling.LANCZOS)
 
 # %% ../../nbs/generation/inpainting.ipynb #dd444ea1
 @patch

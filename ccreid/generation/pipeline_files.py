@@ -66,6 +66,7 @@ def pipeline_class(
     if not isinstance(cls, type): raise ValueError(f'diffusers {diffusers.__version__} has no pipeline {shown(name)}')
     return cls
 
+# %% ../../nbs/generation/pipeline_files.ipynb #5d768c38
 def _named(index, asked):
     "The class that is wanted"
     name = asked or index.get('_class_name')

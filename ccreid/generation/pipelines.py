@@ -44,7 +44,7 @@ def call_names(
 # %% ../../nbs/generation/pipelines.ipynb #becb3e61
 class Kind(NamedTuple):
     "What is to be known about a class of pipelines"
-    mode:str         # 'input' (mask shown to the network), 'blend' (known part put back), 'edit' (no mask), '' (neither)
+    mode:str         # 'input' (the network sees the mask), 'blend' (known part put back), 'edit' (no mask), '' (unfit)
     garment:str=''   # How a second picture goes in: one of `WAYS` but 'text'; '' for not at all
     batch:bool=False # Several pictures in one call?
     weights:str=''   # Names on the hub
