@@ -15,11 +15,12 @@ import torch
 from fastcore.basics import patch
 from PIL import Image
 import ccreid.compat
-from .. import settings
 from ..data.transforms import _rgb
 from .edits import SkipImage, fault, to_picture
 from .parsing import full_batches
-from ..weights import locate, need
+from .pipeline_files import read_pipeline
+from .pipelines import DiffusersPipeline
+from ..weights import need
 
 # %% ../../nbs/generation/inpainting.ipynb #cbfe9ce3
 def as_mask(
@@ -47,9 +48,6 @@ def composite(
 # %% ../../nbs/generation/inpainting.ipynb #b487039c
 SD2 = 'sd2-community/stable-diffusion-2-inpainting'
 SD15 = 'stable-diffusion-v1-5/stable-diffusion-inpainting'
-_TENSORS = 'model','diffusion_pytorch_model'           # names of files, as transformers and diffusers write them
-_PARTS = 'unet','vae','text_encoder'
-_FILES = ['*.json','*.txt', *(f'{part}/{file}.safetensors' for part in _PARTS for file in _TENSORS)]
 
 def _refuse(size, steps, batch):
     "`ValueError` for what makes no sense"
@@ -59,82 +57,81 @@ def _refuse(size, steps, batch):
 
 # %% ../../nbs/generation/inpainting.ipynb #a401ce68
 class ClothesInpainter:
-    "An inpainting pipeline of diffusers, called as `inpaint(images, masks, prompts, seeds)`"
+    "A pipeline of diffusers that paints into pictures, called as `inpaint(images, masks, prompts, seeds)`"
     def __init__(self,
-        pipe,              # StableDiffusionInpaintPipeline
+        pipe,              # A pipeline of diffusers; see `DiffusersPipeline`
         size=(768,256),    # (height, width) at which it paints; multiples of 8
         steps:int=50,      # Of denoising
-        guidance:float=7.5, # Scale of classifier-free guidance; 7.5 is the pipeline's default
-        strength:float|None=None, # How much of the noise is put in; default: the pipeline's
+        guidance:float|None=None, # Scale of guidance; default: the pipeline's, 7.5 for Stable Diffusion
+        strength:float|None=None, # How much of the noise is put in; default: the pipeline's, or 1 where it blends
         negative:str|None=None,   # What should not be seen
-        batch:int=8,       # Images at a time
-        device=None,       # Default: the setting `device`
-        dtype=None,        # Default: float16 on CUDA, else float32
-        name:str='',       # For the record
+        batch:int=8,       # Images at a time, for a pipeline that takes several
+        whole:bool=False,  # Keep all of the result, not what is inside the mask?
+        edit:bool=False,   # Take a class without a mask that is not known here? With `whole` it is
+        **kw,              # Of `DiffusersPipeline`: device, dtype, name, options, embed
     ):
         _refuse(size, steps, batch)
-        self.device = torch.device(device or settings.get('device'))
-        self.dtype = dtype or (torch.float16 if self.device.type=='cuda' else torch.float32)
-        self.pipe,self.size,self.negative = pipe.to(self.device, self.dtype),tuple(size),negative
-        self.steps,self.guidance,self.strength,self.batch,self.name = steps,guidance,strength,batch,name
-        pipe.set_progress_bar_config(disable=True)
+        kw = dict(kw, strength=strength, negative=negative, edit=edit or whole, garment='text')
+        self._take(DiffusersPipeline(pipe, size, steps, guidance, **kw))
+        self.size,self.strength,self.negative,self.whole = tuple(size),strength,negative,whole
+        self.batch = batch if self.painter.batches else 1
+
+# %% ../../nbs/generation/inpainting.ipynb #67c5ae3d
+@patch
+def _take(self:ClothesInpainter, painter):
+    "What is known of the pipeline, at hand here"
+    self.painter,self.pipe,self.device,self.dtype,self.name = (
+        painter,painter.pipe,painter.device,painter.dtype,painter.name)
+    self.steps,self.guidance = painter.steps,painter.guidance
 
 # %% ../../nbs/generation/inpainting.ipynb #0b5493c8
 @patch(as_prop=True)
 def settings(self:ClothesInpainter)->dict:
     "What decides how its images look, for the record of an expansion"
-    return dict(model=self.name, size=list(self.size), steps=self.steps, guidance=self.guidance,
-                strength=self.strength, negative=self.negative, dtype=str(self.dtype).split('.')[-1])
+    own = dict(model=self.name, size=list(self.size), steps=self.steps, guidance=self.guidance,
+               strength=self.strength, negative=self.negative, dtype=str(self.dtype).split('.')[-1])
+    more = {} if self.painter.plain else {**self.painter.settings, 'size': own['size']}
+    return {**own, **more, **(dict(whole=True) if self.whole else {})}
 
 # %% ../../nbs/generation/inpainting.ipynb #dea8e537
 @patch(cls_method=True)
 def from_pretrained(cls:ClothesInpainter,
-    name=SD2,  # Name, hub id or folder, see `ccreid.weights.locate`
-    **kw,      # Of `ClothesInpainter`, but `name`
+    name=SD2,      # Name, hub id or folder, see `ccreid.weights.locate`
+    pipeline=None, # Class, where it is not the one that the folder names: 'QwenImageInpaintPipeline'
+    variant=None,  # Such as 'fp16': files with this in their names
+    device=None, dtype=None, # Default: the setting `device`; 16 bits on CUDA, else float32
+    **kw,          # Of `ClothesInpainter`, but `name`
 ):
     "Load by name, safetensors only; `WeightsNotFound`, or `ValueError` where the folder holds something else"
-    need('diffusers', 'transformers')
-    from diffusers import StableDiffusionInpaintPipeline
-    folder = locate(name, None, only=_FILES)
-    unwatched = dict(safety_checker=None, feature_extractor=None, requires_safety_checker=False)
-    here = dict(use_safetensors=True, local_files_only=True)
-    try: pipe = StableDiffusionInpaintPipeline.from_pretrained(folder, **here, **unwatched)
-    except (OSError, ValueError) as e:
-        raise ValueError(f'{folder} holds no inpainting pipeline of diffusers with safetensors: '
-                         f'{str(e).splitlines()[0]}') from None
-    return cls(pipe, name=Path(name).name if Path(name).is_dir() else str(name), **kw)
+    pipe,name = read_pipeline(name, pipeline, variant, device, dtype)
+    return cls(pipe, name=name, device=device, dtype=dtype, **kw)
 
 # %% ../../nbs/generation/inpainting.ipynb #d9c2a813
 @patch
 def paint(self:ClothesInpainter, images, masks, prompts, seeds):
     "One batch, at the pipeline's size: [B,H,W,3] floats, or PIL images"
-    h,w = self.size
-    whites = [Image.fromarray(m.astype(np.uint8)*255) for m in masks]
-    optional = {} if self.strength is None else dict(strength=self.strength)
-    return self.pipe(prompt=list(prompts),
-        negative_prompt=None if self.negative is None else [self.negative]*len(images),
-        image=[im.resize((w,h), Image.Resampling.LANCZOS) for im in images],
-        mask_image=[white.resize((w,h), Image.Resampling.NEAREST) for white in whites],
-        height=h, width=w, num_inference_steps=self.steps, guidance_scale=self.guidance,
-        generator=[torch.Generator().manual_seed(int(s)) for s in seeds], output_type='np', **optional).images
+    return self.painter(images, prompts, seeds, masks)
 
 @patch
 def put(self:ClothesInpainter, image, new, mask):
-    "The composite, or why there is none"
+    "The composite, or all of it, or why there is none"
     try: new = to_picture(new)
     except SkipImage as e: return e
-    return SkipImage(why) if (why := fault(new)) else composite(image, new, mask)
+    if why := fault(new): return SkipImage(why)
+    if not self.whole: return composite(image, new, mask)
+    return new.convert('RGB').resize(image.size, Image.Resampling.LANCZOS)
 
 # %% ../../nbs/generation/inpainting.ipynb #dd444ea1
 @patch
 def __call__(self:ClothesInpainter,
     images:list,  # PIL images
-    masks:list,   # As `as_mask` takes them, each in the size of its image
+    masks:list|None, # As `as_mask` takes them, each in the size of its image; None with `whole`: everything
     prompts,      # A text for each, or one for all
     seeds:list,   # A number for each
     rows=None,    # Rows of the sample table; not used
 )->list: # PIL images in the sources' size; None where the mask is empty, `SkipImage` where the network failed
     "New content inside the masks; raises `ValueError` where a mask has another size"
+    if masks is None and self.whole: masks = [np.ones(im.size[::-1], bool) for im in images]
     prompts = [prompts]*len(images) if isinstance(prompts, str) else list(prompts)
     if not len(images)==len(masks)==len(prompts)==len(seeds):
         raise ValueError(f'{len(images)} images, {len(masks)} masks, {len(prompts)} prompts '

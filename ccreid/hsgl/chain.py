@@ -84,9 +84,8 @@ PARTS = dict( # Networks
     keypoints=Part('pose_landmarker_heavy', _jobs+'load_keypoints', _stand_ins+'MannequinKeypoints', 'body key points'),
     tryoff=Part('ixarchakos/tryOffAnyone', _jobs+'load_tryoff', _stand_ins+'MannequinTryOff', 'garment from a person'),
     ground=Part('', _jobs+'load_ground', None, 'garment on its ground; without a name, what is not white'),
-    tryon=Part('yisol/IDM-VTON', _jobs+'load_tryon', _stand_ins+'MannequinTryOn', 'garment onto a person'),
-    code=Part('', _jobs+'name_of_code', None, "folder of a clone of IDM-VTON's repository"),
-    body_map=Part('', _jobs+'name_of_body_map', None, "MODULE:FUNCTION that draws DensePose's pictures"))
+    tryon=Part('catvton', _jobs+'load_tryon', _stand_ins+'MannequinTryOn', 'garment onto a person'),
+    body_map=Part('', _jobs+'load_body_map', None, "DensePose's pictures, for IDM-VTON: folder, or TorchScript file"))
 
 PRETRAIN = {'fire': 7, 'cssc': 1, '': 7} # Epochs of a pretraining on coarse samples, by method
 
