@@ -9,6 +9,7 @@ os.environ['HF_HUB_OFFLINE'] = '1'
 
 import pytest
 from hypothesis import HealthCheck,settings
+from pose_networks import task_file # a fixture
 
 settings.register_profile('ccreid', deadline=None, derandomize=True, max_examples=50, print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])

@@ -78,7 +78,8 @@ _COMMON = dict(parser='clothes and parts of the body', inpainter='clothes painte
 
 def _add_parts(parser):
     "Other networks"
-    add_pairs(parser, '--model', 'PART=NAME', 'another network, a name or a folder, for one of the parts below')
+    add_pairs(parser, '--model', 'PART=NAME',
+              'another network, a name or a folder, for one of the parts below; or a setting of it, PART.ARGUMENT=VALUE')
     group = parser.add_argument_group('parts (--model PART=NAME)')
     for name,words in _COMMON.items(): add_line(group, name, words)
     for name,part in of_chains('parts', Part, _COMMON).items():

@@ -10,7 +10,7 @@ __all__ = ['PARTS', 'KINDS', 'SHARED', 'load_parser', 'name_of_labels', 'load_in
            'only_generated']
 
 # %% ../../nbs/generation/jobs.ipynb #2bc6062b
-import inspect,os,sys,warnings
+import inspect,os,re,sys,warnings
 from pathlib import Path
 import pandas as pd
 import torch
@@ -28,7 +28,7 @@ from ..tables import DataError
 def load_parser(networks): # `Networks`
     "The human parser, with the weights of that name"
     kw = dict(batch=networks.batch, device=networks.where['device'])
-    return load_any_parser(networks.names['parser'], networks.names['labels'], **kw)
+    return networks.load('parser', load_any_parser, networks.names['parser'], networks.names['labels'], **kw)
 
 def name_of_labels(networks)->str: # `Networks`
     "The parser's set of classes, a word"
@@ -36,7 +36,9 @@ def name_of_labels(networks)->str: # `Networks`
 
 def load_inpainter(networks): # `Networks`
     "The inpainting network, with the weights of that name"
-    return ClothesInpainter.from_pretrained(networks.names['inpainter'], batch=networks.batch, **networks.where)
+    name,_,cls = networks.names['inpainter'].partition('@') # NAME, or NAME@CLASS of a pipeline
+    kw = dict(batch=networks.batch, **networks.where) | (dict(pipeline=cls) if cls else {})
+    return networks.load('inpainter', ClothesInpainter.from_pretrained, name, **kw)
 
 PARTS = dict( # Of every paper
     parser=Part(SEGFORMER, load_parser, MannequinParser, 'clothes and parts of the body'),
@@ -62,6 +64,26 @@ def _made(models, name, make):
     made = models.__dict__[name] = make(known[name])
     return made
 
+# %% ../../nbs/generation/jobs.ipynb #6bcde772
+_words = {'true': True, 'false': False, 'none': None}
+
+def _value(text):
+    "What a word of the command line means; anything but a text is itself"
+    if not isinstance(text, str): return text
+    if text.lower() in _words: return _words[text.lower()]
+    if size := re.fullmatch(r'(\d+)x(\d+)', text): return tuple(map(int, size.groups()))
+    for kind in int,float:
+        try: return kind(text)
+        except ValueError: pass
+    return text
+
+def _arguments(make):
+    "Names that may be set: arguments with a default of a function, and of the class whose `from_pretrained` it is"
+    cls = getattr(make, '__self__', None)
+    signatures = [make, *(c.__init__ for c in cls.__mro__[:-1] if '__init__' in vars(c))] if cls else [make]
+    found = [p for f in signatures for p in inspect.signature(f).parameters.values()]
+    return sorted({p.name for p in found if p.default is not p.empty and p.name not in ('device','dtype','name')})
+
 # %% ../../nbs/generation/jobs.ipynb #c0b98529
 class Networks:
     "The published networks by part; `WeightsNotFound`, `ImportError` or `ValueError`, in one line, for what is missing"
@@ -69,17 +91,34 @@ class Networks:
         device=None,    # Default: the setting
         precision=None, # 'fp16' or 'bf16'; default: of each network its own, see there
         batch:int=8,    # Images at a time, where a network takes several
-        **names,        # Of weights, where others are wanted than those of `parts()`
+        **names,        # Of weights, where others are wanted than those of `parts()`; settings as `PART.ARGUMENT`
     ):
-        words = {name: part.weights for name,part in parts().items()}
-        if unknown := names.keys()-words.keys():
+        words,given = {name: part.weights for name,part in parts().items()},{k.split('.')[0] for k in names}
+        if unknown := given-words.keys():
             raise ValueError(f"no part {min(unknown)!r} of the generators: there are {', '.join(words)}")
         if precision and precision not in _precisions:
             raise ValueError(f"precision is {' or '.join(_precisions)}, not {precision!r}")
-        self.names,self.batch,self.where = {**words, **names},batch,dict(device=device)
+        self.set = {tuple(k.split('.', 1)): _value(v) for k,v in names.items() if '.' in k}
+        self.names = {**words, **{k: v for k,v in names.items() if '.' not in k}}
+        self.batch,self.where = batch,dict(device=device)
         if precision: self.where['dtype'] = _precisions[precision]
 
     def __getattr__(self, name): return _made(self, name, lambda part: resolve(part.load)(self))
+
+# %% ../../nbs/generation/jobs.ipynb #4c1e06fe
+from fastcore.basics import patch
+
+@patch
+def load(self:Networks,
+    part:str, # Name
+    make,     # Function, or `from_pretrained` of a class
+    *args, **kwargs, # Of it; what was set for the part goes before
+):
+    "A network of a part, with its settings; `ValueError` for one that it has not"
+    own = {name: v for (p,name),v in self.set.items() if p==part}
+    if unknown := own.keys()-{*_arguments(make)}:
+        raise ValueError(f"{part} has no setting {min(unknown)!r}: it has {', '.join(_arguments(make))}")
+    return make(*args, **{**kwargs, **own})
 
 # %% ../../nbs/generation/jobs.ipynb #817a5fb5
 def load_object(

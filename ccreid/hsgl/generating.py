@@ -32,17 +32,18 @@ from .try_on import generate_hard_samples
 # %% ../../nbs/hsgl/generating.ipynb #0cc00d07
 def load_keypoints(networks): # `Networks`
     "The detector of key points, with the weights of that name"
-    return MediaPipeKeypoints.from_pretrained(networks.names['keypoints'])
+    return networks.load('keypoints', MediaPipeKeypoints.from_pretrained, networks.names['keypoints'])
 
 def load_ground(networks): # `Networks`
     "The network that finds a garment on its ground, None without a name"
     name = networks.names['ground']
-    return Foreground.from_pretrained(name, device=networks.where['device']) if name else None
+    if not name: return None
+    return networks.load('ground', Foreground.from_pretrained, name, device=networks.where['device'])
 
 def load_tryoff(networks): # `Networks`
     "The try-off, with the weights of that name, and with the network for the ground if one is named"
     more = networks.where | (dict(ground=networks.ground) if networks.names['ground'] else {})
-    return DiffusionTryOff.from_pretrained(networks.parser, networks.names['tryoff'], **more)
+    return networks.load('tryoff', DiffusionTryOff.from_pretrained, networks.parser, networks.names['tryoff'], **more)
 
 # %% ../../nbs/hsgl/generating.ipynb #32f365b4
 def load_body_map(networks): # `Networks`
@@ -56,11 +57,13 @@ def load_body_map(networks): # `Networks`
 
 # %% ../../nbs/hsgl/generating.ipynb #6ab02310
 def _load_catvton(networks, weights, **kwargs):
-    return CatVTON.from_pretrained(networks.parser, networks.keypoints, **kwargs, **networks.where)
+    parts = networks.parser,networks.keypoints
+    return networks.load('tryon', CatVTON.from_pretrained, *parts, **kwargs, **networks.where)
 
 def _load_idm_vton(networks, weights):
     body_map = networks.body_map # before everything that takes long
-    return IDMVTON.from_pretrained(networks.parser, networks.keypoints, body_map, weights, **networks.where)
+    parts = networks.parser,networks.keypoints,body_map
+    return networks.load('tryon', IDMVTON.from_pretrained, *parts, weights, **networks.where)
 
 def _load_pipeline(networks, name):
     "IDM-VTON from a folder of its files, or an editing pipeline, NAME or NAME@CLASS"
@@ -68,7 +71,8 @@ def _load_pipeline(networks, name):
     if name.lower().endswith('idm-vton') or folder.is_dir() and holds_idm_vton(folder):
         return _load_idm_vton(networks, name)
     name,_,cls = name.partition('@')
-    return EditingTryOn.from_pretrained(networks.parser, networks.keypoints, name, cls or None, **networks.where)
+    parts = networks.parser,networks.keypoints
+    return networks.load('tryon', EditingTryOn.from_pretrained, *parts, name, cls or None, **networks.where)
 
 # %% ../../nbs/hsgl/generating.ipynb #0df9b597
 TRYONS = { # Name -> its loader, called with networks and weights, and the weights
