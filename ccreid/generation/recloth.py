@@ -35,16 +35,16 @@ class Recloth:
 @patch
 def masks_of(self:Recloth,
     images, # PIL images
-    rows, # One dict each, with `path`
+    rows, # One dict each; those with the same `path` are one image
 )->list: # Arrays [H,W] bool, one each
     "Where to paint; an image of which several variants are made is parsed once"
-    new = {}
-    for image,row in zip(images, rows):
-        if row['path'] not in self.masks: new.setdefault(row['path'], (image,row))
+    places,new = [row.get('path', i) for i,row in enumerate(rows)],{}
+    for place,image,row in zip(places, images, rows):
+        if place not in self.masks: new.setdefault(place, (image,row))
     maps = self.parser([o for o,_ in new.values()], rows=[r for _,r in new.values()]) if new else []
-    known = self.masks | {path: clothes_mask(main_person(m), self.mask) for path,m in zip(new, maps, strict=True)}
-    self.masks = {row['path']: known[row['path']] for row in rows}
-    return [known[row['path']] for row in rows]
+    known = self.masks | {o: clothes_mask(main_person(m), self.mask) for o,m in zip(new, maps, strict=True)}
+    self.masks = {o: known[o] for o in places if isinstance(o, str)}
+    return [known[o] for o in places]
 
 # %% ../../nbs/generation/recloth.ipynb #75e981ec
 @patch
