@@ -74,12 +74,15 @@ def _values(options):
     return values
 
 # %% ../../nbs/commands/generate.ipynb #7cf48a26
-_COMMON = dict(parser='clothes and parts of the body', inpainter='clothes painted by a text') # parts of all generators
+_COMMON = dict( # Parts of all generators
+    parser='clothes and parts of the body', inpainter='clothes painted by a text',
+    labels="the parser's classes: auto, lip, atr or pascal")
 
 def _add_parts(parser):
     "Other networks"
     add_pairs(parser, '--model', 'PART=NAME',
-              'another network, a name or a folder, for one of the parts below; or a setting of it, PART.ARGUMENT=VALUE')
+              'another network, a name or a folder, for one of the parts below; '
+              'or a setting of it, PART.ARGUMENT=VALUE')
     group = parser.add_argument_group('parts (--model PART=NAME)')
     for name,words in _COMMON.items(): add_line(group, name, words)
     for name,part in of_chains('parts', Part, _COMMON).items():

@@ -45,6 +45,7 @@ def _largest(mask):
 
 # %% ../../nbs/generation/body_masks.ipynb #a6c91b4c
 PARTS = 'upper','lower','full' # What is dressed
+_OTHERS = dict(upper=(9,12), lower=(5,7)) # clothes of the other half stay
 
 def _part(labels, keypoints, part, unit, width, seen):
     "The mask of upper or lower body, before pieces are chosen; and what of the limbs stays"
@@ -68,14 +69,10 @@ def body_mask(
     "Where a new garment may go; `ValueError` for another part"
     if part not in PARTS: raise ValueError(f"part is {', '.join(PARTS)}, not {part!r}")
     labels = Image.fromarray(np.asarray(labels, np.uint8)).resize(size[::-1], Image.Resampling.NEAREST)
-    labels,unit = np.asarray(labels),size[0]/512
-    halves = 'upper','lower'
-    found = {p: _part(labels, keypoints, p, unit, width, seen) for p in (halves if part=='full' else (part,))}
-    stays = np.isin(labels, KEPT+HEAD)
-    for mask,ends in found.values(): stays = stays|ends
-    if part=='upper': stays = stays|np.isin(labels, (9,12))
-    if part=='lower': stays = stays|np.isin(labels, (5,7))
-    return _largest(np.any([mask for mask,_ in found.values()], 0) & ~stays)
+    labels,halves = np.asarray(labels),('upper','lower') if part=='full' else (part,)
+    found = [_part(labels, keypoints, p, size[0]/512, width, seen) for p in halves]
+    stays = np.isin(labels, KEPT+HEAD+_OTHERS.get(part, ()))
+    return _largest(np.any([mask for mask,_ in found], 0) & ~np.any([stays, *(ends for _,ends in found)], 0))
 
 def upper_body_mask(labels, keypoints, size=(512,384), arm_width:int=60, seen:float=.5)->np.ndarray: # As `body_mask`
     "Where a new upper garment may go"

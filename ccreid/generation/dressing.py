@@ -11,6 +11,7 @@ __all__ = ['FITS', 'TryOn', 'Fit', 'soft_edge', 'Dresser']
 from typing import Protocol
 import numpy as np
 import torch
+from fastcore.basics import patch
 from PIL import Image,ImageFilter
 from ..data.transforms import _rgb
 from .body_masks import LOWER,PARTS,UPPER,body_mask
@@ -47,16 +48,19 @@ class Fit:
             left,top = (size[1]-w)//2,(size[0]-h)//2
             self.box = left,top,left+w,top+h
 
-    def to(self, image, resample=Image.Resampling.LANCZOS):
-        "Any picture of the source's size, at the network's"
-        left,top,right,bottom = self.box
-        pixels = np.asarray(image.resize((right-left,bottom-top), resample))
-        around = [(top,self.size[0]-bottom),(left,self.size[1]-right)]+[(0,0)]*(pixels.ndim-2)
-        return Image.fromarray(np.pad(pixels, around, mode='edge'))
+# %% ../../nbs/generation/dressing.ipynb #43a532ef
+@patch
+def to(self:Fit, image, resample=Image.Resampling.LANCZOS):
+    "Any picture of the source's size, at the network's"
+    left,top,right,bottom = self.box
+    pixels = np.asarray(image.resize((right-left,bottom-top), resample))
+    around = [(top,self.size[0]-bottom),(left,self.size[1]-right)]+[(0,0)]*(pixels.ndim-2)
+    return Image.fromarray(np.pad(pixels, around, mode='edge'))
 
-    def back(self, image):
-        "A picture of the network's size, at the source's"
-        return image.crop(self.box).resize(self.source, Image.Resampling.LANCZOS)
+@patch
+def back(self:Fit, image):
+    "A picture of the network's size, at the source's"
+    return image.crop(self.box).resize(self.source, Image.Resampling.LANCZOS)
 
 # %% ../../nbs/generation/dressing.ipynb #094eaeb8
 def soft_edge(
@@ -75,8 +79,8 @@ def _mask_of(parsed, found, part, size):
     people = people_in(found)
     if len(people)>1: raise SkipImage('two people')
     mask = body_mask(parsed, people[0] if len(people) else None, part, size)
-    if not np.isin(parsed, _WORN[part]).any() or not mask.any(): raise SkipImage(f"no {part.replace('full', '')} clothes")
-    return mask
+    if np.isin(parsed, _WORN[part]).any() and mask.any(): return mask
+    raise SkipImage('no clothes' if part=='full' else f'no {part} clothes')
 
 def _one_each(*lists):
     if len({len(o) for o in lists})>1: raise ValueError(
@@ -106,8 +110,6 @@ class Dresser:
         raise NotImplementedError(f'{type(self).__name__} has no method paint')
 
 # %% ../../nbs/generation/dressing.ipynb #59a5f394
-from fastcore.basics import patch
-
 @patch(as_prop=True)
 def frame(self:Dresser)->dict:
     "What the frame adds to the record of an expansion"
@@ -133,6 +135,7 @@ def _seen(self:Dresser, people, rows):
         else: res.append(np.asarray(Image.fromarray(mask).resize((W,H), Image.Resampling.NEAREST)))
     return res
 
+# %% ../../nbs/generation/dressing.ipynb #1c939ca5
 @patch
 def _finished(self:Dresser, image, made, mask, fit):
     "The source with the network's picture inside the mask"
@@ -160,6 +163,7 @@ def __call__(self:Dresser, images, garments, texts, seeds, rows=None):
                 res[i] = self._finished(images[i], made, masks[i], fits[i])
     return res
 
+# %% ../../nbs/generation/dressing.ipynb #4d7a020e
 @patch
 def _painted(self:Dresser, *given):
     "What `paint` gives; where values are no numbers, each picture by itself"

@@ -33,6 +33,7 @@ def prompt_for(
 # %% ../../nbs/generation/editing.ipynb #4b80e6d1
 class EditingTryOn(Dresser):
     "A `TryOn` by a pipeline of diffusers"
+    also = DiffusersPipeline, # whose arguments `from_pretrained` takes
     def __init__(self,
         pipeline, # A `DiffusersPipeline`
         parser,   # A `HumanParser`

@@ -78,9 +78,10 @@ def _value(text):
     return text
 
 def _arguments(make):
-    "Names that may be set: arguments with a default of a function, and of the class whose `from_pretrained` it is"
+    "Arguments with a default of a function, of the class whose `from_pretrained` it is, and of the class's `also`"
     cls = getattr(make, '__self__', None)
-    signatures = [make, *(c.__init__ for c in cls.__mro__[:-1] if '__init__' in vars(c))] if cls else [make]
+    classes = [*cls.__mro__[:-1], *getattr(cls, 'also', ())] if cls else []
+    signatures = [make, *(c.__init__ for c in classes if '__init__' in vars(c))]
     found = [p for f in signatures for p in inspect.signature(f).parameters.values()]
     return sorted({p.name for p in found if p.default is not p.empty and p.name not in ('device','dtype','name')})
 
@@ -112,13 +113,13 @@ from fastcore.basics import patch
 def load(self:Networks,
     part:str, # Name
     make,     # Function, or `from_pretrained` of a class
-    *args, **kwargs, # Of it; what was set for the part goes before
+    *args, needs=(), **kwargs, # Of it, after the parts that it needs; what was set for the part goes before
 ):
-    "A network of a part, with its settings; `ValueError` for one that it has not"
+    "A network of a part, with its settings; `ValueError`, before anything is loaded, for one that it has not"
     own = {name: v for (p,name),v in self.set.items() if p==part}
     if unknown := own.keys()-{*_arguments(make)}:
         raise ValueError(f"{part} has no setting {min(unknown)!r}: it has {', '.join(_arguments(make))}")
-    return make(*args, **{**kwargs, **own})
+    return make(*(getattr(self, name) for name in needs), *args, **{**kwargs, **own})
 
 # %% ../../nbs/generation/jobs.ipynb #817a5fb5
 def load_object(

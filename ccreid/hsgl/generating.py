@@ -43,7 +43,7 @@ def load_ground(networks): # `Networks`
 def load_tryoff(networks): # `Networks`
     "The try-off, with the weights of that name, and with the network for the ground if one is named"
     more = networks.where | (dict(ground=networks.ground) if networks.names['ground'] else {})
-    return networks.load('tryoff', DiffusionTryOff.from_pretrained, networks.parser, networks.names['tryoff'], **more)
+    return networks.load('tryoff', DiffusionTryOff.from_pretrained, networks.names['tryoff'], needs=('parser',), **more)
 
 # %% ../../nbs/hsgl/generating.ipynb #32f365b4
 def load_body_map(networks): # `Networks`
@@ -57,22 +57,21 @@ def load_body_map(networks): # `Networks`
 
 # %% ../../nbs/hsgl/generating.ipynb #6ab02310
 def _load_catvton(networks, weights, **kwargs):
-    parts = networks.parser,networks.keypoints
-    return networks.load('tryon', CatVTON.from_pretrained, *parts, **kwargs, **networks.where)
+    return networks.load('tryon', CatVTON.from_pretrained, needs=('parser','keypoints'), **kwargs, **networks.where)
 
 def _load_idm_vton(networks, weights):
-    body_map = networks.body_map # before everything that takes long
-    parts = networks.parser,networks.keypoints,body_map
-    return networks.load('tryon', IDMVTON.from_pretrained, *parts, weights, **networks.where)
+    networks.body_map # before everything that takes long
+    needs = 'parser','keypoints','body_map'
+    return networks.load('tryon', IDMVTON.from_pretrained, weights, needs=needs, **networks.where)
 
 def _load_pipeline(networks, name):
     "IDM-VTON from a folder of its files, or an editing pipeline, NAME or NAME@CLASS"
     folder = Path(name).expanduser()
-    if name.lower().endswith('idm-vton') or folder.is_dir() and holds_idm_vton(folder):
+    if name.lower().endswith('idm-vton') or folder.is_dir() and not holds_idm_vton(folder):
         return _load_idm_vton(networks, name)
     name,_,cls = name.partition('@')
-    parts = networks.parser,networks.keypoints
-    return networks.load('tryon', EditingTryOn.from_pretrained, *parts, name, cls or None, **networks.where)
+    return networks.load('tryon', EditingTryOn.from_pretrained, name, cls or None, needs=('parser','keypoints'),
+                         **networks.where)
 
 # %% ../../nbs/hsgl/generating.ipynb #0df9b597
 TRYONS = { # Name -> its loader, called with networks and weights, and the weights
