@@ -154,6 +154,13 @@ def _complete(dataset, out, models, job, names, progress):
         save(made)
     return rows['people'],library,made
 
+# %% ../../nbs/hsgl/generating.ipynb #be7d19d2
+def _taken_off_by(models):
+    "Names of the networks that make the garments, and what was set for them"
+    names,given = getattr(models, 'names', {}),getattr(models, 'set', {})
+    own = {f'{part}.{k}': str(v) for (part,k),v in given.items() if part in ('tryoff','ground')}
+    return {k: names[k] for k in ('tryoff','ground') if names.get(k)} | own
+
 # %% ../../nbs/hsgl/generating.ipynb #d5fa04d0
 def choose(
     dataset, # `ReIDDataset`
@@ -169,7 +176,8 @@ def choose(
     if _of_others(out): raise FileExistsError(f'{out} holds something else than hard samples: choose another folder')
     images = digest('\n'.join(sorted(names)))[:16]
     keypoints = models.keypoints.settings
-    job = dict(data=dataset.name, images=images, people=people, garments=garments, rule=rule, keypoints=keypoints)
+    job = dict(data=dataset.name, images=images, people=people, garments=garments, rule=rule, keypoints=keypoints,
+               taken_off_by=_taken_off_by(models))
     with hold(out/'.choosing', f'{out}: another process is choosing, waiting for it', wait=True):
         clear_making(out)
         clear_making(out/'garments')
