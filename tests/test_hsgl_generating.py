@@ -217,11 +217,11 @@ def test_each_network_is_loaded_as_asked(dataset, monkeypatch):
     for part,network in dict(parser=parsing.SegformerParser, inpainter=inpainting.ClothesInpainter, keypoints=keypoints.MediaPipeKeypoints,
                              tryoff=try_off.DiffusionTryOff, tryon=idm_vton.IDMVTON).items():
         monkeypatch.setattr(network, 'from_pretrained', loader(part))
-    n = Networks('cpu', 'bf16', 3, tryon='/w/tryon', body_map='os.path:join')
+    n = Networks('cpu', 'bf16', 3, tryon='idm-vton', body_map='os.path:join')
     assert [n.tryon, n.tryoff, n.inpainter, n.parser, n.keypoints, n.tryon]==['tryon','tryoff','inpainter','parser','keypoints','tryon']
     half = dict(device='cpu', dtype=torch.bfloat16)
     assert calls==[('parser', (parsing.SEGFORMER,), dict(batch=3, device='cpu')), ('keypoints', ('pose_landmarker_heavy',), {}),
-        ('tryon', ('parser', 'keypoints', os.path.join, '/w/tryon'), half), ('tryoff', ('parser', 'ixarchakos/tryOffAnyone'), half), ('inpainter', (inpainting.SD2,), dict(batch=3, **half))]
+        ('tryon', ('parser', 'keypoints', os.path.join, 'yisol/IDM-VTON'), half), ('tryoff', ('parser', 'ixarchakos/tryOffAnyone'), half), ('inpainter', (inpainting.SD2,), dict(batch=3, **half))]
     assert 'dtype' not in Networks('cpu').where
     for name,weights in {'idm-vton': 'yisol/IDM-VTON', 'IDM-VTON': 'yisol/IDM-VTON', 'yisol/IDM-VTON': 'yisol/IDM-VTON', '/w/folder': '/w/folder'}.items():
         calls.clear()

@@ -1,4 +1,5 @@
 "Key points and selection: the real pose networks, Eq. 2 and sharpness against other ways to compute them, and odd pictures"
+import sys
 from collections import defaultdict
 from pathlib import Path
 
