@@ -21,7 +21,7 @@ from ccreid.generation.expansion import SkipImage, read_expansion
 from ccreid.generation.jobs import Networks, StandIns, add_samples, generate, load_object, models_for, read_generated
 from ccreid.generation.stand_ins import MannequinInpainter, MannequinParser, MannequinTryOff
 from ccreid.hsgl.coarse import generate_coarse_samples
-from ccreid.generation import idm_vton, keypoints, try_off
+from ccreid.generation import catvton, editing, idm_networks, idm_vton, keypoints, try_off
 from ccreid.hsgl import generating
 from ccreid.models.reid_model import ReIDModel
 from ccreid.recipes import recipe
@@ -210,7 +210,7 @@ def test_photographs_want_networks(ccreid, photographs, tmp_path, monkeypatch):
         assert 'pip install "ccreid[generate]"' in one_line(make(ccreid, 'chpsg', photographs, tmp_path/'o'))
     assert not (tmp_path/'o').exists()
 
-def test_each_network_is_loaded_as_asked(dataset, monkeypatch):
+def test_each_network_is_loaded_as_asked(dataset, monkeypatch, tmp_path):
     "Once, with names, device, precision and batch"
     calls = []
     def loader(part): return lambda *a, **kw: calls.append((part, a, kw)) or part
@@ -223,9 +223,18 @@ def test_each_network_is_loaded_as_asked(dataset, monkeypatch):
     assert calls==[('parser', (parsing.SEGFORMER,), dict(batch=3, device='cpu')), ('keypoints', ('pose_landmarker_heavy',), {}),
         ('tryon', ('parser', 'keypoints', os.path.join, 'yisol/IDM-VTON'), half), ('tryoff', ('parser', 'ixarchakos/tryOffAnyone'), half), ('inpainter', (inpainting.SD2,), dict(batch=3, **half))]
     assert 'dtype' not in Networks('cpu').where
-    for name,weights in {'idm-vton': 'yisol/IDM-VTON', 'IDM-VTON': 'yisol/IDM-VTON', 'yisol/IDM-VTON': 'yisol/IDM-VTON', '/w/folder': '/w/folder'}.items():
+    whole = tmp_path/'whole'
+    for part in idm_networks._FOLDERS: (whole/part).mkdir(parents=True)
+    for name,weights in {'idm-vton': 'yisol/IDM-VTON', 'IDM-VTON': 'yisol/IDM-VTON', 'yisol/IDM-VTON': 'yisol/IDM-VTON', str(whole): str(whole)}.items():
         calls.clear()
         assert Networks('cpu', tryon=name, body_map='os.path:join').tryon=='tryon' and calls[-1][1][-1]==weights
+    for network in catvton.CatVTON,editing.EditingTryOn: monkeypatch.setattr(network, 'from_pretrained', loader(network.__name__))
+    for name,expected in {'catvton': ('CatVTON', (), {}), 'CatVTON-mask-free': ('CatVTON', (), dict(mask_free=True)), 'a/pipeline': ('EditingTryOn', ('a/pipeline', None), {}),
+                          'a/b@FluxFillPipeline': ('EditingTryOn', ('a/b', 'FluxFillPipeline'), {})}.items():
+        calls.clear()
+        assert Networks('cpu', tryon=name).tryon==expected[0]
+        assert calls[-1]==(expected[0], ('parser','keypoints',*expected[1]), dict(device='cpu', **expected[2])), name
+    assert Networks('cpu').names['tryon']=='catvton'
     assert isinstance(models_for(dataset), StandIns) and isinstance(models_for(dataset, device='cpu'), StandIns) and isinstance(models_for(dataset, parser='x'), Networks)
 
 def test_the_real_code_of_coarse_samples_from_folders(ccreid, photographs, tmp_path, monkeypatch):
