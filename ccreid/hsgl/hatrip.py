@@ -59,7 +59,7 @@ def hatrip_loss(
     alpha:float=0.05, # Relative change of hard distances, 0 <= alpha < 1
     margin:float=0., # Of both hinges, in units of the distance
 )->Tensor: # Scalar, 0 if no anchor has both; raises `ValueError` for another alpha or other lengths
-    "Triplet loss on plain plus half of that on adjusted distances (HSGL, Eq. 10 to 12)"
+    "Triplet loss on plain plus half of that on adjusted distances (HSGL, Eq. 10 and 11)"
     _check(alpha)
     if len(features)!=len(identity): raise ValueError(f'{len(features)} features and {len(identity)} labels: one each')
     if len(features)==0: return features.sum()
