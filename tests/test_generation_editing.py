@@ -500,3 +500,12 @@ def test_weights_that_are_nowhere(monkeypatch, tmp_path):
     with pytest.raises(WeightsNotFound) as e: EditingTryOn.from_pretrained(Parser(), nobody, 'klein-at-home')
     assert '\n' not in str(e.value) and str(tmp_path) in str(e.value)
     with pytest.raises(ValueError, match='has no pipeline torch'): pipeline_class('torch')
+
+def test_words_of_the_index_are_kept(tmp_path):
+    "Which are no parts: whether a network is distilled, how an empty text is told"
+    for name,words in {'Flux2KleinInpaint': dict(is_distilled=True), 'StableDiffusionXLInpaint': dict(force_zeros_for_empty_prompt=True)}.items():
+        folder = tmp_path/name
+        tiny(name).save_pretrained(folder)
+        changed_index(folder, **words)
+        config = read_pipeline(folder)[0].config
+        assert {k: config[k] for k in words}==words, name

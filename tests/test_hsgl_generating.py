@@ -225,7 +225,7 @@ def test_each_network_is_loaded_as_asked(dataset, monkeypatch, tmp_path):
     assert 'dtype' not in Networks('cpu').where
     whole = tmp_path/'whole'
     for part in idm_networks._FOLDERS: (whole/part).mkdir(parents=True)
-    for name,weights in {'idm-vton': 'yisol/IDM-VTON', 'IDM-VTON': 'yisol/IDM-VTON', 'yisol/IDM-VTON': 'yisol/IDM-VTON', str(whole): str(whole)}.items():
+    for name,weights in {'idm-vton': 'yisol/IDM-VTON', 'IDM-VTON': 'yisol/IDM-VTON', 'yisol/IDM-VTON': 'yisol/IDM-VTON', str(whole): str(whole), 'camenduru/IDM-VTON-F16': 'camenduru/IDM-VTON-F16'}.items():
         calls.clear()
         assert Networks('cpu', tryon=name, body_map='os.path:join').tryon=='tryon' and calls[-1][1][-1]==weights
     for network in catvton.CatVTON,editing.EditingTryOn: monkeypatch.setattr(network, 'from_pretrained', loader(network.__name__))
@@ -235,6 +235,10 @@ def test_each_network_is_loaded_as_asked(dataset, monkeypatch, tmp_path):
         assert Networks('cpu', tryon=name).tryon==expected[0]
         assert calls[-1]==(expected[0], ('parser','keypoints',*expected[1]), dict(device='cpu', **expected[2])), name
     assert Networks('cpu').names['tryon']=='catvton'
+    for part in 'parser','inpainter','tryoff','tryon': # what the name of a part says is no setting of it
+        for name in 'weights','labels','pipeline','name','device':
+            if (part,name)==('inpainter','pipeline') or (part,name)==('tryon','weights'): continue
+            with pytest.raises(ValueError, match=f'{part} has no setting {name!r}'): getattr(Networks('cpu', **{f'{part}.{name}': 'x'}), part)
     assert isinstance(models_for(dataset), StandIns) and isinstance(models_for(dataset, device='cpu'), StandIns) and isinstance(models_for(dataset, parser='x'), Networks)
 
 def test_the_real_code_of_coarse_samples_from_folders(ccreid, photographs, tmp_path, monkeypatch):

@@ -499,3 +499,14 @@ def test_dressup_in_a_generated_table_and_bad_input(made, dataset, library, tmp_
     assert DressUp(MannequinTryOn(), library).settings!=DressUp(MannequinTryOn(DECLARED), library).settings
     again = generate_hard_samples(t.head(2), library, lambda images, *a, rows=None: images, tmp_path/'b', dataset, progress=False, accept='unchanged') # a generated image can be dressed again
     assert len(again)==2*len(library) and again.source.tolist()[0]==t.path[0]
+
+def test_tryoff_weights_that_do_not_fit_change_nothing():
+    unet = tiny_unet()
+    before = {k: v.clone() for k,v in unet.state_dict().items()}
+    state = {k: torch.ones_like(v) for k,v in attention_blocks(unet).state_dict().items() if '.attn2.' not in k}
+    first = next(iter(state))
+    for wrong in {**state, first: torch.ones(3)}, {k: v for k,v in state.items() if k!=first}, {**state, 'stranger': torch.ones(1)}:
+        with pytest.raises(ValueError, match='do not fit the network') as e: load_attention(unet, wrong)
+        assert '\n' not in str(e.value) and all(torch.equal(v, before[k]) for k,v in unet.state_dict().items())
+    load_attention(unet, state)
+    assert torch.equal(attention_blocks(unet).state_dict()[first], state[first])

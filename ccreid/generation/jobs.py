@@ -66,6 +66,7 @@ def _made(models, name, make):
 
 # %% ../../nbs/generation/jobs.ipynb #6bcde772
 _words = {'true': True, 'false': False, 'none': None}
+_OBJECTS = {'device','dtype','name','ground','embed','about','options'} # what no word can say, or another option says
 
 def _value(text):
     "What a word of the command line means; anything but a text is itself"
@@ -83,7 +84,7 @@ def _arguments(make):
     classes = [*cls.__mro__[:-1], *getattr(cls, 'also', ())] if cls else []
     signatures = [make, *(c.__init__ for c in classes if '__init__' in vars(c))]
     found = [p for f in signatures for p in inspect.signature(f).parameters.values()]
-    return sorted({p.name for p in found if p.default is not p.empty and p.name not in ('device','dtype','name')})
+    return sorted({p.name for p in found if p.default is not p.empty} - _OBJECTS)
 
 # %% ../../nbs/generation/jobs.ipynb #c0b98529
 class Networks:
@@ -117,8 +118,10 @@ def load(self:Networks,
 ):
     "A network of a part, with its settings; `ValueError`, before anything is loaded, for one that it has not"
     own = {name: v for (p,name),v in self.set.items() if p==part}
-    if unknown := own.keys()-{*_arguments(make)}:
-        raise ValueError(f"{part} has no setting {min(unknown)!r}: it has {', '.join(_arguments(make))}")
+    given = inspect.signature(make).bind_partial(*needs, *args).arguments # by place: the name of the part says them
+    has = [name for name in _arguments(make) if name not in given]
+    if unknown := own.keys()-{*has}:
+        raise ValueError(f"{part} has no setting {min(unknown)!r}: it has {', '.join(has)}")
     return make(*(getattr(self, name) for name in needs), *args, **{**kwargs, **own})
 
 # %% ../../nbs/generation/jobs.ipynb #817a5fb5

@@ -128,7 +128,7 @@ def load_pipeline(
         cls,parts = _named(index, pipeline),_parts(index)
         wanted,here = inspect.signature(cls.__init__).parameters,dict(use_safetensors=True, local_files_only=True)
         how = dict(here, variant=variant, dtype=dtype or default_dtype(device, 'transformer' in parts))
-        ready = {name: None for name in wanted if name in index and name not in parts}
+        ready = {name: None for name in wanted if isinstance(index.get(name), list) and name not in parts}
         ready |= {name: None for name in ('safety_checker','feature_extractor') if 'safety_checker' in wanted}
         known = {p: o for p,o in parts.items() if o[0] in ('diffusers','transformers') and p in wanted}
         nets = {p: _load_part(Path(folder), p, o, **how) for p,o in known.items()}

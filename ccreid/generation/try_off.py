@@ -149,16 +149,21 @@ def attention_blocks(
     blocks = *unet.down_blocks,unet.mid_block,*unet.up_blocks
     return torch.nn.ModuleList([b.attentions for b in blocks if hasattr(b, 'attentions')])
 
+# %% ../../nbs/generation/try_off.ipynb #bc19d850
 def load_attention(
     unet,  # UNet2DConditionModel; it is changed
     state, # name -> tensor, from `load_weights`
 ):
-    "Put TryOffAnyone's weights into a UNet; `ValueError` if they are of another one"
-    lost,unknown = attention_blocks(unet).load_state_dict(state, strict=False)
-    lost = [k for k in lost if '.attn2.' not in k and '.norm2.' not in k]
-    if lost or unknown:
-        raise ValueError(f'these weights do not fit the network: {len(lost)} are missing, {len(unknown)} unknown, '
-                         f'such as {(lost or unknown)[0]}')
+    "Put TryOffAnyone's weights into a UNet; `ValueError`, and the UNet as it was, if they are of another one"
+    blocks = attention_blocks(unet)
+    own,unused = blocks.state_dict(),('.attn2.','.norm2.') # the cross-attentions need not be there
+    lost = [k for k in own if k not in state and not any(o in k for o in unused)]
+    unknown = [k for k in state if k not in own]
+    bent = [k for k in own if k in state and own[k].shape!=state[k].shape]
+    if wrong := lost+unknown+bent: raise ValueError(
+        f'these weights do not fit the network: {len(lost)} are missing, {len(unknown)} unknown, {len(bent)} of '
+        f'another shape, such as {wrong[0]}')
+    blocks.load_state_dict(state, strict=False) # all that is missing was counted
 
 # %% ../../nbs/generation/try_off.ipynb #560a9228
 _UNET_FILES = ['unet/config.json','unet/diffusion_pytorch_model.safetensors','scheduler/*']

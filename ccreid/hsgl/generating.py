@@ -67,7 +67,7 @@ def _load_idm_vton(networks, weights):
 def _load_pipeline(networks, name):
     "IDM-VTON from a folder of its files, or an editing pipeline, NAME or NAME@CLASS"
     folder = Path(name).expanduser()
-    if name.lower().endswith('idm-vton') or folder.is_dir() and not holds_idm_vton(folder):
+    if 'idm-vton' in folder.name.lower() or folder.is_dir() and not holds_idm_vton(folder):
         return _load_idm_vton(networks, name)
     name,_,cls = name.partition('@')
     return networks.load('tryon', EditingTryOn.from_pretrained, name, cls or None, needs=('parser','keypoints'),
