@@ -18,7 +18,7 @@ from .body_masks import LOWER,PARTS,UPPER,body_mask
 from .edits import Interface,SkipImage,fault,watch_casts
 from .keypoints import people_in
 from .parsing import full_batches
-from ..values import number,whole
+from ..values import number,size_of_image,whole
 
 # %% ../../nbs/generation/dressing.ipynb #0f576a00
 class TryOn(Interface, Protocol):
@@ -102,7 +102,7 @@ class Dresser:
     ):
         if part not in PARTS: raise ValueError(f"part is {', '.join(PARTS)}, not {part!r}")
         if fit not in FITS: raise ValueError(f"fit is {' or '.join(FITS)}, not {fit!r}")
-        self.parser,self.detector,self.part,self.size,self.fit = parser,detector,part,tuple(size),fit
+        self.parser,self.detector,self.part,self.size,self.fit = parser,detector,part,size_of_image()(size),fit
         self.edge,self.batch,self.keep_size = None if edge is None else number(0, 1)(edge),whole(1)(batch),keep_size
 
     def paint(self, people, masks, garments, texts, seeds):

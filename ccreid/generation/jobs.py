@@ -10,7 +10,7 @@ __all__ = ['PARTS', 'KINDS', 'SHARED', 'load_parser', 'name_of_labels', 'load_in
            'only_generated']
 
 # %% ../../nbs/generation/jobs.ipynb #2bc6062b
-import inspect,os,re,sys,warnings
+import gc,inspect,os,re,sys,warnings
 from pathlib import Path
 import pandas as pd
 import torch
@@ -123,6 +123,16 @@ def load(self:Networks,
     if unknown := own.keys()-{*has}:
         raise ValueError(f"{part} has no setting {min(unknown)!r}: it has {', '.join(has)}")
     return make(*(getattr(self, name) for name in needs), *args, **{**kwargs, **own})
+
+# %% ../../nbs/generation/jobs.ipynb #6dade171
+@patch
+def drop(self:Networks,
+    *names, # Of parts
+):
+    "Forget parts, and free their memory; they are loaded again when asked for"
+    for name in names: self.__dict__.pop(name, None)
+    gc.collect()
+    if torch.cuda.is_available(): torch.cuda.empty_cache()
 
 # %% ../../nbs/generation/jobs.ipynb #817a5fb5
 def load_object(

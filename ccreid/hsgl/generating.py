@@ -151,6 +151,8 @@ def _complete(dataset, out, models, job, names, progress):
     rows = {k: dataset.train.iloc[[at[n] for n in made[k]]] for k in ('people','garments')}
     if not made['done']:
         made['done'] = len(collect_garments(rows['garments'], tryoff, library))>0
+        del tryoff
+        if drop := getattr(models, 'drop', None): drop('tryoff', 'ground') # memory for the try-on
         save(made)
     return rows['people'],library,made
 
