@@ -223,6 +223,10 @@ def _parts(base, vae, state, device, dtype):
     dtype = dtype or (torch.bfloat16 if device.startswith('cuda') else torch.float32)
     return _to(unet, device, dtype),_to(codec, device, dtype),scheduler
 
+_DDIM = dict( # of the base with a mask; InstructPix2Pix was published for another sampler
+    beta_start=.00085, beta_end=.012, beta_schedule='scaled_linear', prediction_type='epsilon', clip_sample=False,
+    set_alpha_to_one=False, steps_offset=1, timestep_spacing='leading')
+
 # %% ../../nbs/generation/catvton.ipynb #9f7ef619
 @patch(cls_method=True)
 def from_pretrained(cls:CatVTON,
@@ -238,7 +242,9 @@ def from_pretrained(cls:CatVTON,
     "CatVTON with its published weights; `WeightsNotFound` or `ValueError`, in one line, for what is missing or another"
     need('diffusers')
     mask_free = bool(mask_free or variant=='mask-free')
+    variant = 'mask-free' if mask_free else variant
     state,record = _attention(weights or _NAMES[mask_free][0], variant)
     unet,codec,scheduler = _parts(base or _NAMES[mask_free][1], vae, state, device, dtype)
+    if mask_free: scheduler = type(scheduler).from_config(scheduler.config, **_DDIM)
     kw = dict(size=(512,384) if variant.endswith('512') else (1024,768), mask_free=mask_free) | record | kw
     return cls(unet, codec, scheduler, parser, detector, **kw)
