@@ -13,8 +13,11 @@ from ccreid.generation.dressing import TryOn
 from ccreid.generation.edits import SkipImage
 from ccreid.generation.editing import PROMPTS, EditingTryOn, prompt_for
 from ccreid.generation.inpainting import ClothesInpainter, tiny_inpainter, tiny_pipeline
-from ccreid.generation.pipeline_files import default_dtype, file_patterns, index_of, load_pipeline, pipeline_class, read_pipeline
-from ccreid.generation.pipelines import PIPELINES, DiffusersPipeline, Kind, call_names, kind_of
+from ccreid.generation.pipeline_files import file_patterns, half_of, index_of, load_pipeline, pipeline_class, read_pipeline
+from ccreid.generation.pipeline_kinds import PIPELINES, Kind, call_names, kind_of
+from ccreid.generation.pipelines import DiffusersPipeline
+from ccreid.generation.placing import default_dtype, main_dtype, place_pipeline
+from ccreid.generation.tiny_networks import tiny_unet, tiny_vae
 from ccreid.weights import WeightsNotFound
 
 diffusers.utils.logging.disable_progress_bar(); diffusers.utils.logging.set_verbosity_error()
@@ -23,24 +26,17 @@ diffusers.utils.logging.disable_progress_bar(); diffusers.utils.logging.set_verb
 # --- tiny versions of the real classes; the encoders of texts are left out
 
 def tiny_kl(latents, widths=(4,), **kw):
-    n = len(widths)
-    return diffusers.AutoencoderKL(block_out_channels=widths, layers_per_block=1, latent_channels=latents, norm_num_groups=1, use_quant_conv=False, use_post_quant_conv=False,
-        shift_factor=.06, scaling_factor=1.5, down_block_types=('DownEncoderBlock2D',)*n, up_block_types=('UpDecoderBlock2D',)*n)
+    return tiny_vae(widths, 1, layers_per_block=1, latent_channels=latents, use_quant_conv=False, use_post_quant_conv=False, shift_factor=.06, scaling_factor=1.5)
 
 def flow(): return diffusers.FlowMatchEulerDiscreteScheduler()
 
 def tiny_sd(channels=9, cross=32):
-    unet = diffusers.UNet2DConditionModel(sample_size=16, in_channels=channels, out_channels=4, block_out_channels=(32,32), layers_per_block=1, cross_attention_dim=cross, norm_num_groups=8,
-        down_block_types=('DownBlock2D','CrossAttnDownBlock2D'), up_block_types=('CrossAttnUpBlock2D','UpBlock2D'))
-    pipe = tiny_pipeline()
-    return dict(pipe.components, unet=unet, requires_safety_checker=False)
+    return dict(tiny_pipeline().components, unet=tiny_unet(channels, cross_attention_dim=cross), requires_safety_checker=False)
 
 def tiny_sdxl():
-    unet = diffusers.UNet2DConditionModel(in_channels=9, out_channels=4, block_out_channels=(32,64), layers_per_block=1,
-        down_block_types=('DownBlock2D','CrossAttnDownBlock2D'), up_block_types=('CrossAttnUpBlock2D','UpBlock2D'), transformer_layers_per_block=(1,2), attention_head_dim=(2,4),
-        cross_attention_dim=64, use_linear_projection=True, addition_embed_type='text_time', addition_time_embed_dim=8, projection_class_embeddings_input_dim=6*8+32, norm_num_groups=8)
-    vae = diffusers.AutoencoderKL(block_out_channels=(8,16), norm_num_groups=4, down_block_types=('DownEncoderBlock2D',)*2, up_block_types=('UpDecoderBlock2D',)*2)
-    return dict(vae=vae, unet=unet, scheduler=diffusers.EulerDiscreteScheduler(), **dict.fromkeys(['text_encoder','text_encoder_2','tokenizer','tokenizer_2']))
+    unet = tiny_unet(block_out_channels=(32,64), transformer_layers_per_block=(1,2), attention_head_dim=(2,4), cross_attention_dim=64, use_linear_projection=True,
+        addition_embed_type='text_time', addition_time_embed_dim=8, projection_class_embeddings_input_dim=6*8+32)
+    return dict(vae=tiny_vae((8,16), 4), unet=unet, scheduler=diffusers.EulerDiscreteScheduler(), **dict.fromkeys(['text_encoder','text_encoder_2','tokenizer','tokenizer_2']))
 
 def tiny_sd3():
     net = diffusers.SD3Transformer2DModel(sample_size=32, patch_size=2, in_channels=16, out_channels=16, num_layers=1, attention_head_dim=8, num_attention_heads=4,
@@ -235,11 +231,12 @@ def test_counts_and_garments_that_do_not_go():
     with pytest.raises(ValueError, match='QwenImageInpaintPipeline takes no picture of a garment$'): painter('QwenImageInpaint')(IMAGES[:1], ['a'], [1], [MASK], IMAGES[:1])
 
 def test_sizes_are_rounded_to_what_the_network_takes():
-    assert painter('StableDiffusionInpaint', size=(70,30)).size==(72,32) and painter('FluxFill', size=(70,30)).size==(64,32) and painter('FluxFill', size=(3,3)).size==(16,16)
-    assert inpainter('FluxFill', size=(72,40))(IMAGES[:1], [MASK], ['a'], [1])[0].size==IMAGES[0].size
+    assert painter('StableDiffusionInpaint', size=(70,30)).size==(72,32) and painter('FluxFill', size=(70,30)).size==(64,32) and painter('FluxFill', size=(8,8)).size==(16,16)
+    inpaint = inpainter('FluxFill', size=(72,40))
+    assert inpaint(IMAGES[:1], [MASK], ['a'], [1])[0].size==IMAGES[0].size and inpaint.settings['size']==list(inpaint.size)==list(inpaint.painter.size)==[64,32]
 
 def test_types_by_device():
-    assert [default_dtype(d, t) for d,t in (('cpu',True),('cuda',False),('cuda',True),('mps',False))]==[torch.float32, torch.float16, torch.bfloat16, torch.float32]
+    assert [default_dtype(d, half_of(t)) for d,t in (('cpu',True),('cuda',False),('cuda',True),('mps',False))]==[torch.float32, torch.float16, torch.bfloat16, torch.float32]
 
 
 # --- unknown classes
@@ -326,8 +323,10 @@ def test_a_picture_of_the_garment_changes_the_result(name, way, spy):
         assert (got[0]['width'],got[0]['height'])==(2*w,h) and image.size==mask.size==(2*w,h) and not np.asarray(mask)[:,:w].any()
         assert equal(np.asarray(mask)[:,w:], Image.fromarray(MASK).resize((w,h), Image.NEAREST).convert('L')) and tuple(np.asarray(image)[h//2,w//2])==(255,0,0)
 
-def test_references_in_a_batch_stay_with_their_person():
-    paint = painter('FluxKontextInpaint')
+@pytest.mark.parametrize('name', ['FluxKontextInpaint','Flux2KleinInpaint'])
+def test_references_in_a_batch_stay_with_their_person(name):
+    paint = painter(name)
+    assert paint.batches
     both = paint(IMAGES[:2], ['a coat']*2, [1,2], [MASK]*2, [coat('red'),coat('blue')])
     for i,c in enumerate(['red','blue']): assert np.abs(paint(IMAGES[i:i+1], ['a coat'], [1+i], [MASK], [coat(c)])[0]-both[i]).max()<2e-3
 
@@ -486,14 +485,14 @@ def narrower(folder):
 
 @pytest.mark.parametrize('act,words', [(lambda f: (f/'model_index.json').unlink(), 'there is no model_index.json'), (lambda f: (f/'model_index.json').write_text('<html>'), 'web page'),
     (lambda f: changed_index(f, _class_name='FluxPaintPipeline'), 'has no pipeline FluxPaintPipeline'), (lambda f: changed_index(f, _class_name=['mine','Pipe']), 'has no pipeline'),
-    (lambda f: changed_index(f, vae=['diffusers','AutoencoderXY']), 'has no AutoencoderXY'), (drop, '1 missing .first decoder.conv_out.bias'), (add, '1 surplus .first more'),
+    (lambda f: changed_index(f, vae=['diffusers','AutoencoderXY']), 'has no AutoencoderXY'), (drop, '1 weights are missing.*decoder.conv_out.bias'), (add, '1 unknown.*more'),
     (rewritten('version https://git-lfs.github.com/spec/v1\noid'), 'pointer of Git LFS'), (rewritten('<!DOCTYPE html><html>'), 'web page'), (rewritten(''), 'is empty'), (rewritten('xyz'), 'damaged'), (pickled, 'safetensors'), (narrower, 'x_embedder.weight')])
 def test_wrong_folders_are_one_line(act, words, tmp_path):
-    built('FluxFill').save_pretrained(tmp_path/'f')
+    tiny('FluxFill').save_pretrained(tmp_path/'f')
     act(tmp_path/'f')
     for call in lambda: ClothesInpainter.from_pretrained(tmp_path/'f', device='cpu'), lambda: EditingTryOn.from_pretrained(Parser(), nobody, tmp_path/'f', device='cpu'):
         with pytest.raises(ValueError, match=words) as e: call()
-        assert '\n' not in str(e.value) and 'f holds no inpainting pipeline of diffusers with safetensors' in str(e.value)
+        assert '\n' not in str(e.value) and 'f holds no pipeline of diffusers with safetensors' in str(e.value)
 
 def test_weights_that_are_nowhere(monkeypatch, tmp_path):
     monkeypatch.setenv('CCREID_WEIGHTS', str(tmp_path))
@@ -509,3 +508,71 @@ def test_words_of_the_index_are_kept(tmp_path):
         changed_index(folder, **words)
         config = read_pipeline(folder)[0].config
         assert {k: config[k] for k in words}==words, name
+
+
+# --- where it runs
+
+def test_a_network_that_was_loaded_in_its_type_is_moved_and_not_cast(tmp_path, monkeypatch):
+    "What a class keeps in float32 stays there, and nothing is warned of"
+    said = []
+    monkeypatch.setattr(diffusers.models.modeling_utils.logger, 'warning', said.append)
+    built('FluxInpaint').transformer.to('cpu', torch.float32)
+    assert 'kept in float32: []' in said.pop()                              # what diffusers says of any cast
+    tiny('FluxFill').save_pretrained(tmp_path/'f')
+    pipe = load_pipeline(tmp_path/'f', dtype=torch.bfloat16)
+    kept = pipe.transformer.proj_out.float()                                # as for a class that keeps it
+    paint = DiffusersPipeline(pipe, size=(64,32), device='cpu', dtype=torch.bfloat16)
+    assert kept.weight.dtype==torch.float32 and main_dtype(paint.pipe.transformer)==main_dtype(paint.pipe.vae)==torch.bfloat16
+    DiffusersPipeline(pipe, size=(64,32), device='cpu', dtype=torch.float32)
+    assert {p.dtype for p in pipe.transformer.parameters()}=={torch.float32} and not said
+
+def test_offload(monkeypatch):
+    for kw in dict(device='cpu'),dict(device='mps'):
+        with pytest.raises(ValueError, match='offload takes networks of diffusers to a CUDA device') as e: painter('FluxFill', offload=True, **kw)
+        assert '\n' not in str(e.value)
+    pipe,asked = built('FluxFill'),[]
+    monkeypatch.setattr(type(pipe), 'enable_model_cpu_offload', lambda self, **kw: asked.append(kw))
+    monkeypatch.setattr(type(pipe), 'to', lambda self, *a: pytest.fail('all of it was moved'))
+    for make in DiffusersPipeline,ClothesInpainter: make(pipe, size=(64,32), offload=True, device='cuda:0', dtype=torch.float32)
+    assert [str(kw['device']) for kw in asked]==['cuda:0']*2
+    with pytest.raises(ValueError, match='Marker is to run on cuda'): place_pipeline(Marker(), 'cuda', torch.float16, True)
+    import sys
+    monkeypatch.setitem(sys.modules, 'accelerate', None)
+    with pytest.raises(ImportError, match=r'ccreid\[generate\]'): DiffusersPipeline(pipe, size=(64,32), offload=True, device='cuda')
+
+def test_weights_made_for_few_steps(tmp_path, capsys):
+    tiny('Flux2KleinInpaint').save_pretrained(tmp_path/'klein'); changed_index(tmp_path/'klein', is_distilled=True)
+    def paced(*args, **kw):
+        paint = DiffusersPipeline(*args, size=(64,32), device='cpu', **kw)
+        return paint.steps,paint.guidance,capsys.readouterr().out
+    klein = read_pipeline(tmp_path/'klein')[0]
+    steps,guidance,said = paced(klein, name='klein')
+    assert (steps,guidance)==(4,1.) and said=='klein was made for few steps: 4 steps, guidance 1\n'
+    assert paced(klein, steps=9, guidance=2.)==(9,2.,'') and paced(klein, steps=9)[:2]==(9,1.)
+    assert paced(tiny('Flux2KleinInpaint'), name='klein')==(50,8.,'')             # these weights say nothing
+    assert paced(tiny('ZImageInpaint'), name='Tongyi-MAI/Z-Image-Turbo')[:2]==(8,0.) and paced(tiny('ZImageInpaint'), name='Z-Image')[:2]==(50,5.)
+    fast = built('FluxInpaint'); fast.transformer.register_to_config(guidance_embeds=False)
+    assert paced(fast)[:2]==(4,0.) and paced(tiny('FluxInpaint'))[:2]==(50,7.)
+    inpaint = ClothesInpainter(fast, size=(64,32), device='cpu')
+    assert (inpaint.settings['steps'], inpaint.settings['guidance'])==(4,0.)
+
+# --- files in pieces, and the index before all files
+
+def test_weights_in_pieces(tmp_path):
+    tiny('FluxFill').save_pretrained(tmp_path/'f', max_shard_size='8KB')
+    assert len(list((tmp_path/'f'/'transformer').glob('*-of-*.safetensors')))>1
+    net = load_pipeline(tmp_path/'f').transformer
+    assert all(torch.equal(v, net.state_dict()[k]) for k,v in tiny('FluxFill').transformer.state_dict().items())
+    piece = sorted((tmp_path/'f'/'transformer').glob('*-of-*.safetensors'))[-1]
+    piece.unlink()
+    with pytest.raises(ValueError, match='holds no pipeline') as e: load_pipeline(tmp_path/'f')
+    assert '\n' not in str(e.value)
+
+def test_a_class_that_paints_into_nothing_is_refused_by_the_index(monkeypatch, tmp_path):
+    import huggingface_hub
+    asked = []
+    (tmp_path/'model_index.json').write_text(json.dumps(dict(_class_name='DDPMPipeline')))
+    monkeypatch.setattr(huggingface_hub, 'snapshot_download', lambda repo, allow_patterns=None, **k: asked.append(allow_patterns) or str(tmp_path))
+    monkeypatch.setattr('ccreid.weights._reachable', lambda timeout: None)
+    with pytest.raises(ValueError, match='DDPMPipeline takes no picture') as e: read_pipeline('some/noise')
+    assert '\n' not in str(e.value) and asked==[['model_index.json']]

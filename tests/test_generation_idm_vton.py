@@ -14,7 +14,8 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from ccreid.generation.body_maps import BodyMapFolder, TorchScriptDensePose, paint_parts, parts_in
 from ccreid.generation.edits import SkipImage
 from ccreid.generation.garment_features import SDXL, GarmentFeatures, ReadFeatures, WriteFeatures, self_attentions
-from ccreid.generation.idm_networks import IDMNetworks, holds_idm_vton, load_garment_net, load_tryon_net, tiny_idm_networks
+from ccreid.generation.idm_networks import IDMNetworks, holds_idm_vton, tiny_idm_networks
+from ccreid.generation.idm_unets import load_garment_net, load_tryon_net
 from ccreid.generation.image_prompts import image_prompt_shapes
 from ccreid.generation.idm_vton import NEGATIVE, IDMVTON, tiny_idm_vton
 
@@ -251,6 +252,18 @@ def test_configurations_that_will_not_do(copy):
     shutil.rmtree(copy/'image_encoder')
     one_line(lambda: IDMNetworks.from_pretrained(copy, device='cpu'), 'no folder image_encoder')
 
+def test_only_what_is_opened_is_fetched(folder, monkeypatch):
+    "Of each UNet the safetensors, and the .bin only where there are none"
+    import huggingface_hub
+    from huggingface_hub.utils import filter_repo_objects
+    asked,there = [],[f'{p}/{n}' for p in ('unet','unet_encoder') for n in ('config.json','diffusion_pytorch_model.bin','diffusion_pytorch_model.safetensors')]
+    there += ['image_encoder/model.safetensors','image_encoder/pytorch_model.bin','tokenizer/vocab.json','tokenizer/merges.txt','densepose/model_final.pkl','unet/README.md']
+    monkeypatch.setattr(huggingface_hub, 'snapshot_download', lambda repo, allow_patterns=None, **k: asked.append(allow_patterns) or str(folder))
+    monkeypatch.setattr('ccreid.weights._reachable', lambda timeout: None)
+    IDMNetworks.from_pretrained('yisol/IDM-VTON', device='cpu')
+    got = [set(filter_repo_objects(there, allow_patterns=o)) for o in asked]
+    assert got[0]=={o for o in there if not o.endswith(('.bin','.pkl','.md'))} and got[1:]==[{'unet/diffusion_pytorch_model.bin'}]
+
 def test_nothing_is_unpickled(copy):
     class Evil:
         def __reduce__(self): return (Path.touch, (copy/'ran',))
@@ -365,7 +378,7 @@ def test_seeds_texts_and_sizes(tiny):
     s = IDMVTON(tiny, None, None, None).settings
     assert (s['size'], s['steps'], s['guidance'], s['strength'], s['seed'], s['text'], s['fit'])==([1024,768], 30, 2., 1., 'image', None, 'stretch')
     assert json.dumps(s) and fixed.settings!=adapter(tiny).settings
-    for kw in (dict(seed='other'), dict(steps=0), dict(size=(65,48)), dict(strength=2), dict(guidance=-1), dict(seed=1.5)):
+    for kw in (dict(seed='other'), dict(steps=0), dict(size=(65,48)), dict(strength=2), dict(strength=0), dict(guidance=-1), dict(seed=1.5)):
         with pytest.raises(ValueError): IDMVTON(tiny, None, None, None, **kw)
 
 def test_outside_the_mask_nothing_changes(tiny):
@@ -463,7 +476,7 @@ class WithNms(torch.nn.Module):
         boxes = torch.zeros(1,4)
         return boxes[torch.ops.torchvision.nms(boxes, boxes[:,0], .5)]
 
-def test_a_torchscript_densepose(tmp_path):
+def test_a_torchscript_densepose(tmp_path, capsys, monkeypatch):
     torch.jit.script(OnePerson()).save(str(tmp_path/'net.torchscript'))
     net = TorchScriptDensePose.from_pretrained(tmp_path/'net.torchscript', device='cpu')
     got = net([Image.new('RGB', (6,4), (7,0,0)), Image.new('RGB', (6,4)), Image.new('L', (3,3), 11)])
@@ -471,6 +484,10 @@ def test_a_torchscript_densepose(tmp_path):
     assert str(got[1])=='no body found' and net.settings=={'body_map':'net'}
     (tmp_path/'hub').mkdir(); (tmp_path/'net.torchscript').rename(tmp_path/'hub'/'densepose_r50_fpn_dl.torchscript')
     assert TorchScriptDensePose.from_pretrained(tmp_path/'hub', device='cpu').settings['body_map']=='densepose_r50_fpn_dl'
+    assert not capsys.readouterr().out
+    monkeypatch.setenv('CCREID_WEIGHTS', str(tmp_path))
+    TorchScriptDensePose.from_pretrained('hub', device='cpu')                           # by name
+    assert capsys.readouterr().out=='hub: a TorchScript file is a program, which will run here. Take it only from somebody you trust\n'
 
 @pytest.mark.parametrize('content, words', [(PAGE,'web page'), (POINTER,'Git LFS'), (b'','is empty'), (b'PK\x03\x04rubbish','is damaged')])
 def test_files_that_are_no_torchscript(tmp_path, content, words):

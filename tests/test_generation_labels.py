@@ -16,7 +16,8 @@ from ccreid.data.mannequins import LIP
 from ccreid.generation import parsing
 from ccreid.generation.foreground import Foreground, foreground, in_front
 from ccreid.generation.jobs import PARTS, Networks, StandIns
-from ccreid.generation.parsing import ATR, LABELS, PASCAL, SegformerParser, clothes_mask, label_set, tiny_parser, to_lip
+from ccreid.generation.label_sets import ATR, LABELS, PASCAL, label_set, to_lip
+from ccreid.generation.parsing import SegformerParser, clothes_mask, tiny_parser
 from ccreid.generation.scripted_parser import SIZES, ScriptedParser, fit_square, is_script, load_any_parser, load_script
 from ccreid.generation.segmenters import load_segmenter
 from ccreid.weights import WeightsNotFound
@@ -123,8 +124,8 @@ def test_what_fits_comes_back_bit_by_bit(tmp_path):
     got,_ = load_segmenter(folder, semantic)
     assert all(torch.equal(v, got.state_dict()[k]) for k,v in model.state_dict().items())
 
-@pytest.mark.parametrize('change,says', [(lambda s: s.pop('decode_head.classifier.bias'), '1 are missing, 0 unknown, 0 of'), (lambda s: s.update(extra=torch.ones(1)), '0 are missing, 1 unknown'),
-    (lambda s: s.update({'renamed': s.pop('decode_head.classifier.bias')}), '1 are missing, 1 unknown'), (lambda s: s.update({'decode_head.classifier.bias': torch.ones(9)}), '1 of another shape, such as decode_head.classifier.bias is [9]')])
+@pytest.mark.parametrize('change,says', [(lambda s: s.pop('decode_head.classifier.bias'), '1 weights are missing, 0 unknown and 0 of'), (lambda s: s.update(extra=torch.ones(1)), '0 weights are missing, 1 unknown'),
+    (lambda s: s.update({'renamed': s.pop('decode_head.classifier.bias')}), '1 weights are missing, 1 unknown'), (lambda s: s.update({'decode_head.classifier.bias': torch.ones(9)}), '1 of another shape, such as decode_head.classifier.bias is [9]')])
 def test_one_weight_that_does_not_fit(tmp_path, change, says):
     folder = saved(tmp_path/'x', segformer(4))
     state = load_file(folder/'model.safetensors'); change(state)

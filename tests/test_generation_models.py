@@ -16,7 +16,8 @@ from ccreid.data.transforms import read_image
 from ccreid.generation import parsing
 from ccreid.generation.expansion import SkipImage, expand
 from ccreid.generation.inpainting import SD2, SD15, ClothesInpainter, as_mask, composite, tiny_inpainter, tiny_pipeline
-from ccreid.generation.parsing import ATR, CLOTHES, SEGFORMER, SegformerParser, clothes_mask, full_batches, main_person, tiny_parser, to_lip
+from ccreid.generation.label_sets import ATR, to_lip
+from ccreid.generation.parsing import CLOTHES, SEGFORMER, SegformerParser, clothes_mask, full_batches, main_person, tiny_parser
 from ccreid.generation.stand_ins import MannequinInpainter, MannequinKeypoints, MannequinParser, MannequinTryOff, MannequinTryOn, outfit_of
 from ccreid.weights import WeightsNotFound
 
@@ -338,7 +339,7 @@ def test_inpainter_by_path_and_by_name(people, inpaint, tmp_path, monkeypatch):
         assert same(again(images[:2], masks_of(rows[:2]), 'a coat', [1,2]), ref)
         assert again.settings==dict(inpaint.settings, model='sd') and again.pipe.safety_checker is None
     (tmp_path/'sd'/'unet'/'diffusion_pytorch_model.safetensors').unlink()
-    with pytest.raises(ValueError, match='sd holds no inpainting pipeline') as e: ClothesInpainter.from_pretrained('sd', device='cpu')
+    with pytest.raises(ValueError, match='sd holds no pipeline') as e: ClothesInpainter.from_pretrained('sd', device='cpu')
     assert '\n' not in str(e.value)
 
 @pytest.mark.parametrize('name', [SEGFORMER, pytest.param(SD2, marks=pytest.mark.slow), pytest.param(SD15, marks=pytest.mark.slow)])

@@ -18,6 +18,7 @@ from ccreid.data.mannequins import DECLARED,MannequinWorld,parse_caption,truth
 from ccreid.data.samples import DataError,ReIDDataset,validate
 from ccreid.data.transforms import read_image
 from ccreid.generation.expansion import SkipImage
+from ccreid.generation import tiny_networks
 from ccreid.generation.parsing import tiny_parser
 from ccreid.generation.stand_ins import MannequinKeypoints,MannequinParser,MannequinTryOff,MannequinTryOn
 from ccreid.generation.jobs import add_samples,label_garments
@@ -166,12 +167,8 @@ def test_mannequins_give_what_they_wear(library, selection):
 
 # --- try-off by diffusion -----------------------------------------------------------------------------------------------------------------
 
-def tiny_unet():
-    return UNet2DConditionModel(sample_size=16, in_channels=9, out_channels=4, layers_per_block=1, block_out_channels=(16,16), norm_num_groups=8, attention_head_dim=8,
-        down_block_types=('DownBlock2D','CrossAttnDownBlock2D'), up_block_types=('CrossAttnUpBlock2D','UpBlock2D'), cross_attention_dim=24)
-
-def tiny_vae():
-    return AutoencoderKL(block_out_channels=(16,16), down_block_types=('DownEncoderBlock2D',)*2, up_block_types=('UpDecoderBlock2D',)*2, latent_channels=4, norm_num_groups=8)
+def tiny_unet(): return tiny_networks.tiny_unet(block_out_channels=(16,16), attention_head_dim=8, cross_attention_dim=24)
+def tiny_vae(): return tiny_networks.tiny_vae((16,16))
 
 
 @pytest.fixture(scope='module')
@@ -293,8 +290,8 @@ def test_tryoff_refuses(tryoff_weights, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r'label map is \(9, 9\), the image \(64, 32\)'): wrong([Image.new('RGB', (32,64))])
     real = from_files(root, tiny_parser(), steps=1)                            # a real SegFormer finds something or nothing, and both are fine
     assert all(o is None or o[0].size==(48,64) for o in real([Image.fromarray(np.random.default_rng(i).integers(0, 256, (64,32,3)).astype(np.uint8)) for i in range(3)]))
-    with pytest.raises(ValueError, match='do not fit'): load_attention(tiny_unet(), {k: v for k,v in state.items() if 'proj_in' not in k})
-    with pytest.raises(ValueError, match='do not fit'): load_attention(tiny_unet(), {**state, 'x':torch.zeros(1)})
+    with pytest.raises(ValueError, match='is of another network'): load_attention(tiny_unet(), {k: v for k,v in state.items() if 'proj_in' not in k})
+    with pytest.raises(ValueError, match='is of another network'): load_attention(tiny_unet(), {**state, 'x':torch.zeros(1)})
     monkeypatch.setenv('CCREID_WEIGHTS', str(tmp_path))
     with pytest.raises(WeightsNotFound) as e: DiffusionTryOff.from_pretrained(None)
     assert '\n' not in str(e.value) and 'ixarchakos/tryOffAnyone' in str(e.value)
@@ -506,7 +503,7 @@ def test_tryoff_weights_that_do_not_fit_change_nothing():
     state = {k: torch.ones_like(v) for k,v in attention_blocks(unet).state_dict().items() if '.attn2.' not in k}
     first = next(iter(state))
     for wrong in {**state, first: torch.ones(3)}, {k: v for k,v in state.items() if k!=first}, {**state, 'stranger': torch.ones(1)}:
-        with pytest.raises(ValueError, match='do not fit the network') as e: load_attention(unet, wrong)
+        with pytest.raises(ValueError, match='is of another network') as e: load_attention(unet, wrong)
         assert '\n' not in str(e.value) and all(torch.equal(v, before[k]) for k,v in unet.state_dict().items())
     load_attention(unet, state)
     assert torch.equal(attention_blocks(unet).state_dict()[first], state[first])

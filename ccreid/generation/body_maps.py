@@ -145,6 +145,8 @@ def from_pretrained(cls:TorchScriptDensePose,
 )->TorchScriptDensePose:
     "Load by name; `WeightsNotFound`, `ImportError` or `ValueError` in one line"
     path = Path(name).expanduser()
+    if not path.exists(): print(f'{shown(name)}: a TorchScript file is a program, which will run here. Take it only '
+                                'from somebody you trust')
     path = path if path.is_file() else locate(name, _FILE)
     path = path/_FILE if path.is_dir() else path
     if _wants_nms(path): _check_nms()

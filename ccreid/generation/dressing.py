@@ -14,11 +14,11 @@ import torch
 from fastcore.basics import patch
 from PIL import Image,ImageFilter
 from ..data.transforms import _rgb
+from .arguments import checked
 from .body_masks import LOWER,PARTS,UPPER,body_mask
 from .edits import Interface,SkipImage,fault,watch_casts
 from .keypoints import people_in
 from .parsing import full_batches
-from ..values import number,size_of_image,whole
 
 # %% ../../nbs/generation/dressing.ipynb #0f576a00
 class TryOn(Interface, Protocol):
@@ -90,24 +90,27 @@ def _one_each(*lists):
 class Dresser:
     "A `TryOn` of a network: a subclass has `paint`, and says in `settings` what else decides its pictures"
     name = 'a network' # For the record
+    @checked
     def __init__(self,
         parser,        # A `HumanParser`: images -> LIP label maps
         detector,      # A `KeypointDetector`
         part:str='upper', # What is dressed, one of `PARTS`
         size=(1024,768), # (H,W) at which the network paints; parser and detector see half of it
         fit:str='stretch', # One of `FITS`
-        edge:float=.02, # Gaussian at the mask's edge, in heights; None: nothing is pasted back outside the mask
+        edge:float|None=.02, # Gaussian at the mask's edge, in heights; None: nothing is pasted back outside the mask
         batch:int=1,   # Pictures at a time
         keep_size:bool=True, # Bring results back to the size of their sources?
     ):
         if part not in PARTS: raise ValueError(f"part is {', '.join(PARTS)}, not {part!r}")
         if fit not in FITS: raise ValueError(f"fit is {' or '.join(FITS)}, not {fit!r}")
-        self.parser,self.detector,self.part,self.size,self.fit = parser,detector,part,size_of_image()(size),fit
-        self.edge,self.batch,self.keep_size = None if edge is None else number(0, 1)(edge),whole(1)(batch),keep_size
+        self.parser,self.detector,self.part,self.size,self.fit = parser,detector,part,size,fit
+        self.edge,self.batch,self.keep_size = edge,batch,keep_size
 
-    def paint(self, people, masks, garments, texts, seeds):
-        "PIL images of `size`, or `SkipImage`; people of `size`, masks [H,W] bool, garments and texts as they are"
-        raise NotImplementedError(f'{type(self).__name__} has no method paint')
+# %% ../../nbs/generation/dressing.ipynb #0bb64813
+@patch
+def paint(self:Dresser, people, masks, garments, texts, seeds):
+    "PIL images of `size`, or `SkipImage`; people of `size`, masks [H,W] bool, garments and texts as they are"
+    raise NotImplementedError(f'{type(self).__name__} has no method paint')
 
 # %% ../../nbs/generation/dressing.ipynb #59a5f394
 @patch(as_prop=True)

@@ -9,6 +9,7 @@ __all__ = ['PROMPTS', 'prompt_for', 'EditingTryOn']
 
 # %% ../../nbs/generation/editing.ipynb #c34c1b7a
 from fastcore.basics import patch
+from .arguments import checked
 from .dressing import Dresser
 from .edits import SkipImage,to_picture
 from .pipelines import DiffusersPipeline
@@ -34,6 +35,7 @@ def prompt_for(
 class EditingTryOn(Dresser):
     "A `TryOn` by a pipeline of diffusers"
     also = DiffusersPipeline, # whose arguments `from_pretrained` takes
+    @checked
     def __init__(self,
         pipeline, # A `DiffusersPipeline`
         parser,   # A `HumanParser`
@@ -74,8 +76,8 @@ _FRAME = 'part','fit','edge','batch','keep_size'
 def from_pretrained(cls:EditingTryOn,
     parser, detector, # As above
     name,             # Name, hub id or folder, see `ccreid.weights.locate`
-    pipeline=None,    # Class, where it is not the one that the folder names
-    prompt=None,      # What is said
+    pipeline:str|None=None, # Class, where it is not the one that the folder names
+    prompt:str|None=None, # What is said
     **kw,             # Of `EditingTryOn` and of `DiffusersPipeline.from_pretrained`
 ):
     "Load by name, safetensors only; errors as of `read_pipeline`"

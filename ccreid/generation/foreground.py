@@ -17,6 +17,7 @@ from fastcore.basics import patch
 from scipy import ndimage
 from .. import settings
 from ..data.transforms import _rgb
+from .arguments import checked
 from .parsing import full_batches
 from .segmenters import load_segmenter
 
@@ -57,6 +58,7 @@ def foreground(
 # %% ../../nbs/generation/foreground.ipynb #157d0fa6
 class Foreground:
     "A segmentation network of transformers as the `ground` of a `DiffusionTryOff`: image -> mask"
+    @checked
     def __init__(self,
         model, processor, # With logits [B,C,h,w] or [B,h,w], and its image processor, or CLIPSeg's processor
         classes=None,  # See `in_front`
@@ -67,7 +69,6 @@ class Foreground:
         dtype=torch.float32, # Of its arithmetic
         name:str='',   # For messages
     ):
-        if not 0<threshold<1: raise ValueError(f'threshold is between 0 and 1, not {threshold}')
         self.processor,self.text,self.threshold,self.largest = processor,text,threshold,largest
         self.batch,self.dtype,self.device = batch,dtype,torch.device(device or settings.get('device'))
         self.model,self.asked = model.eval().to(self.device, dtype),hasattr(processor, 'tokenizer')

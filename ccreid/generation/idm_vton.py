@@ -13,12 +13,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-from PIL import Image
 from ..data.transforms import _rgb
 from .dressing import Dresser,Fit,_one_each
-from .edits import SkipImage,to_picture
+from .arguments import checked
+from .edits import SkipImage,to_picture,to_pixels
 from .idm_networks import IDMNetworks,tiny_idm_networks
-from ..values import number,whole
 
 # %% ../../nbs/generation/idm_vton.ipynb #5c06c083
 NEGATIVE = 'monochrome, lowres, bad anatomy, worst quality, low quality'
@@ -32,20 +31,20 @@ def _seed(seed):
 # %% ../../nbs/generation/idm_vton.ipynb #308162c6
 class IDMVTON(Dresser):
     "IDM-VTON behind the interface `TryOn`"
+    @checked
     def __init__(self,
         networks, # `IDMNetworks`
         parser, detector, # A `HumanParser`, and a `KeypointDetector`
         body_map, # Function (images, rows=None) -> PIL images: DensePose's pictures of the body's surface
         steps:int=30, guidance:float=2., # As released; guidance of at most 1: none
         strength:float=1., # In (0,1]; below 1 the start is the person's own picture with noise
-        seed='image', # 'image': each its own; 'released': 42, drawn on the network's device; or a number for all
-        text=None, # Words for every garment, such as the released 'casual garment'; None: the garment's own
+        seed:int|str='image', # 'image': each its own; 'released': 42, drawn on its device; or a number for all
+        text:str|None=None, # Words for every garment, such as the released 'casual garment'; None: the garment's own
         **kwargs, # Of `Dresser`
     ):
         super().__init__(parser, detector, **kwargs)
         self.networks,self.body_map,self.name,self.text = networks,body_map,networks.name,text
-        self.steps,self.seed = whole(1)(steps),_seed(seed)
-        self.guidance,self.strength = number()(guidance),number(0, 1)(strength)
+        self.steps,self.guidance,self.strength,self.seed = steps,guidance,strength,_seed(seed)
         if any(n%networks.factor for n in self.size):
             raise ValueError(f'size is (height, width) in multiples of {networks.factor}, not {self.size}')
 
@@ -95,9 +94,7 @@ def _bodies(self:IDMVTON, asked):
             for o,im in zip(found, images, strict=True)]
 
 # %% ../../nbs/generation/idm_vton.ipynb #4c867e20
-def _pixels(pictures):
-    "[B,3,H,W] in [-1,1]"
-    return torch.stack([torch.tensor(np.asarray(im, np.float32)/127.5-1).permute(2,0,1) for im in pictures])
+def _numbers(pictures): return torch.tensor(to_pixels(pictures))
 
 @patch
 def _latents(self:IDMVTON, x, generators):
@@ -116,7 +113,7 @@ def _generators(self:IDMVTON, seeds):
 def _known(self:IDMVTON, people, masks, bodies, generators):
     "[B,9,h,w]: mask, masked person, body map"
     mask = torch.tensor(np.stack(masks), dtype=torch.float32)[:,None]
-    person,body = (self._latents(x, generators) for x in (_pixels(people)*(mask<.5), _pixels(bodies)))
+    person,body = (self._latents(x, generators) for x in (_numbers(people)*(mask<.5), _numbers(bodies)))
     return torch.cat([F.interpolate(mask, person.shape[-2:]).to(person), person, body], 1)
 
 # %% ../../nbs/generation/idm_vton.ipynb #fd7130aa
@@ -166,10 +163,10 @@ def _times(self:IDMVTON):
 def _denoised(self:IDMVTON, people, masks, garments, bodies, texts, seeds):
     "[B,4,h,w]: the latents after all steps"
     n,g,times = self.networks,self._generators(seeds),self._times()
-    known,garment = self._known(people, masks, bodies, g),self._latents(_pixels(garments), g)
+    known,garment = self._known(people, masks, bodies, g),self._latents(_numbers(garments), g)
     garment_text,told = self._told(texts, garments)
     x = torch.stack([torch.randn(garment.shape[1:], generator=o, device=o.device) for o in g]).to(garment)
-    if self.strength<1: x = n.scheduler.add_noise(self._latents(_pixels(people), g), x, times[:1])
+    if self.strength<1: x = n.scheduler.add_noise(self._latents(_numbers(people), g), x, times[:1])
     for t in times:
         noise = self._noise_in(x, t, known, garment, garment_text, told)
         x = n.scheduler.step(noise, t, x, generator=g).prev_sample

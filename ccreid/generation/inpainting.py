@@ -8,18 +8,18 @@ Docs: https://ccreid.github.io/ccreid/generation/inpainting.html.md"""
 __all__ = ['SD2', 'SD15', 'as_mask', 'composite', 'ClothesInpainter', 'tiny_pipeline', 'tiny_inpainter']
 
 # %% ../../nbs/generation/inpainting.ipynb #2d43198d
-import json,tempfile
-from pathlib import Path
 import numpy as np
 import torch
 from fastcore.basics import patch
 from PIL import Image
 import ccreid.compat
 from ..data.transforms import _rgb
-from .edits import SkipImage, fault, to_picture
+from .arguments import checked
+from .edits import SkipImage,fault,to_picture
 from .parsing import full_batches
 from .pipeline_files import read_pipeline
 from .pipelines import DiffusersPipeline
+from .tiny_networks import tiny_text,tiny_tokenizer,tiny_unet,tiny_vae
 from ..weights import need
 
 # %% ../../nbs/generation/inpainting.ipynb #cbfe9ce3
@@ -49,40 +49,37 @@ def composite(
 SD2 = 'sd2-community/stable-diffusion-2-inpainting'
 SD15 = 'stable-diffusion-v1-5/stable-diffusion-inpainting'
 
-def _refuse(size, steps, batch):
-    "`ValueError` for what makes no sense"
-    if min(size)<8 or size[0]%8 or size[1]%8:
-        raise ValueError(f'size is (height, width) in multiples of 8, not {tuple(size)}')
-    if steps<1 or batch<1: raise ValueError(f'steps and batch are 1 or more, not {steps} and {batch}')
-
 # %% ../../nbs/generation/inpainting.ipynb #a401ce68
 class ClothesInpainter:
     "A pipeline of diffusers that paints into pictures, called as `inpaint(images, masks, prompts, seeds)`"
+    also = DiffusersPipeline, # whose arguments it hands on
+    @checked
     def __init__(self,
         pipe,              # A pipeline of diffusers; see `DiffusersPipeline`
-        size=(768,256),    # (height, width) at which it paints; multiples of 8
-        steps:int=50,      # Of denoising
+        size=(768,256),    # (height, width) at which it paints, multiples of 8 (a transformer rounds it to 16)
+        steps:int|None=None, # Of denoising; default: the pipeline's, 50 for Stable Diffusion
         guidance:float|None=None, # Scale of guidance; default: the pipeline's, 7.5 for Stable Diffusion
         strength:float|None=None, # How much of the noise is put in; default: the pipeline's, or 1 where it blends
         negative:str|None=None,   # What should not be seen
         batch:int=8,       # Images at a time, for a pipeline that takes several
         whole:bool=False,  # Keep all of the result, not what is inside the mask?
         edit:bool=False,   # Take a class without a mask that is not known here? With `whole` it is
-        **kw,              # Of `DiffusersPipeline`: device, dtype, name, options, embed
+        **kw,              # Of `DiffusersPipeline`: device, dtype, offload, name, options, embed
     ):
-        _refuse(size, steps, batch)
-        kw = dict(kw, strength=strength, negative=negative, edit=edit or whole, garment='text')
-        self._take(DiffusersPipeline(pipe, size, steps, guidance, **kw))
-        self.size,self.strength,self.negative,self.whole = tuple(size),strength,negative,whole
-        self.batch = batch if self.painter.batches else 1
+        if any(n%8 for n in size): raise ValueError(f'size is (height, width) in multiples of 8, not {size}')
+        kw |= dict(strength=strength, negative=negative, edit=edit or whole)
+        self.strength,self.negative,self.whole = strength,negative,whole
+        self._take(DiffusersPipeline(pipe, size, steps, guidance, **dict(garment='text') | kw), batch)
 
 # %% ../../nbs/generation/inpainting.ipynb #67c5ae3d
 @patch
-def _take(self:ClothesInpainter, painter):
+def _take(self:ClothesInpainter, painter, batch):
     "What is known of the pipeline, at hand here"
+    if painter.garment: raise ValueError('an inpainter goes by texts alone: it takes no garment')
     self.painter,self.pipe,self.device,self.dtype,self.name = (
         painter,painter.pipe,painter.device,painter.dtype,painter.name)
-    self.steps,self.guidance = painter.steps,painter.guidance
+    self.size,self.steps,self.guidance = painter.size,painter.steps,painter.guidance
+    self.batch = batch if painter.batches else 1
 
 # %% ../../nbs/generation/inpainting.ipynb #0b5493c8
 @patch(as_prop=True)
@@ -90,15 +87,15 @@ def settings(self:ClothesInpainter)->dict:
     "What decides how its images look, for the record of an expansion"
     own = dict(model=self.name, size=list(self.size), steps=self.steps, guidance=self.guidance,
                strength=self.strength, negative=self.negative, dtype=str(self.dtype).split('.')[-1])
-    more = {} if self.painter.plain else {**self.painter.settings, 'size': own['size']}
+    more = {} if self.painter.plain else self.painter.settings
     return {**own, **more, **(dict(whole=True) if self.whole else {})}
 
 # %% ../../nbs/generation/inpainting.ipynb #dea8e537
 @patch(cls_method=True)
 def from_pretrained(cls:ClothesInpainter,
     name=SD2,      # Name, hub id or folder, see `ccreid.weights.locate`
-    pipeline=None, # Class, where it is not the one that the folder names: 'QwenImageInpaintPipeline'
-    variant=None,  # Such as 'fp16': files with this in their names
+    pipeline:str|None=None, # Class, where it is not the one that the folder names: 'QwenImageInpaintPipeline'
+    variant:str|None=None,  # Such as 'fp16': files with this in their names
     device=None, dtype=None, # Default: the setting `device`; 16 bits on CUDA, else float32
     **kw,          # Of `ClothesInpainter`, but `name`
 ):
@@ -143,39 +140,6 @@ def __call__(self:ClothesInpainter,
         for i,new in zip(part, made): res[i] = self.put(images[i], new, masks[i])
     return res
 
-# %% ../../nbs/generation/inpainting.ipynb #7a617f24
-_LETTERS = [chr(c) for c in range(97, 123)]
-_WORDS = _LETTERS + [c+'</w>' for c in _LETTERS] + ['<|startoftext|>','<|endoftext|>']
-
-def _tiny_tokenizer():
-    "CLIP's tokenizer, with the alphabet for a vocabulary"
-    from transformers import CLIPTokenizer
-    with tempfile.TemporaryDirectory() as tmp:
-        vocab,merges = Path(tmp)/'vocab.json',Path(tmp)/'merges.txt'
-        vocab.write_text(json.dumps({w:i for i,w in enumerate(_WORDS)})); merges.write_text('#version: 0.2\n')
-        return CLIPTokenizer(str(vocab), str(merges), model_max_length=77)
-
-def _tiny_text():
-    "CLIP's model of texts"
-    from transformers import CLIPTextConfig, CLIPTextModel
-    words = len(_WORDS)
-    return CLIPTextModel(CLIPTextConfig(vocab_size=words, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=4, bos_token_id=words-2, eos_token_id=words-1, pad_token_id=words-1))
-
-# %% ../../nbs/generation/inpainting.ipynb #8adf78d9
-def _tiny_vae():
-    "An autoencoder of two blocks"
-    from diffusers import AutoencoderKL
-    return AutoencoderKL(block_out_channels=(32,32), norm_num_groups=8,
-        down_block_types=('DownEncoderBlock2D',)*2, up_block_types=('UpDecoderBlock2D',)*2)
-
-def _tiny_unet():
-    "A denoising network of two levels"
-    from diffusers import UNet2DConditionModel
-    return UNet2DConditionModel(sample_size=16, in_channels=9, out_channels=4, layers_per_block=1,
-        block_out_channels=(32,32), cross_attention_dim=32, norm_num_groups=8,
-        down_block_types=('DownBlock2D','CrossAttnDownBlock2D'), up_block_types=('CrossAttnUpBlock2D','UpBlock2D'))
-
 # %% ../../nbs/generation/inpainting.ipynb #cac68978
 def tiny_pipeline(
     seed:int=0, # Of the random weights
@@ -183,10 +147,10 @@ def tiny_pipeline(
     "An inpainting pipeline of 600,000 random weights"
     need('diffusers', 'transformers')
     from diffusers import DDIMScheduler, StableDiffusionInpaintPipeline
-    tokenizer = _tiny_tokenizer()
+    tokenizer = tiny_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        text,vae,unet = _tiny_text(),_tiny_vae(),_tiny_unet()
+        text,vae,unet = tiny_text(),tiny_vae(),tiny_unet()
     scheduler = DDIMScheduler(beta_start=.00085, beta_end=.012, beta_schedule='scaled_linear', clip_sample=False,
                               set_alpha_to_one=False, steps_offset=1)
     return StableDiffusionInpaintPipeline(vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet,

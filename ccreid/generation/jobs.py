@@ -10,12 +10,13 @@ __all__ = ['PARTS', 'KINDS', 'SHARED', 'load_parser', 'name_of_labels', 'load_in
            'only_generated']
 
 # %% ../../nbs/generation/jobs.ipynb #2bc6062b
-import gc,inspect,os,re,sys,warnings
+import gc,inspect,os,sys,warnings
 from pathlib import Path
 import pandas as pd
 import torch
 from ..data.mannequins import DECLARED,Imperfections,find_scene
 from ..data.samples import ReIDDataset
+from .arguments import read_arguments
 from .expansion import read_expansion
 from .inpainting import SD2,ClothesInpainter
 from .parsing import SEGFORMER
@@ -64,28 +65,6 @@ def _made(models, name, make):
     made = models.__dict__[name] = make(known[name])
     return made
 
-# %% ../../nbs/generation/jobs.ipynb #6bcde772
-_words = {'true': True, 'false': False, 'none': None}
-_OBJECTS = {'device','dtype','name','ground','embed','about','options'} # what no word can say, or another option says
-
-def _value(text):
-    "What a word of the command line means; anything but a text is itself"
-    if not isinstance(text, str): return text
-    if text.lower() in _words: return _words[text.lower()]
-    if size := re.fullmatch(r'(\d+)x(\d+)', text): return tuple(map(int, size.groups()))
-    for kind in int,float:
-        try: return kind(text)
-        except ValueError: pass
-    return text
-
-def _arguments(make):
-    "Arguments with a default of a function, of the class whose `from_pretrained` it is, and of the class's `also`"
-    cls = getattr(make, '__self__', None)
-    classes = [*cls.__mro__[:-1], *getattr(cls, 'also', ())] if cls else []
-    signatures = [make, *(c.__init__ for c in classes if '__init__' in vars(c))]
-    found = [p for f in signatures for p in inspect.signature(f).parameters.values()]
-    return sorted({p.name for p in found if p.default is not p.empty} - _OBJECTS)
-
 # %% ../../nbs/generation/jobs.ipynb #c0b98529
 class Networks:
     "The published networks by part; `WeightsNotFound`, `ImportError` or `ValueError`, in one line, for what is missing"
@@ -100,7 +79,7 @@ class Networks:
             raise ValueError(f"no part {min(unknown)!r} of the generators: there are {', '.join(words)}")
         if precision and precision not in _precisions:
             raise ValueError(f"precision is {' or '.join(_precisions)}, not {precision!r}")
-        self.set = {tuple(k.split('.', 1)): _value(v) for k,v in names.items() if '.' in k}
+        self.set = {tuple(k.split('.', 1)): v for k,v in names.items() if '.' in k}
         self.names = {**words, **{k: v for k,v in names.items() if '.' not in k}}
         self.batch,self.where = batch,dict(device=device)
         if precision: self.where['dtype'] = _precisions[precision]
@@ -116,12 +95,9 @@ def load(self:Networks,
     make,     # Function, or `from_pretrained` of a class
     *args, needs=(), **kwargs, # Of it, after the parts that it needs; what was set for the part goes before
 ):
-    "A network of a part, with its settings; `ValueError`, before anything is loaded, for one that it has not"
+    "A network of a part, with its settings; `ValueError`, before anything is loaded, where one does not fit"
     own = {name: v for (p,name),v in self.set.items() if p==part}
-    given = inspect.signature(make).bind_partial(*needs, *args).arguments # by place: the name of the part says them
-    has = [name for name in _arguments(make) if name not in given]
-    if unknown := own.keys()-{*has}:
-        raise ValueError(f"{part} has no setting {min(unknown)!r}: it has {', '.join(has)}")
+    own = read_arguments(part, make, [*needs, *args], own)
     return make(*(getattr(self, name) for name in needs), *args, **{**kwargs, **own})
 
 # %% ../../nbs/generation/jobs.ipynb #6dade171

@@ -18,7 +18,8 @@ from PIL import Image
 from .. import settings
 from ..data.transforms import _rgb
 from ..files import Unfit,found_at,reading
-from .parsing import LABELS,SegformerParser,label_set
+from .label_sets import LABELS,label_set
+from .parsing import SegformerParser
 from ..weights import locate
 
 # %% ../../nbs/generation/scripted_parser.ipynb #57cbd2a8

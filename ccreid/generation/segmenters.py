@@ -12,7 +12,7 @@ from pathlib import Path
 from safetensors import safe_open
 import ccreid.compat
 from ..files import read_json,reading,shown
-from ..weights import locate,need
+from ..weights import count_reported,locate,need
 
 # %% ../../nbs/generation/segmenters.ipynb #2f9dabb2
 _kind = 'a network of transformers','fetch it again'
@@ -32,18 +32,6 @@ def _check_files(folder):
     for file in files:
         with reading(file, 'a table of weights', 'fetch it again'), safe_open(file, 'pt') as f: f.keys()
 
-# %% ../../nbs/generation/segmenters.ipynb #27ac4dc0
-def _check_names(info, folder):
-    "`ValueError` in one line for what is missing, unknown or of another shape"
-    unknown = [k for k in info['unexpected_keys'] if not k.endswith('position_ids')]
-    other = [f"{k} is {list(there)} in the file, {list(here)} in the network"
-             for k,there,here in sorted(info['mismatched_keys'])]
-    missing = sorted(info['missing_keys'])
-    if missing or unknown or other:
-        first = (missing or sorted(unknown) or other)[0]
-        raise ValueError(f'{shown(folder)}: these weights do not fit the network: {len(missing)} are missing, '
-                         f'{len(unknown)} unknown, {len(other)} of another shape, such as {first}')
-
 # %% ../../nbs/generation/segmenters.ipynb #0dbb4266
 def load_segmenter(
     name,   # Name, hub id or folder, see `ccreid.weights.locate`
@@ -58,7 +46,7 @@ def load_segmenter(
         _check_files(folder)
         model,info = network.from_pretrained(folder, use_safetensors=True, output_loading_info=True,
                                              ignore_mismatched_sizes=True, **here, **own)
-        _check_names(info, folder)
+        count_reported(info, shown(folder))
         return model,processor.from_pretrained(folder, **here)
     except (OSError, ValueError) as e:
         why = (str(e).strip() or type(e).__name__).splitlines()[0]
