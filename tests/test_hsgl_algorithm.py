@@ -77,7 +77,7 @@ def trained(run, photographs, tmp_path, generated, *more):
     data = '--data','prcc','--root',photographs
     run('train',*data,*SMALL,'--method','fire+hsal','--set','start_epoch=0','--generated',generated,*more,'--out',tmp_path/'full')
     record = json.loads((tmp_path/'full'/'metrics.json').read_text())
-    assert record['train']['generated']==len(made(generated)) and record['protocols']
+    assert record['train']['generated']==len(made(generated/'images')) and record['protocols']
     assert 'clothes-changing' in run('evaluate','--weights',tmp_path/'full'/'fire+hsal.safetensors',*data,'--device','cpu')
     return record
 
