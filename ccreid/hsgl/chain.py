@@ -1,4 +1,4 @@
-"""The paper as one object: its add-on, its settings, its kinds of images, the networks they need, and the rows of its results
+"""The paper as one object: its add-on, its settings, its kinds of images, their networks, the rows of its results
 
 Docs: https://ccreid.github.io/ccreid/hsgl/chain.html.md"""
 
