@@ -222,10 +222,10 @@ def test_reproduce_passes_a_data_set_on(ccreid, asked, root, monkeypatch, tmp_pa
     assert ccreid('reproduce','foundations','--data','prcc','--root',root,'--out','mine.json')[0]==0 and Path(asked.pop()[0][1])==Path('mine.json')
 
 def test_reproduce_without_a_data_set_is_as_ever(ccreid, asked, root):
-    assert ccreid('reproduce','hsgl','--rows','map','--root',root,'--minutes','3')[0]==0
+    assert ccreid('reproduce','hsgl','--rows','ltcc','--root',root,'--minutes','3')[0]==0
     args,given = asked.pop()
     assert args==('hsgl', Path(os.environ['CCREID_RUNS'])/'hsgl.json', str(root)) and 'data' not in given
-    assert (given['seeds'], given['minutes'], given['rows'])==((0,1,2,3,4), 3., ['map'])
+    assert (given['seeds'], given['minutes'], given['rows'])==((0,1,2,3,4), 3., ['ltcc'])
 
 @pytest.mark.parametrize('line, says', [l.rsplit(' | ', 1) for l in '''
 reproduce foundations --generated a=b | --generated is for a data set of its own: give --data too
