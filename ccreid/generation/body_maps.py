@@ -18,8 +18,10 @@ from fastcore.basics import patch
 from PIL import Image
 import ccreid.compat
 from .. import settings
+from ..data.images import read_image
 from ..data.transforms import _rgb
 from ..files import reading,shown
+from ..tables import DataError
 from .edits import SkipImage
 from ..weights import locate,need
 
@@ -66,10 +68,9 @@ def __call__(self:BodyMapFolder, images, rows=None):
 @patch
 def _one(self:BodyMapFolder, path):
     "The picture of an image, or why there is none"
-    try:
-        with Image.open(found := self.find(path)) as im: return _rgb(im).copy()
+    try: return read_image(found := self.find(path))
     except SkipImage as e: return e
-    except (OSError, SyntaxError): return SkipImage(f'its body map {shown(found.name)} is damaged')
+    except DataError as e: return SkipImage(f'its body map {shown(found.name)} cannot be read: {e.reason}')
 
 # %% ../../nbs/generation/body_maps.ipynb #5bf6f90e
 def parts_in(
