@@ -433,7 +433,7 @@ def test_body_maps_by_path(tmp_path):
     with pytest.raises(ValueError, match='of two images'): found([None], rows=[dict(path='/d/prcc/rgb/train/4/b.jpg')])
     (maps/'e.png').write_bytes(PAGE)
     got = found([None], rows=[dict(path='/x/e.jpg')])
-    assert 'damaged' in str(got[0]) and '\n' not in str(got[0])
+    assert str(got[0]).startswith('its body map e.png cannot be read: ') and 'web page' in str(got[0]) and '\n' not in str(got[0])
     for rows in (None, []):
         with pytest.raises(ValueError, match='pass rows='): found([None], rows=rows)
     with pytest.raises(ValueError, match='no folder'): BodyMapFolder(tmp_path/'none')

@@ -1,4 +1,5 @@
 "Parsers, inpainters and stand-ins: real code of transformers and diffusers on tiny random networks, and mannequins"
+import json
 import math
 import subprocess
 import sys
@@ -198,10 +199,15 @@ def test_the_room_opens_without_transformers_and_diffusers():
 
 def test_only_the_files_that_are_used_come_from_the_hub(monkeypatch, tmp_path):
     import huggingface_hub
-    asked = {}
-    monkeypatch.setattr(huggingface_hub, 'snapshot_download', lambda repo, allow_patterns=None, **k: asked.update({repo: allow_patterns}) or str(tmp_path))
+    index = {name: ['diffusers', kind] for name,kind in dict(unet='UNet2DConditionModel', vae='AutoencoderKL', scheduler='DDIMScheduler', safety_checker='X').items()}
+    index |= dict(_class_name='StableDiffusionInpaintPipeline', text_encoder=['transformers','CLIPTextModel'], tokenizer=['transformers','CLIPTokenizer'])
+    (tmp_path/'model_index.json').write_text(json.dumps(index))
+    asked,first = {},[]
+    def download(repo, allow_patterns=None, **k): first.append((repo,allow_patterns)); asked[repo] = allow_patterns; return str(tmp_path)
+    monkeypatch.setattr(huggingface_hub, 'snapshot_download', download)
     for cls in SegformerParser,ClothesInpainter:
         with pytest.raises(ValueError): cls.from_pretrained()       # nothing was downloaded
+    assert ('sd2-community/stable-diffusion-2-inpainting',['model_index.json']) in first # what it is, before its gigabytes
     from huggingface_hub.utils import filter_repo_objects
     sd = ['512-inpainting-ema.ckpt','512-inpainting-ema.safetensors','model_index.json','tokenizer/merges.txt','tokenizer/vocab.json','scheduler/scheduler_config.json','safety_checker/model.safetensors',
           *(f'{p}/{n}' for p in ('unet','vae') for n in ('config.json','diffusion_pytorch_model.bin','diffusion_pytorch_model.safetensors','diffusion_pytorch_model.fp16.safetensors')),
