@@ -1,7 +1,7 @@
 """Try the wheel in an environment of its own: with what pip chooses today (newest), or with the lowest versions that pyproject.toml allows (oldest)
 
 It is installed with its optional parts, every module is imported, the quick demo runs, and the tests do, but for those marked slow."""
-import argparse, re, subprocess, sys, tempfile, time, tomllib
+import argparse, os, re, subprocess, sys, tempfile, time, tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,13 +46,14 @@ def main():
         run(sys.executable, '-m', 'venv', tmp/'venv')
         py,known = tmp/'venv'/('Scripts' if sys.platform=='win32' else 'bin')/'python',lowest()
         (tmp/'oldest.txt').write_text('\n'.join(f'{n}=={v}' for n,v in known.items()))
-        run(py, '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', f"{wheel}[{','.join(PARTS)}]", 'pytest', 'hypothesis', 'setuptools>=77',
+        run(py, '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', f"{wheel}[{','.join(PARTS)}]", 'pytest', 'pytest-xdist', 'hypothesis', 'setuptools>=77',
             *(['-c', tmp/'oldest.txt'] if args.which=='oldest' else []))
         run(py, '-c', VERSIONS, *known, cwd=tmp)
         run(py, '-c', IMPORT_ALL, cwd=tmp)
         run(py, '-c', 'import sys; from ccreid.cli import main; sys.exit(main())', 'demo', '--quick', cwd=tmp)
+        at_once = ['-n', min(os.cpu_count() or 1, 8), '--dist', 'loadfile']
         left_out = [f'--ignore=tests/test_{name}.py' for name in REPOSITORY]
-        run(py.with_name('pytest'), '-o', f'cache_dir={tmp}/cache', *left_out, *rest)
+        run(py.with_name('pytest'), *at_once, '-o', f'cache_dir={tmp}/cache', *left_out, *rest)
     print(f'{args.which}: all is well ({time.time()-start:.0f} s)')
 
 

@@ -14,14 +14,35 @@ def environment():
     return env
 
 
-def run_notebook(path, flags):
+WARM = ['nbdev.test','torch','pandas','matplotlib.pyplot','scipy.stats','sklearn'] # other people's; nothing of ours
+
+
+def nbdev_test_alone(path, flags, log):
+    "In a process that does nothing else: what it prints goes to a file"
+    with open(log, 'wb') as f:
+        for stream in 1,2: os.dup2(f.fileno(), stream)
+    from nbdev.test import nbdev_test
+    nbdev_test(path, flags=flags, n_workers=0)
+
+
+def processes():
+    "Each notebook's process begins with large packages imported, where it can be copied from one that has them"
+    import multiprocessing
+    if sys.platform!='linux': return multiprocessing.get_context('spawn')
+    ctx = multiprocessing.get_context('forkserver')
+    ctx.set_forkserver_preload(WARM)
+    return ctx
+
+
+def run_notebook(path, flags, ctx):
     "Run one notebook in a process of its own; returns whether it passed, its seconds and what it printed"
     start = time.time()
-    cmd = [sys.executable, '-c', 'import sys; from nbdev.test import nbdev_test; '
-           'nbdev_test(sys.argv[1], flags=sys.argv[2], n_workers=0)', str(path), flags]
-    res = subprocess.run(cmd, cwd=ROOT, env=environment(), text=True, stdin=subprocess.DEVNULL,
-                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    return res.returncode==0, time.time()-start, res.stdout
+    with tempfile.TemporaryDirectory() as tmp:
+        log = Path(tmp)/'log'
+        p = ctx.Process(target=nbdev_test_alone, args=(str(path), flags, log))
+        p.start(); p.join()
+        text = log.read_text(encoding='utf-8', errors='replace') if log.exists() else ''
+    return p.exitcode==0, time.time()-start, text
 
 
 def notebooks(flags, workers):
@@ -29,8 +50,10 @@ def notebooks(flags, workers):
     from concurrent.futures import ThreadPoolExecutor, as_completed
     files = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if not any(q[0] in '._' for q in p.relative_to(ROOT/'nbs').parts))
     passed = failed = 0
+    os.chdir(ROOT); os.environ.update(environment())
+    ctx = processes()
     with ThreadPoolExecutor(workers) as pool:
-        jobs = {pool.submit(run_notebook, f, flags): f for f in files}
+        jobs = {pool.submit(run_notebook, f, flags, ctx): f for f in files}
         for job in as_completed(jobs):
             ok,secs,text = job.result()
             passed,failed = passed+ok,failed+(not ok)
@@ -40,8 +63,9 @@ def notebooks(flags, workers):
     return passed,failed
 
 
-def tests(rest):
-    "pytest on tests/, counted from its own XML report"
+def tests(rest, workers):
+    "pytest on tests/, a file at a time to each process, counted from its own XML report"
+    if workers>1: rest = ['-n', str(workers), '--dist', 'loadfile', *rest]
     with tempfile.TemporaryDirectory() as tmp:
         xml = Path(tmp)/'report.xml'
         res = subprocess.run([sys.executable, '-m', 'pytest', f'--junitxml={xml}', *rest], cwd=ROOT, env=environment(),
@@ -61,14 +85,14 @@ def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument('--only', choices=['notebooks','pytest'], help='run one half')
     p.add_argument('--flags', default='', help='also run the cells with these flags, e.g. "slow gpu"')
-    p.add_argument('--workers', type=int, default=min(os.cpu_count() or 1, 8), help='notebooks at a time')
+    p.add_argument('--workers', type=int, default=min(os.cpu_count() or 1, 8), help='notebooks, and files of tests, at a time')
     args,rest = p.parse_known_args() # what is left goes to pytest
     passed = failed = 0
     if args.only!='pytest':
         a,b = notebooks(args.flags, args.workers)
         passed,failed = passed+a,failed+b
     if args.only!='notebooks':
-        a,b = tests(rest)
+        a,b = tests(rest, args.workers)
         passed,failed = passed+a,failed+b
     print(f'{passed} passed, {failed} failed', flush=True)
     sys.exit(bool(failed))
