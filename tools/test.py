@@ -65,7 +65,8 @@ def notebooks(flags, workers):
 
 def tests(rest, workers):
     "pytest on tests/, a file at a time to each process, counted from its own XML report"
-    if workers>1: rest = ['-n', str(workers), '--dist', 'loadfile', *rest]
+    whole = not any(o.startswith('tests') for o in rest)
+    if workers>1 and whole: rest = ['-n', str(workers), '--dist', 'loadfile', *rest]
     with tempfile.TemporaryDirectory() as tmp:
         xml = Path(tmp)/'report.xml'
         res = subprocess.run([sys.executable, '-m', 'pytest', f'--junitxml={xml}', *rest], cwd=ROOT, env=environment(),
