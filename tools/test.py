@@ -21,7 +21,9 @@ def nbdev_test_alone(path, flags, log):
     "In a process that does nothing else: what it prints goes to a file"
     with open(log, 'wb') as f:
         for stream in 1,2: os.dup2(f.fileno(), stream)
+    import multiprocessing
     from nbdev.test import nbdev_test
+    multiprocessing.set_start_method(None, force=True) # a notebook's own processes begin as everywhere
     nbdev_test(path, flags=flags, n_workers=0)
 
 
