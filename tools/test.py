@@ -21,7 +21,9 @@ def nbdev_test_alone(path, flags, log):
     "In a process that does nothing else: what it prints goes to a file"
     with open(log, 'wb') as f:
         for stream in 1,2: os.dup2(f.fileno(), stream)
+    import multiprocessing
     from nbdev.test import nbdev_test
+    multiprocessing.set_start_method(None, force=True) # a notebook's own processes begin as everywhere
     nbdev_test(path, flags=flags, n_workers=0)
 
 
@@ -65,7 +67,8 @@ def notebooks(flags, workers):
 
 def tests(rest, workers):
     "pytest on tests/, a file at a time to each process, counted from its own XML report"
-    if workers>1: rest = ['-n', str(workers), '--dist', 'loadfile', *rest]
+    whole = not any(o.startswith('tests') for o in rest)
+    if workers>1 and whole: rest = ['-n', str(workers), '--dist', 'loadfile', *rest]
     with tempfile.TemporaryDirectory() as tmp:
         xml = Path(tmp)/'report.xml'
         res = subprocess.run([sys.executable, '-m', 'pytest', f'--junitxml={xml}', *rest], cwd=ROOT, env=environment(),
