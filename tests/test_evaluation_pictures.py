@@ -40,7 +40,7 @@ def test_lists_agree_with_metrics(people, protocol):
 def test_ranked_list_draws_every_row_and_mark(people):
     table, f = people
     m = retrieval_metrics(f, f, table, table, STANDARD)
-    choice = choose_queries(m, 3, 'worst')
+    choice,before = choose_queries(m, 3, 'worst'),plt.get_fignums()
     fig = ranked_list(f, f, table, table, STANDARD, choice, count=7)
     assert len(fig.axes) == 3*8 and choice.why in fig.get_suptitle()
     lists = ranked_rows(f[table.index.get_indexer(choice.rows)], f, table.loc[choice.rows], table, STANDARD, 7)
@@ -51,7 +51,7 @@ def test_ranked_list_draws_every_row_and_mark(people):
             assert ax.get_xlabel() == f'{r.distance:.3f}'
             assert np.array_equal(ax.images[0].get_array(), np.asarray(Image.open(table.path[r.row])))
             assert len(ax.patches) == (r.kind == 'junk')                    # hatched
-    assert plt.get_fignums() == []                                          # nothing is left open
+    assert plt.get_fignums() == before                                      # nothing is left open
     fig.savefig(table.path.iloc[0] + '.png')
 
 def test_ranked_list_with_short_galleries_and_own_images(people):
