@@ -97,6 +97,6 @@ def note(self:Report,
 def write(self:Report,
     path, # Of the page
 )->Path:  # The same
-    "Write the page, [whole or not at all](files.ipynb); `OSError` if that fails"
+    "Write the page, whole or not at all; `OSError` if that fails"
     write_whole(path, self.html().encode('utf-8', 'backslashreplace')) # names of files need not be text
     return Path(path)

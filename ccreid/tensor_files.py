@@ -63,7 +63,7 @@ def read_torch(
     what:str='a file of tensors', # What it should be
     advice:str='',               # What to do where it is damaged
 )->object:                       # Its content, on the CPU
-    "Read what `torch_bytes` or `torch.save` wrote, without unpickling; errors as of [`reading`](files.ipynb)"
+    "Read what `torch_bytes` or `torch.save` wrote, without unpickling; errors as of `reading`"
     with reading(path, what, advice):
         if not stat.S_ISREG((s := os.stat(path)).st_mode): raise Unfit(found_at(path))
         with open(path, 'rb') as f:
@@ -114,7 +114,7 @@ def read_safetensors(
     what:str='a safetensors file', # What it should be
     advice:str='',                # What to do where it is damaged
 )->tuple:                         # Tensors on the CPU by name; what is said about them, None in a file of others
-    "Read a table of tensors, and compare it with its sum if there is one; errors as of [`reading`](files.ipynb)"
+    "Read a table of tensors, and compare it with its sum if there is one; errors as of `reading`"
     if isinstance(source, bytes): return _summed(load(source), _about(io.BytesIO(source)))
     with reading(source, what, advice):
         if not stat.S_ISREG(os.stat(source).st_mode): raise Unfit(found_at(source))

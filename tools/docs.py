@@ -333,6 +333,7 @@ def check_pages():
         if here not in want: bad.append(f'{here}: a page that is neither a notebook nor a card')
         titles.setdefault(searching.page_title(text), []).append(here)
         bad += [f'{here}: a picture without words for those who do not see it (`#| fig-alt: ...`): {o}' for o in pictures.without_words(text)]
+        bad += [f'{here}: a name that becomes a link by itself stands in a link: [...{o}' for o in re.findall(r'\]\([^)\s]*\.ipynb\)', text)]
         bad += [f'{here}: asks {o}' for o in finishing.asked_of_others(text) if not o.startswith(finishing.CDN)]
     bad += [f'{p.relative_to(docs)}: asks {o}' for p in docs.rglob('*.css') for o in finishing.asked_by_css(p.read_text(encoding='utf-8'))]
     return bad+[f'{" and ".join(v)} share the title {k!r}' for k,v in titles.items() if len(v)>1]
