@@ -236,12 +236,12 @@ def slow_mask(front, largest):
     "Holes filled and the largest piece kept, by flooding"
     h,w = front.shape
     def flood(start, inside, steps):
-        seen,todo = {start},[start]
-        while todo:
-            y,x = todo.pop()
+        seen,waiting = {start},[start]
+        while waiting:
+            y,x = waiting.pop()
             for dy,dx in steps:
                 p = (y+dy,x+dx)
-                if 0<=p[0]<h and 0<=p[1]<w and p not in seen and inside(p): seen.add(p); todo.append(p)
+                if 0<=p[0]<h and 0<=p[1]<w and p not in seen and inside(p): seen.add(p); waiting.append(p)
         return seen
     four = [(0,1),(1,0),(0,-1),(-1,0)]; eight = four+[(1,1),(1,-1),(-1,1),(-1,-1)]
     outside = set()

@@ -1,4 +1,4 @@
-"""Eight published networks on stock classes: which file fills which class, every key counted, and how much memory they take
+"""Eight published networks on stock classes: which file fills which class, all keys counted, and their memory
 
 Docs: https://ccreid.github.io/ccreid/generation/idm_networks.html.md"""
 
