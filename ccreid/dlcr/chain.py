@@ -59,9 +59,8 @@ IMAGES = { # Kinds of images
 
 # %% ../../nbs/dlcr/chain.ipynb #8b6d5cb6
 PARTS = dict( # Networks
-    describer=Part('llava', _jobs+'load_describer', _jobs+'stand_in_describer', 'clothes in words, image by image'),
-    summarizer=Part('', _jobs+'load_summarizer', None, 'answers into one description; without a name, by counting'),
-    painter=Part('img2img', _jobs+'load_painter', _jobs+'stand_in_painter', 'a whole picture by a text, NAME@CLASS'))
+    painter=Part('stable-diffusion-v1-5/stable-diffusion-v1-5', _jobs+'load_painter',
+                 'ccreid.generation.stand_ins:MannequinInpainter', 'whole pictures by a text, NAME or NAME@CLASS'))
 
 # %% ../../nbs/dlcr/chain.ipynb #c234a46a
 def _row(name, generated, mode, base, **kwargs):

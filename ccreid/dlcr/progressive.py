@@ -7,12 +7,25 @@ Docs: https://ccreid.github.io/ccreid/dlcr/progressive.html.md"""
 # %% auto #0
 __all__ = ['available_variants', 'ProgressivePairs']
 
-# %% ../../nbs/dlcr/progressive.ipynb #be25d590
+# %% ../../nbs/dlcr/progressive.ipynb #a7b861e2
 import ccreid.compat
+import hashlib, os, warnings
+import numpy as np
+import pandas as pd
+from functools import partial
 from fastcore.basics import patch
+from ..data.samples import DataError
+from .additions import MODES
+from .partners import Partners, PairSampler, with_labels
 from ..training.learner import Method, ReIDLearner
 
-# %% ../../nbs/dlcr/progressive.ipynb #22b76b86
+# %% ../../nbs/dlcr/progressive.ipynb #47402250
+def _whole(**values):
+    "`ValueError` for a number that is too small, or not whole"
+    for name,(v,least) in values.items():
+        if isinstance(v, bool) or int(v)!=v or v<least:
+            raise ValueError(f'{name} is a whole number, at least {least}, not {v!r}')
+
 def available_variants(
     epoch:int, # 0-based
     variants:int=10, # K, variants of an image, at least 1
@@ -21,9 +34,12 @@ def available_variants(
     rule:str='paper', # `paper`: one part more after every N epochs; `released`: one epoch later, see below
 )->int: # From 1 to `variants`
     "How many variants of an image may be drawn in an epoch; `ValueError` for a number out of range, or another rule"
-    raise NotImplementedError
+    _whole(epoch=(epoch,0), variants=(variants,1), parts=(parts,1), every=(every,1))
+    if rule not in ('paper','released'): raise ValueError(f"rule is 'paper' or 'released', not {rule!r}")
+    used = epoch//every+1 if rule=='paper' else max(1, -(-epoch//every))
+    return max(1, variants*min(parts, used)//parts)
 
-# %% ../../nbs/dlcr/progressive.ipynb #115c8372
+# %% ../../nbs/dlcr/progressive.ipynb #c041fdfd
 class ProgressivePairs(Method):
     "Progressive learning (DLCR, section 3.2.1): pairs of a real and a generated image"
     def __init__(self,
@@ -32,6 +48,144 @@ class ProgressivePairs(Method):
         parts:int=4, # Parts that the variants of an image are divided into
         rule:str='paper', # See `available_variants`
         mode:str='progressive', # `progressive`, `all` (K from the start), `real` or `concatenated`
-        clothes:bool=False, # Do generated images keep their clothes labels? Without, clothes losses see real images alone
+        clothes:bool=False, # Do generated images keep clothes labels? If not, clothes losses see real images alone
         seed:int|None=None, # Of the draws; the learner's if `None`
-    ): raise NotImplementedError
+    ): # Raises `ValueError` for a number out of range, and another rule or mode
+        available_variants(0, 1, parts, every, rule)
+        if mode not in MODES: raise ValueError(f"mode is one of {', '.join(MODES)}, not {mode!r}")
+        self.generated,self.every,self.parts,self.rule,self.mode = generated,every,parts,rule,mode
+        self.clothes,self.pair_seed = clothes,seed
+
+    def many(self,
+        epoch:int, # 0-based
+        variants:int, # That an image has
+    )->int: # How many of them may be drawn
+        "All, or as many as the parts hold that are used in this epoch"
+        if self.mode!='progressive': return variants
+        return available_variants(epoch, variants, self.parts, self.every, self.rule)
+
+# %% ../../nbs/dlcr/progressive.ipynb #9d8e7c1c
+def _refused(made, real):
+    "`DataError` for generated images that are no training images of these people"
+    if 'split' in made and len(other := made[made.split!='train']):
+        raise DataError(f'{len(other)} generated images are of split {other.split.iloc[0]}, which is never trained on')
+    if strangers := set(made.identity)-set(real.identity[real.identity>=0]):
+        raise DataError(f'generated images show identity {min(strangers)}, who has no real training image')
+    who = dict(zip(real.path.astype(str), real.identity))
+    for path,source,identity in zip(made.path, made.source, made.identity):
+        if who.get(source, identity)!=identity: raise DataError(
+            f'{path} shows identity {identity}, but was made of {source}, which shows {who[source]}')
+
+def _made(table):
+    "Which rows of a sample table are generated, and the table with text in `source` and numbers in `variant`"
+    by = table.generated_by if 'generated_by' in table else pd.Series('', table.index)
+    source = table.source if 'source' in table else pd.Series('', table.index)
+    variant = table.variant if 'variant' in table else pd.Series(0, table.index)
+    table = table.assign(source=source.fillna('').astype(str), variant=variant.fillna(0).astype('int64'))
+    return (by.fillna('').astype(str)!='').to_numpy(), table
+
+# %% ../../nbs/dlcr/progressive.ipynb #77d521dc
+@patch
+def _gather(self:ProgressivePairs, learn):
+    "Put the generated images beside the real ones, and note whose they are"
+    images,table = learn.dls.train.dataset,learn.dls.dataset.train
+    is_made,table = _made(table)
+    made,rows = table[is_made],np.flatnonzero(is_made)
+    if self.generated is not None:
+        made = _made(self.generated)[1]
+        if 'generated_by' not in made: made = made.assign(generated_by='generated')
+    _refused(made, table[~is_made])
+    if self.generated is not None:
+        if (start := images.append(made))>len(table): raise ValueError('images were appended to the training set before')
+        learn._record(lambda: images.cut(start))
+        rows = start+np.arange(len(made))
+    place = {str(p): i for i,p in enumerate(table.path) if not is_made[i]}
+    self.partners = Partners(images, rows, [place.get(s, -1) for s in made.source], made.variant)
+    before = images.beside.copy()
+    images.beside[np.flatnonzero(images.labels['generated'])] = True
+    learn._record(lambda: setattr(images, 'beside', before))
+
+# %% ../../nbs/dlcr/progressive.ipynb #f36f68d4
+@patch
+def _draw_real(self:ProgressivePairs, learn):
+    "Let the innermost sampler draw real images alone, or in mode `concatenated` the generated ones as well"
+    loader,images = learn.dls.train,learn.dls.train.dataset
+    inner,labels = with_labels(loader.sampler),images.labels['identity']
+    if inner is None: raise ValueError('pairs need a sampler that can be given labels, such as PKSampler')
+    before = np.full(len(images), -1)
+    before[inner.rows] = labels[inner.rows]
+    after = before.copy()
+    if self.mode=='concatenated': after[self.partners.rows] = labels[self.partners.rows]
+    else: after[images.beside] = -1
+    def use(labels):
+        inner.relabel(labels)
+        loader.wrap_sampler(lambda s: s)
+    use(after)
+    learn._record(lambda: use(before))
+
+# %% ../../nbs/dlcr/progressive.ipynb #b21a3979
+@patch
+def _hide_clothes(self:ProgressivePairs, learn):
+    "Make the clothes of generated images unknown, also among the clothes of a person"
+    images,own = learn.dls.train.dataset,learn.dls.clothes_of_identity
+    labels,before = images.labels,(images.labels['clothes'].copy(), own.clone())
+    def back():
+        labels['clothes'][:] = before[0]
+        own.copy_(before[1])
+    labels['clothes'][images.beside] = -1
+    known = (labels['clothes']>=0) & (labels['identity']>=0)
+    own.zero_()
+    own[labels['identity'][known].tolist(), labels['clothes'][known].tolist()] = True
+    learn._record(back)
+
+@patch
+def attach(self:ProgressivePairs,
+    learn:ReIDLearner, # With a sampler that draws by labels
+): # Raises `DataError` for images of unknown people, of the test, or if there are none
+    "Put generated images beside the real ones, and partners behind each draw"
+    self._gather(learn)
+    if self.mode!='real' and not len(self.partners.rows): raise DataError(
+        f'{learn.dls.dataset.name}: no training image is generated; make some with `ccreid generate`, or mode=real')
+    self._draw_real(learn)
+    if not self.clothes: self._hide_clothes(learn)
+    if self.mode=='concatenated': return
+    many,seed = None if self.mode=='real' else self.many,learn.seed if self.pair_seed is None else self.pair_seed
+    learn.wrap_sampler(lambda s: PairSampler(s, self.partners, many, seed))
+    self._tell(learn)
+
+# %% ../../nbs/dlcr/progressive.ipynb #e25a9da3
+@patch
+def _tell(self:ProgressivePairs, learn):
+    "Warn of images without variants of their own"
+    if self.mode=='real': return
+    self.kinds = kinds = self.partners.kinds(with_labels(learn.dls.train.sampler.sampler).rows)
+    if kinds['person'] or kinds['real']: warnings.warn(
+        f"{kinds['person']+kinds['real']} of {sum(kinds.values())} training images have no generated image of their "
+        f"own: {kinds['person']} are paired with another of their person, {kinds['real']} with a real image")
+
+@patch
+def before_fit(self:ProgressivePairs):
+    "Say it where some parts are never reached"
+    if hasattr(self.learn, 'lr_finder') or self.mode!='progressive': return
+    used = available_variants(self.n_epoch-1, self.parts, self.parts, self.every, self.rule)
+    if used<self.parts: warnings.warn(
+        f'{self}: with one part more after every {self.every} epochs this fit of {self.n_epoch} '
+        f"uses {used} of {self.parts} parts; its variants of the others are never drawn")
+
+# %% ../../nbs/dlcr/progressive.ipynb #e6c41670
+@patch
+def state_dict(self:ProgressivePairs)->dict: # Settings
+    "What a resumed run must have in common with the one that was saved"
+    p = self.partners
+    names = [f'{os.path.basename(p.images.paths[i])} {s}' for i,s in zip(p.rows, p.source)]
+    digest = hashlib.sha256('\n'.join(names).encode(errors='surrogateescape')).hexdigest()[:10]
+    return dict(every=self.every, parts=self.parts, rule=self.rule, mode=self.mode, clothes=self.clothes,
+                seed=self.pair_seed, images=digest)
+
+@patch
+def load_state_dict(self:ProgressivePairs,
+    state:dict, # Of `state_dict`
+): # Raises `ValueError` if it is of other settings
+    "Compare the settings"
+    other = {k: (state.get(k), v) for k,v in self.state_dict().items() if state.get(k)!=v}
+    if other: raise ValueError(f'the checkpoint was made with other settings of ProgressivePairs (saved, asked): {other}')
