@@ -18,6 +18,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from .data.mannequins import benchmark
 from .data.samplers import PKSampler
+from .data.strips import file_of
 from .files import hold, read_json, shown, to_json, write_whole
 from .recipes import Recipe, readers_of
 from .registry import CHAINS, SEEDS, All, Row, resolve, rows_of
@@ -165,7 +166,7 @@ def data_hash(
     labels = [f'{os.path.relpath(p, dataset.root)} {i} {c} {s}' for p,i,c,s in
               zip(test.path, test.identity, test.clothes, test.split)]
     files = [p for d in generated for p in d.train.path[d.train.generated_by!='']]
-    made = [(os.path.basename(p), os.path.getsize(p)) for p in files]
+    made = [(os.path.basename(p), os.path.getsize(file_of(p))) for p in files]
     return hashlib.sha256(to_json([train_hash(dataset), labels, made]).encode()).hexdigest()[:10]
 
 # %% ../nbs/experiments.ipynb #338fc812

@@ -14,6 +14,7 @@ import hashlib, importlib.metadata, json, os, platform, time
 from pathlib import Path
 import torch
 import ccreid
+from .data.strips import file_of
 from .files import shown
 from .recipes import Recipe, build
 from .training.asking import compared_features, compared_table, evaluate_all, multi_shot
@@ -109,7 +110,7 @@ def _origin(dataset, start):
     "What else a resumed run must share: the generated files, by their sizes, and the weights that it started from"
     res,t = {},dataset.train
     if 'generated_by' in t:
-        sizes = [os.path.getsize(p) for p in t.path[t.generated_by.fillna('')!='']]
+        sizes = [os.path.getsize(file_of(p)) for p in t.path[t.generated_by.fillna('')!='']]
         res['generated'] = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:10]
     if start is not None:
         h = hashlib.sha256()

@@ -37,7 +37,8 @@ _plan = dict(plan=_mini+'plan', account=_mini+'account', show=_show)
 _many = Option(whole(1), 10, 'K, clothes of others that each image is dressed in')
 _mask = Option(text(('paper','released')), 'paper', 'what is painted anew')
 _form = Option(text(('paper','released','line')), 'paper', 'how a description becomes a prompt')
-_words = dict(form=_form, summary=Option(text(('paper','released')), 'paper', 'how answers become a description'),
+_words = dict(form=_form, words=Option(text(), None, 'folder or file that has the descriptions; made if not given'),
+              summary=Option(text(('paper','released')), 'paper', 'how answers become a description'),
               looks=Option(whole(0), 0, 'images of each clothes id that are described; 0: all'))
 _labels = Option(text(('unknown','target')), 'unknown', 'clothes label of an image: none, as released, or whose '
                  'clothes it shows')
