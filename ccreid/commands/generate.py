@@ -113,6 +113,7 @@ def _options(parser):
 def _run(options):
     "Generate what is missing"
     from ccreid.generation.jobs import generate, models_for
+    from ccreid.generation.terms import reminder
     if options.kind not in (kinds := _kinds()):
         raise ValueError(f"Unknown kind of images {options.kind!r}: choose from {', '.join(kinds)}")
     values,parts = _values(options),pairs(options.model)
@@ -124,6 +125,7 @@ def _run(options):
     n = samples.attrs['expansion']
     print(f"{options.kind}: {n['made']} images made, {n['found']} were there, {sum(n['skipped'].values())} skipped, "
           f"{n['left']} left to make\n{len(samples)} images in {out}")
+    if said := reminder(samples.dataset.unique()): print(said)
 
 # %% ../../nbs/commands/generate.ipynb #c8abf3e3
 command = Command('generate training images for a data set', _options, _run,
