@@ -76,6 +76,7 @@ def _values(options):
 # %% ../../nbs/commands/generate.ipynb #7cf48a26
 _COMMON = dict( # Parts of all generators
     parser='clothes and parts of the body', inpainter='clothes painted by a text',
+    describer='clothes of an image in words', summarizer='one description of many; none: the most frequent',
     labels="the parser's classes: auto, lip, atr or pascal")
 
 def _add_parts(parser):
