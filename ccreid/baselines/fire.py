@@ -210,9 +210,10 @@ def far(self:FIRe2,
     output:dict, # With `map` [B,c,h,w]
     labels:dict, # With `identity` and `cluster` [B]
 )->Tensor: # Scalar
-    "The term `far`; images without a cluster neither borrow nor lend"
+    "The term `far`; images without a cluster neither borrow nor lend, and 0 where fewer than two have one"
     m,cluster,identity = output['map'],labels['cluster'],labels['identity']
     if not (known := cluster>=0).all(): m,cluster,identity = m[known],cluster[known],identity[known]
+    if len(m)<2: return m.new_zeros(())
     mixed = recompose(m, draw_donors(cluster, generator=self.generator))
     return cross_entropy(self.head(self.learn.model.pool(mixed)), identity, self.smoothing)
 
