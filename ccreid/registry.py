@@ -91,6 +91,11 @@ class Row:
     given:dict = field(default_factory=dict) # Options of it
 
     @property
+    def owner(self):
+        "The row whose training it is: itself, or the one that it evaluates in another way"
+        return self.trained or self
+
+    @property
     def recipe(self):
         "All settings, a `Recipe`"
         return self.recipe_on(self.data)
@@ -98,6 +103,10 @@ class Row:
     def recipe_on(self, data:str): # Name of a data set
         "The settings of the row on another data set"
         return resolve('ccreid.recipes:recipe')(data, self.method, **self.changes)
+
+    def on(self, data:str): # Name of a data set
+        "The same row on another data set"
+        return replace(self, data=data, tests=(), trained=self.trained and self.trained.on(data))
 
 # %% ../nbs/registry.ipynb #c0f2ecfd
 @dataclass(frozen=True)

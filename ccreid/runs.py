@@ -160,6 +160,7 @@ def run(
     trained=None, # Called with the learner when it is trained, before it is evaluated
     tests:dict|None=None, # Other data sets to evaluate on too, by name
     steps:int|None=None, # End each epoch after so many, as one without generated images does
+    evaluations:dict|None=None, # Other ways to evaluate it, by name: functions of the learner, see `evaluations_of`
 ): # The learner, and the figures of the run as a dict
     "Train a recipe and evaluate its last epoch; `ValueError` where it lacks generated images or a pretraining"
     _wants(r, dataset, start)
@@ -170,7 +171,8 @@ def run(
     with progress(learn, quiet): learn.fit(r.epochs)
     seconds = saving[0].seconds if saving else time.time()-started
     if trained: trained(learn)
-    return learn, _record(r, learn, dataset, seed, seconds, tests or {})
+    record = _record(r, learn, dataset, seed, seconds, tests or {})
+    return learn, _evaluated(learn, record, evaluations or {})
 
 # %% ../nbs/runs.ipynb #e887785f
 def _record(r, learn, dataset, seed, seconds, tests):
@@ -185,6 +187,18 @@ def _record(r, learn, dataset, seed, seconds, tests):
         steps=counted(learn, 'steps'), images_seen=counted(learn, 'images'), train=share_generated(dataset),
         seconds=round(seconds, 1), evaluation_seconds=round(time.time()-started, 1), history=learn.history,
         protocols=protocols, **environment(learn.dls.device))
+
+# %% ../nbs/runs.ipynb #c3be2c13
+def _evaluated(learn, record, evaluations):
+    "The record with the figures of other evaluations among its protocols, and under `evaluated` which are whose"
+    started = time.time()
+    for name,evaluate in evaluations.items():
+        results,table,about = evaluate(learn)
+        keys = {k: f'{name} {k}' for k in results}
+        record['protocols'] |= {keys[k]: figures(m, table) for k,m in results.items()}
+        record.setdefault('evaluated', {})[name] = dict(about, protocols=keys)
+    record['evaluation_seconds'] += round(time.time()-started, 1) if evaluations else 0
+    return record
 
 # %% ../nbs/runs.ipynb #b34be078
 def read_features(

@@ -60,8 +60,8 @@ IMAGES = { # Kinds of images
 
 # %% ../../nbs/dlcr/chain.ipynb #8b6d5cb6
 PARTS = dict( # Networks
-    painter=Part('stable-diffusion-v1-5/stable-diffusion-v1-5', _jobs+'load_painter',
-                 'ccreid.generation.stand_ins:MannequinInpainter', 'whole pictures by a text, NAME or NAME@CLASS'))
+    redrawer=Part('stable-diffusion-v1-5/stable-diffusion-v1-5', _jobs+'load_redrawer',
+                  'ccreid.generation.stand_ins:MannequinInpainter', 'whole pictures by a text, NAME or NAME@CLASS'))
 
 # %% ../../nbs/dlcr/chain.ipynb #c234a46a
 def _row(name, generated, mode, base, **kwargs):
