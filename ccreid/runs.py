@@ -14,6 +14,7 @@ import hashlib, importlib.metadata, json, os, platform, time
 from pathlib import Path
 import torch
 import ccreid
+from .data.strips import file_of
 from .files import shown
 from .recipes import Recipe, build
 from .training.asking import compared_features, compared_table, evaluate_all, multi_shot
@@ -116,7 +117,7 @@ def _origin(dataset, start):
     "What else a resumed run must share: the generated files, by their sizes, and the weights that it started from"
     res,t = {},dataset.train
     if 'generated_by' in t:
-        sizes = [os.path.getsize(p) for p in t.path[t.generated_by.fillna('')!='']]
+        sizes = [os.path.getsize(file_of(p)) for p in t.path[t.generated_by.fillna('')!='']]
         res['generated'] = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:10]
     if start is not None:
         h = hashlib.sha256()
@@ -166,6 +167,7 @@ def run(
     trained=None, # Called with the learner when it is trained, before it is evaluated
     tests:dict|None=None, # Other data sets to evaluate on too, by name
     steps:int|None=None, # End each epoch after so many, as one without generated images does
+    evaluations:dict|None=None, # Other ways to evaluate it, by name: functions of the learner, see `evaluations_of`
 ): # The learner, and the figures of the run as a dict
     "Train a recipe and evaluate its last epoch; `ValueError` where it lacks generated images or a pretraining"
     _wants(r, dataset, start)
@@ -176,7 +178,8 @@ def run(
     with progress(learn, quiet): learn.fit(r.epochs)
     seconds = saving[0].seconds if saving else time.time()-started
     if trained: trained(learn)
-    return learn, _record(r, learn, dataset, seed, seconds, tests or {})
+    record = _record(r, learn, dataset, seed, seconds, tests or {})
+    return learn, _evaluated(learn, record, evaluations or {})
 
 # %% ../nbs/runs.ipynb #e887785f
 def _record(r, learn, dataset, seed, seconds, tests):
@@ -191,6 +194,18 @@ def _record(r, learn, dataset, seed, seconds, tests):
         steps=counted(learn, 'steps'), images_seen=counted(learn, 'images'), train=share_generated(dataset),
         seconds=round(seconds, 1), evaluation_seconds=round(time.time()-started, 1), history=learn.history,
         protocols=protocols, **environment(learn.dls.device))
+
+# %% ../nbs/runs.ipynb #c3be2c13
+def _evaluated(learn, record, evaluations):
+    "The record with the figures of other evaluations among its protocols, and under `evaluated` which are whose"
+    started = time.time()
+    for name,evaluate in evaluations.items():
+        results,table,about = evaluate(learn)
+        keys = {k: f'{name} {k}' for k in results}
+        record['protocols'] |= {keys[k]: figures(m, table) for k,m in results.items()}
+        record.setdefault('evaluated', {})[name] = dict(about, protocols=keys)
+    record['evaluation_seconds'] += round(time.time()-started, 1) if evaluations else 0
+    return record
 
 # %% ../nbs/runs.ipynb #b34be078
 def read_features(

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from PIL import BmpImagePlugin,Image,ImageFile,JpegImagePlugin,PngImagePlugin,TiffImagePlugin,WebPImagePlugin
 from .depth import Refused,deep_rgb,is_deep,stated_bits,to_rgb
 from .samples import DataError
+from .strips import cut_tile,file_of,tile_of
 from ..files import found_at,shown
 
 _all_ = ['to_rgb'] # offered here too
@@ -36,6 +37,7 @@ def content(
     path,   # Image file, or one that is open
 )->bytes:   # All of it
     "What is in an ordinary file; `Refused` for anything else, `OSError` where it cannot be read"
+    path = file_of(path)
     if not hasattr(path, 'read'):
         _size(path)
         with open(path, 'rb') as f: return f.read()
@@ -175,10 +177,12 @@ def _helping():
     return data is not None and data.get_worker_info() is not None
 
 def read_image(
-    path,         # Image file, or one that is open
+    path,         # Image file, one that is open, or a tile, see `tile_path`
 )->Image.Image:   # RGB
     "Decode a whole image; raises `DataError` naming the file and the reason where that fails"
-    try: im,bits,guessed = decode(content(path))
+    try:
+        im,bits,guessed = decode(content(path))
+        im = cut_tile(im, *tile_of(path)[1:])
     except Exception as e: raise refusal(path, e) from None # decoders raise many kinds on damaged files
     if guessed and not _told and not _helping():
         _told.add(path)
@@ -203,6 +207,7 @@ def glance(
     path,     # Image file
 )->str|None:  # The reason why it cannot be read
     "What is wrong with a picture, as far as its header and its end show; None where nothing is"
+    path = file_of(path)
     try:
         size = _size(path)
         with open(path, 'rb') as f, _reading():
