@@ -5,7 +5,8 @@ import ccreid.compat
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 from ccreid.baselines.faces import Face, Faces, MannequinFaces, embed_faces, face_fields, faces_of
-from ccreid.baselines.geff import GEFF, enriched, face_distances, face_embedder, geff_figures, references
+from ccreid.baselines.chain import GEFF_OPTIONS
+from ccreid.baselines.geff import GEFF, enriched, face_distances, face_embedder, geff_evaluation, references
 from ccreid.baselines.onnx_faces import InsightFaces, POINTS, decode, face_package, open_onnx, places, similarity, straightened, suppress
 from ccreid.data.mannequins import MannequinWorld, find_scene
 from ccreid.evaluation.metrics import evaluate
@@ -154,14 +155,25 @@ def test_figures_by_name(dataset):
     table = dataset.samples[dataset.samples.split!='train'].reset_index(drop=True)
     features = torch.randn(len(table), 8, generator=torch.Generator().manual_seed(0))
     protocols = {k: dataset.protocols[k] for k in ('same-clothes','clothes-changing')}
-    found = geff_figures(table, features, protocols, 'mannequins')
+    known = dict(zip(table.path, features))
+    bodies = lambda t: torch.stack([known[p] for p in t.path])
+    found,seen,said = geff_evaluation(bodies, dataset, protocols, faces='mannequins')
     faces = embed_faces(MannequinFaces(), table)
-    assert set(found)==set(protocols)
+    assert set(found)==set(protocols) and seen.path.tolist()==table.path.tolist()
+    assert geff_evaluation(bodies, dataset, protocols, 'mannequins')[2]==said                 # as a folder is named
+    counts = GEFF().account(faces, table, protocols['same-clothes'])
+    assert said==f"same-clothes: {counts['joined']} queries joined the gallery by their faces, {counts['right']} of them beside their own person"
     for name,p in protocols.items(): assert found[name].mAP==GEFF().evaluate(features, faces, table, p).mAP
     assert found['clothes-changing'].rank(1)>evaluate(features, table, protocols['clothes-changing']).rank(1)+.1   # faces against noise
-    own = geff_figures(table, features, protocols, MannequinFaces(), pool='own')
+    own = geff_evaluation(bodies, dataset, protocols, faces=MannequinFaces(), pool='own')[0]
     a,b = (GEFF(pool=k).account(faces, table, protocols['clothes-changing']) for k in ('own','all'))
     assert a['joined']<b['joined'] and a['right']<=a['joined'] and a['queries']==b['queries'] and own.keys()==found.keys()
+
+def test_the_options_of_the_evaluation_are_its_arguments_with_their_defaults():
+    import dataclasses, inspect
+    own = {f.name: f.default for f in dataclasses.fields(GEFF)} | dict(faces=inspect.signature(geff_evaluation).parameters['faces'].default)
+    assert {k: o.default for k,o in GEFF_OPTIONS.items()}==own
+    assert all(o(o.default)==o.default and o.help for o in GEFF_OPTIONS.values())
 
 # ---- InsightFace's path ----
 
@@ -319,5 +331,5 @@ def test_geff_takes_the_onnx_networks(networks, tmp_path, monkeypatch):
             rows.append(dict(path=str(tmp_path/f'{split}{i}.png'), identity=i%2, clothes=i, camera=camera, split=split))
     table = pd.DataFrame(rows)
     faces = InsightFaces.from_pretrained('buffalo_s', side=64)
-    found = geff_figures(table, torch.randn(8,4), dict(standard=STANDARD), faces, alpha=0., detection=.5)['standard']
+    found = GEFF(alpha=0., detection=.5).evaluate(torch.randn(8,4), embed_faces(faces, table), table, STANDARD)
     assert found.rank(1)==1. and found.mAP==1.

@@ -71,6 +71,7 @@ def faces_of(
         raise ValueError('a face embedding or score is no number')
     return Faces(F.normalize(embeddings), scores)
 
+# %% ../../nbs/baselines/faces.ipynb #0fef050c
 def embed_faces(
     embedder:FaceEmbedder, # What finds and embeds
     table:pd.DataFrame, # Sample table

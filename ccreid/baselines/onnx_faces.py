@@ -95,8 +95,9 @@ def straightened(
     return _rgb(image).transform((SIDE,SIDE), Image.Transform.AFFINE, back[:2].reshape(-1), Image.Resampling.BILINEAR)
 
 # %% ../../nbs/baselines/onnx_faces.ipynb #d1178207
-PACKAGES = dict(buffalo_l=('det_10g','w600k_r50'), buffalo_m=('det_2.5g','w600k_r50'), buffalo_s=('det_500m','w600k_mbf'),
-                buffalo_sc=('det_500m','w600k_mbf'), antelopev2=('scrfd_10g_bnkps','glintr100'))
+PACKAGES = dict(buffalo_l=('det_10g','w600k_r50'), buffalo_m=('det_2.5g','w600k_r50'),
+                buffalo_s=('det_500m','w600k_mbf'), buffalo_sc=('det_500m','w600k_mbf'),
+                antelopev2=('scrfd_10g_bnkps','glintr100'))
 ZOO = 'https://github.com/deepinsight/insightface/releases/tag/model-zoo'
 
 def _one(folder, names, what):
@@ -105,6 +106,7 @@ def _one(folder, names, what):
         if found := sorted(folder.rglob(f'{name}.onnx')): return found[0]
     raise WeightsNotFound(f"{shown(folder)} has no {what}: no {' or '.join(names)}.onnx")
 
+# %% ../../nbs/baselines/onnx_faces.ipynb #9ba72bc3
 def face_package(
     name:str|Path='buffalo_l', # One of `PACKAGES`, a hub id, or the path of a folder with both files
 )->tuple[Path,Path]: # Files of detector and recogniser
@@ -136,7 +138,8 @@ def open_onnx(
     try: return onnxruntime.InferenceSession(Path(path).read_bytes(), options, [*providers, 'CPUExecutionProvider'])
     except OSError: raise
     except Exception as e: # a kind of its own for each fault
-        raise ValueError(f'{shown(path)} is no network that onnxruntime opens: {str(e).splitlines()[0][:120]}') from None
+        why = str(e).splitlines()[0][:120]
+        raise ValueError(f'{shown(path)} is no network that onnxruntime opens: {why}') from None
 
 # %% ../../nbs/baselines/onnx_faces.ipynb #135d8860
 class InsightFaces:
@@ -190,6 +193,7 @@ def __call__(self:InsightFaces, images, rows=None):
     "A `Face` for each picture, or None"
     return [self.embed(im) for im in images]
 
+# %% ../../nbs/baselines/onnx_faces.ipynb #546fac6f
 @patch(cls_method=True)
 def from_pretrained(cls:InsightFaces,
     name='buffalo_l', # As for `face_package`

@@ -35,13 +35,17 @@ class PartNeck(nn.Module):
         self.reduce = nn.Parameter(torch.randn(own, channels, width)*(2/width)**.5)
         self.norm = nn.BatchNorm1d(own*width)
 
-    def forward(self, parts): # [B,n,c] → [B,n,w]
-        "Reduced parts"
-        if self.shared: x = self.norm((parts@self.reduce[0]).transpose(1, 2)).transpose(1, 2)
-        else:
-            x = torch.einsum('bnc,ncw->bnw', parts, self.reduce)
-            x = self.norm(x.flatten(1)).view_as(x)
-        return F.relu(x) if self.relu else x
+# %% ../../nbs/baselines/parts.ipynb #d12cb119
+@patch
+def forward(self:PartNeck,
+    parts:Tensor, # [B,n,c]
+)->Tensor: # [B,n,w]
+    "Reduced parts"
+    if self.shared: x = self.norm((parts@self.reduce[0]).transpose(1, 2)).transpose(1, 2)
+    else:
+        x = torch.einsum('bnc,ncw->bnw', parts, self.reduce)
+        x = self.norm(x.flatten(1)).view_as(x)
+    return F.relu(x) if self.relu else x
 
 # %% ../../nbs/baselines/parts.ipynb #a4f39332
 def about(
