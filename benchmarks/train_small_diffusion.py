@@ -136,9 +136,11 @@ def main():
                  unet_steps=second.step, unet_batch=a.unet_batch, unet_minutes=round(second.used/60, 1),
                  vae_history=first.history, unet_history=second.history)
     save_small_diffusion(pipe, a.out, about)
-    half = max(4, a.measured//2)
-    about['measures'] = {"its own places": measure(pipe, ('park','suburb'), half), "a benchmark's places": measure(pipe, ('plaza','market'), half)}
-    say(f"measured: {about['measures']}")
+    half = a.measured//2
+    if half:
+        about['measures'] = {'its own places': measure(pipe, ('park','suburb'), half),
+                             "a benchmark's places": measure(pipe, ('plaza','market'), half)}
+        say(f"measured: {about['measures']}")
     save_small_diffusion(pipe, a.out, about)
     size = sum((Path(a.out)/part/file).stat().st_size for part,file in PARTS.items())
     say(f'{a.out}: {size/1e6:.2f} MB')
