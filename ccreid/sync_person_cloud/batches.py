@@ -29,13 +29,12 @@ def copies_of(
     "Where the copies of each real image are; [N,0] where nothing is generated"
     made = is_generated(table)
     if not made.any(): return np.empty((len(table), 0), np.int64),0
-    at,found = {p: i for i,p in enumerate(table.path)},{}
-    new = table[made & (table.get('variant', pd.Series(0, table.index))<copies).to_numpy()]
-    places = np.flatnonzero(made)[np.argsort(new.variant, kind='stable')] if len(new)==made.sum() else \
-        np.array([at[p] for p in new.sort_values('variant', kind='stable').path], np.int64)
-    for row in places: found.setdefault(at.get(table.source.iloc[row]), []).append(int(row))
+    at,new = {p: i for i,p in enumerate(table.path)},table.assign(row=np.arange(len(table)))[made]
+    new = new[new.variant<copies].sort_values('variant', kind='stable')
+    found = {at.get(source): rows.row.tolist() for source,rows in new.groupby('source', sort=False)}
     rows = [[(own := found.get(i, [i]))[k%len(own)] for k in range(copies)] for i in range(len(table))]
-    return np.array(rows), sum(len(found.get(i, ()))<copies for i in np.flatnonzero(~made))
+    lacking = sum(len(found.get(i, ()))<copies for i in np.flatnonzero(~made))
+    return np.array(rows, np.int64).reshape(len(table), copies),lacking
 
 # %% ../../nbs/sync_person_cloud/batches.ipynb #fe152214
 def deal_clusters(
