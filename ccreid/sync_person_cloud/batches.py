@@ -71,15 +71,16 @@ class ClusterSampler:
         self.cameras = None if cameras is None else np.asarray(cameras)
         self.relabel(labels)
 
-    @property
-    def group(self)->int:
-        "Images in a group: one and its copies"
-        return 1+self.copies.shape[1]
+# %% ../../nbs/sync_person_cloud/batches.ipynb #afcf65f3
+@patch(as_prop=True)
+def group(self:ClusterSampler)->int:
+    "Images in a group: one and its copies"
+    return 1+self.copies.shape[1]
 
-    @property
-    def batch_size(self)->int:
-        "Pictures in a batch"
-        return max(min(self.identities, len(self.members)), 1)*self.images*self.group
+@patch(as_prop=True)
+def batch_size(self:ClusterSampler)->int:
+    "Pictures in a batch"
+    return max(min(self.identities, len(self.members)), 1)*self.images*self.group
 
 # %% ../../nbs/sync_person_cloud/batches.ipynb #b0bfe28a
 @patch

@@ -56,6 +56,7 @@ def loss(self:OneMemory,
     "Eq. 8 with one memory"
     return self.memory.loss(features, labels, temperature)
 
+# %% ../../nbs/sync_person_cloud/instances.ipynb #9eea5448
 @patch
 @torch.no_grad()
 def update(self:OneMemory,
@@ -80,15 +81,17 @@ class InstanceMemory(nn.Module):
 
     def __len__(self): return len(self.cluster)
 
-    def start(self,
-        features:Tensor, # [N,D] of all training images
-        labels:Tensor, # [N] clusters, -1 for outliers
-        generator=None, # Nothing is drawn
-    ):
-        "Every image of a cluster begins as it is"
-        at = torch.arange(len(labels))
-        self.memory.start(features, torch.where(labels<0, -1, at))
-        self.cluster = labels.to(self.cluster)
+# %% ../../nbs/sync_person_cloud/instances.ipynb #da76f43e
+@patch
+def start(self:InstanceMemory,
+    features:Tensor, # [N,D] of all training images
+    labels:Tensor, # [N] clusters, -1 for outliers
+    generator=None, # Nothing is drawn
+):
+    "Every image of a cluster begins as it is"
+    at = torch.arange(len(labels), device=labels.device)
+    self.memory.start(features, torch.where(labels<0, -1, at))
+    self.cluster = labels.to(self.cluster)
 
 # %% ../../nbs/sync_person_cloud/instances.ipynb #c61b2c20
 @patch
@@ -105,6 +108,7 @@ def loss(self:InstanceMemory,
     own = own[count]
     return -(logp.masked_fill(~own, 0.).sum(1)/own.sum(1)).mean()
 
+# %% ../../nbs/sync_person_cloud/instances.ipynb #7438c3de
 @patch
 @torch.no_grad()
 def update(self:InstanceMemory,

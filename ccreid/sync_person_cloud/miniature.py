@@ -61,6 +61,7 @@ def account_spc(
     return (f'{len(made)} copies of {made.source.nunique()} of {real} real images, {len(made)/real:.1f} of each, '
             f'in the clothes of {made.garment.nunique()} strangers, by a stand-in for a generator, with its flaws')
 
+# %% ../../nbs/sync_person_cloud/miniature.ipynb #915ac31c
 def show_copies(
     samples, # Copies, as `spc` adds them
     people:int=4, # Rows

@@ -56,6 +56,7 @@ def _words_of(folder):
     if lines and not {'file','text'}<=set(lines[0]): raise DataError(f'{path}: its first line names file and text')
     return [((o['file'] or '').strip(), ' '.join((o['text'] or '').split())) for o in lines]
 
+# %% ../../nbs/sync_person_cloud/synthesis.ipynb #8059ea54
 def read_templates(
     folder, # Of pictures, with or without `templates.csv`
 )->list: # Of `Template`
@@ -98,6 +99,7 @@ class TryOnSynthesizer:
         _needs(templates, 'image', 'a try-on')
         return self.tryon(images, [t.image for t in templates], [t.text for t in templates], seeds, rows=rows)
 
+# %% ../../nbs/sync_person_cloud/synthesis.ipynb #dce8838f
 class InpaintSynthesizer:
     "By masked inpainting: the template's words are the prompt"
     def __init__(self,
@@ -128,20 +130,22 @@ class FolderSynthesizer:
         if not self.root.is_dir(): raise DataError(f'no folder {self.root}')
         self.settings = dict(ready_made=self.root.name)
 
-    def find(self,
-        path, # Of the source
-        variant:int, # Which one
-    )->Path|None: # None where there is none
-        "The file of a variant; one in a subfolder called as the source's goes before"
-        path = Path(path)
-        for place in (self.root/path.parent.name, self.root):
-            for end in _pictures:
-                if (file := place/f'{path.stem}_{variant}{end}').is_file(): return file
-
     def __call__(self, images, templates, seeds, rows=None):
         "As `ClothesSynthesizer`"
         files = [self.find(row['path'], row['variant']) for row in rows]
         return [SkipImage('no ready-made image') if f is None else read_image(f) for f in files]
+
+# %% ../../nbs/sync_person_cloud/synthesis.ipynb #731ff81f
+@patch
+def find(self:FolderSynthesizer,
+    path, # Of the source
+    variant:int, # Which one
+)->Path|None: # None where there is none
+    "The file of a variant; one in a subfolder called as the source's goes before"
+    path = Path(path)
+    for place in (self.root/path.parent.name, self.root):
+        for end in _pictures:
+            if (file := place/f'{path.stem}_{variant}{end}').is_file(): return file
 
 # %% ../../nbs/sync_person_cloud/synthesis.ipynb #2f364a39
 class MannequinSynthesizer:

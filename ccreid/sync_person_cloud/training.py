@@ -96,6 +96,7 @@ def _rows(self:SyncPersonCloud, learn):
                               'other copies of the same image, or the image itself, stand in')
     self.truth = {k: table[k].to_numpy()[self.real] for k in ('identity','clothes','camera')}
 
+# %% ../../nbs/sync_person_cloud/training.ipynb #8a0d92d3
 @patch
 def sampler_for(self:SyncPersonCloud,
     inner, # The learner's sampler, whose P and K are taken
@@ -134,6 +135,7 @@ def find(self:SyncPersonCloud,
     if self.taught_by=='identity': return torch.from_numpy(np.unique(self.truth['identity'], return_inverse=True)[1])
     return pseudo_labels(features, self.eps, self.min_samples, self.k1, self.k2, self.distance)
 
+# %% ../../nbs/sync_person_cloud/training.ipynb #8a55b450
 @patch
 def _draw_by(self:SyncPersonCloud, found):
     "Let sampler and batches know the clusters; a copy is in the cluster of its image"
