@@ -1,4 +1,4 @@
-"""CAL, AIM, FIRe² and CSSC under their names, with the settings of their papers
+"""CAL, AIM, FIRe², CSSC and AGW under their names, with the settings of their papers
 
 Docs: https://ccreid.github.io/ccreid/baselines/chain.html.md"""
 
@@ -14,7 +14,8 @@ from ..registry import Chain
 _at = 'ccreid.baselines.'
 
 chain = Chain('baselines', 'Methods that papers are compared with',
-    methods=dict(cal=_at+'cal:cal', aim=_at+'aim:aim', fire=_at+'fire:fire', cssc=_at+'cssc:cssc'),
-    settings=dict(aim=_at+'aim:SETTINGS', fire=_at+'fire:SETTINGS', cssc=_at+'cssc:SETTINGS'),
-    models=dict(fire=_at+'fire:model', cssc=_at+'cssc:model'),
-    pages=tuple(f'baselines/{o}.ipynb' for o in ('cal','aim','fire','cssc','chain')))
+    methods=dict(cal=_at+'cal:cal', aim=_at+'aim:aim', fire=_at+'fire:fire', cssc=_at+'cssc:cssc', agw=_at+'vi:agw'),
+    settings=dict(aim=_at+'aim:SETTINGS', fire=_at+'fire:SETTINGS', cssc=_at+'cssc:SETTINGS', agw=_at+'vi:SETTINGS'),
+    addons=dict(balanced=_at+'vi:balanced', caj=_at+'vi:caj'),
+    models=dict(fire=_at+'fire:model', cssc=_at+'cssc:model', agw=_at+'vi:model'),
+    pages=tuple(f'baselines/{o}.ipynb' for o in ('cal','aim','fire','cssc','two_stream','vi','chain')))

@@ -15,6 +15,7 @@ from dataclasses import replace
 import pandas as pd
 from .cross_modality import DrawnPerCamera, SharedRoom
 from .protocols import STANDARD, SAME_CLOTHES, CLOTHES_CHANGING, Protocol
+from ..registry import All, resolve
 
 # %% ../../nbs/evaluation/conventions.ipynb #dc90493c
 CONVENTIONS = {} # Name of a data set -> function from options to its protocols
@@ -128,13 +129,18 @@ def mannequins_ir():
     return three_settings() + across()
 
 # %% ../../nbs/evaluation/conventions.ipynb #0b898f41
+def _of_a_chain(name):
+    "Function that gives the protocols of a chain's data set, None where no chain has one of that name"
+    brought = All('data')
+    return resolve(brought[name].protocols) if name in brought else None
+
 def conventions(
     name:str,  # Data set, in capitals or not; an unknown one gets the three settings
     **options, # Of its protocols
 )->dict:       # Name of a protocol -> `Protocol`
     "A data set's protocols; raises `ValueError` on an unknown option"
     plain = str(name).lower().removesuffix('-validation')
-    f = CONVENTIONS.get(plain, three_settings)
+    f = CONVENTIONS.get(plain) or _of_a_chain(plain) or three_settings
     known = inspect.signature(f).parameters
     if wrong := [o for o in options if o not in known]:
         raise ValueError(f"the protocols of {name} have no option {wrong[0]!r}"
