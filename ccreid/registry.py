@@ -209,7 +209,8 @@ COMMON = frozenset("""
     hash as_dict""".split()) # Names that a recipe has already
 
 # %% ../nbs/registry.ipynb #952a845f
-_shared = 'options','methods','addons','images','parts','demo','commands','data','benchmarks' # kinds whose names are those of all chains
+# kinds whose names are those of all chains
+_shared = 'options','methods','addons','images','parts','demo','commands','data','benchmarks'
 _name = re.compile(r'[^\s+=,]+( [^\s+=,]+)*')
 
 def _unfit(chain):

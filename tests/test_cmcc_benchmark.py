@@ -12,6 +12,7 @@ from ccreid.data.mannequins import MannequinWorld, benchmark, world_hash
 from ccreid.data.mannequins.benchmarks import BENCHMARKS, is_benchmark
 from ccreid.data.mannequins.writing import find_scene
 from ccreid.data.samples import DataError
+from ccreid.evaluation.conventions import conventions_table
 from ccreid.evaluation.protocols import protocols_for
 from ccreid.recipes import recipe
 
@@ -179,6 +180,12 @@ def test_the_command_builds_it(ccreid, roots, tmp_path):
     assert code==0 and 'sysu_cmcc: 108 images' in out and 'a guess' in out and (tmp_path/'i'/INDEX).is_file(), err
     code,out,err = ccreid('sysu-cmcc', '--from-prcc', roots/'prcc', '--from-sysu', roots/'sysu', '--mapping', tmp_path/'no.csv', '--to', tmp_path/'i')
     assert code and 'no.csv' in err and 'Traceback' not in err
+
+def test_the_table_of_protocols_says_what_is_junk():
+    "Only SYSU-MM01 has the rule of the room"
+    said = conventions_table(['ltcc','sysu_mm01','regdb','sysu_cmcc']).junk
+    assert set(said['sysu_cmcc'])==set(said['regdb'])=={'nothing'} and set(said['sysu_mm01'])=={'everybody by camera 2, for queries of camera 3'}
+    assert said['ltcc'].tolist()==['own person, same camera','own person, same camera or other clothes','own person, same camera or same clothes']
 
 # --- the miniature
 

@@ -68,6 +68,7 @@ def _nonlocals(self:TwoStream, blocks):
     return {f'{s}_{i}': NonLocal(channels(stage[i])) for s,(stage,n) in enumerate(zip(self._stages(), blocks))
             for i in range(max(len(stage)-n, 0), len(stage))}
 
+# %% ../../nbs/baselines/two_stream.ipynb #3248da11
 @patch
 def stem(self:TwoStream,
     image:Tensor, # [B,3,H,W] normalised

@@ -55,10 +55,11 @@ def _cells(path, columns):
             raise DataError(f"{shown(path)}, line {n}: expected {','.join(columns)}, found {line[:60]!r}")
         yield n, cells
 
-def _pairs(mapping, images):
+# %% ../../nbs/cmcc/benchmark.ipynb #e2b897ea
+def _pairs(mapping, everything, images):
     "[(PRCC's number, SYSU-MM01's number)], sorted; `DataError` for a number twice, or of nobody"
-    known = [set(images[s][1].person) for s in SETS]
-    if mapping=='identity': return sorted((i,i) for i in known[0] & known[1])
+    known,left = ([set(o[s][1].person) for s in SETS] for o in (everything, images))
+    if mapping=='identity': return sorted((i,i) for i in left[0] & left[1])
     if not isinstance(mapping, (str,os.PathLike)): pairs = [('', *map(int, p)) for p in dict(mapping).items()]
     else: pairs = [(f', line {n}', int(a), int(b)) for n,(a,b) in _numbers(mapping)]
     for k,s in enumerate(SETS, 1):
@@ -69,28 +70,31 @@ def _pairs(mapping, images):
             met.add(p[k])
     return sorted(p[1:] for p in pairs)
 
+# %% ../../nbs/cmcc/benchmark.ipynb #57e4ab2a
 def _numbers(path):
     for n,(a,b) in _cells(path, ('prcc_id','sysu_id')):
         if not b.isdecimal(): raise DataError(f'{shown(path)}, line {n}: {b[:40]!r} is no number of a person')
         yield n, (a, b)
 
 # %% ../../nbs/cmcc/benchmark.ipynb #c59c3316
-def _split(split, pairs, seed, share):
+def _split(split, pairs, seed):
     "PRCC's numbers of the training people; `DataError` where a split does not fit the people"
     people = [a for a,_ in pairs]
     if split is None:
         order = np.random.default_rng(seed).permutation(len(people))
-        return {people[i] for i in order[:round(share*len(people))]}
+        return {people[i] for i in order[:round(SHARE*len(people))]}
     if isinstance(split, (str,os.PathLike)): given = [(int(a), s) for _,(a,s) in _cells(split, ('prcc_id','split'))]
     else: given = [(int(i), s) for s,ids in dict(split).items() for i in ids]
     parts = {s: {i for i,o in given if o==s} for s in ('train','test')}
-    if odd := {s for _,s in given}-{'train','test'}: raise DataError(f'SYSU-CMCC: split is train or test, not {min(odd)!r}')
+    if odd := {s for _,s in given}-set(parts):
+        raise DataError(f'SYSU-CMCC: split is train or test, not {min(odd)!r}')
     if both := parts['train'] & parts['test']:
         raise DataError(f'SYSU-CMCC: {len(both)} people are in training and in the test, such as {min(both)}')
     if other := set(people) ^ (parts['train'] | parts['test']): raise DataError(
         f'SYSU-CMCC: the split and the mapping name different people, such as {min(other)}')
     return parts['train']
 
+# %% ../../nbs/cmcc/benchmark.ipynb #462b2a80
 def _without(images, exclude):
     "Both sets without the images that are taken out; `DataError` for one that is not there"
     named = exclude
@@ -118,15 +122,15 @@ def _check_clothes(images, pairs):
     alike = [CAMERAS[c] for a,b in pairs for c,o in day.get(a, {}).items() if o in night.get(b, {}).values()]
     if not alike: return
     bad = sorted(set(alike))
-    raise DataError(f"SYSU-CMCC: before PRCC's camera {' and '.join(bad)} {len(alike)} mannequins wear what SYSU-MM01 shows "
-                    "at night\nclothes would not change: choose cameras=('C',)")
+    raise DataError(f"SYSU-CMCC: before PRCC's camera {' and '.join(bad)} {len(alike)} mannequins wear what SYSU-MM01 "
+                    "shows at night\nclothes would not change: choose cameras=('C',)")
 
 # %% ../../nbs/cmcc/benchmark.ipynb #1b393377
 def _guesses(mapping, cameras, exclude, split):
     "What was taken for granted, a sentence each"
     if mapping=='identity': yield 'equal numbers in PRCC and SYSU-MM01 are one person'
     yield f"PRCC's camera {' and '.join(cameras)} shows other clothes than SYSU-MM01 does at night"
-    if not len(exclude): yield 'no image was taken out by hand, as the authors did'
+    if not exclude: yield 'no image was taken out by hand, as the authors did'
     if split is None: yield "the split is drawn by a seed, not the authors'"
 
 def _rows(images, pairs, train):
@@ -134,8 +138,8 @@ def _rows(images, pairs, train):
     order = sorted(pairs, key=lambda p: (p[0] not in train, p))
     by = [dict(tuple(images[s][1].groupby('person'))) for s in SETS]
     if lone := [p for p in order if any(i not in part for i,part in zip(p, by))]:
-        raise DataError(f'SYSU-CMCC: {len(lone)} people have images of one modality only, such as PRCC {lone[0][0]} and '
-                        f'SYSU-MM01 {lone[0][1]}\nleave them out of the mapping')
+        raise DataError(f'SYSU-CMCC: {len(lone)} people have images of one modality only, such as PRCC {lone[0][0]} '
+                        f'and SYSU-MM01 {lone[0][1]}\nleave them out of the mapping')
     return [('train' if p[0] in train else 'test', s, r.path, n, r.camera) for n,p in enumerate(order)
             for s,i,part in zip(SETS, p, by) for r in part[i].itertuples()]
 
@@ -148,18 +152,17 @@ def build_sysu_cmcc(
     exclude=(), # Paths of images to take out, as in the sets; or a file with one a line
     split=None, # A table `prcc_id,split`, or a dictionary with `train` and `test`; None: drawn
     seed:int=0, # Of that draw
-    share:float=SHARE, # Of the people who are trained on, if drawn
     out=None, # Folder of the index; default: `sysu_cmcc` in the data folder of the settings
 )->ReIDDataset:
     "Write the index of a SYSU-CMCC and read it; `DataError` in two lines for what cannot be right"
-    images = _without(_both(prcc, sysu_mm01, cameras), exclude)
-    if not (pairs := _pairs(mapping, images)): raise DataError('SYSU-CMCC: the mapping names nobody')
-    train = _split(split, pairs, seed, share)
+    everything = _both(prcc, sysu_mm01, cameras)
+    images = _without(everything, exclude)
+    if not (pairs := _pairs(mapping, everything, images)): raise DataError('SYSU-CMCC: the mapping names nobody')
+    train = _split(split, pairs, seed)
     _check_clothes(images, pairs)
-    if out is None: out = _default_folder()
-    head = {s: images[s][0] for s in SETS} | dict(cameras=list(cameras), seed=seed if split is None else None,
-                                                  guesses=list(_guesses(mapping, cameras, exclude, split)))
-    path = write_index(_rows(images, pairs, train), head, out)
+    guesses = list(_guesses(mapping, cameras, exclude, split))
+    head = {s: images[s][0] for s in SETS} | dict(cameras=list(cameras), seed=seed, guesses=guesses)
+    path = write_index(_rows(images, pairs, train), head, _default_folder() if out is None else out)
     return load_dataset('sysu_cmcc', path.parent, verbose=False)
 
 # %% ../../nbs/cmcc/benchmark.ipynb #5fa8ed7b
@@ -171,7 +174,8 @@ def _options(parser):
     "Options of `ccreid sysu-cmcc`"
     parser.add_argument('--from-prcc', required=True, metavar='FOLDER', help='folder of PRCC')
     parser.add_argument('--from-sysu', required=True, metavar='FOLDER', help='folder of SYSU-MM01')
-    parser.add_argument('--mapping', required=True, help='table prcc_id,sysu_id; or identity: equal numbers are one person')
+    parser.add_argument('--mapping', required=True,
+                        help='table prcc_id,sysu_id; or identity: equal numbers are one person')
     parser.add_argument('--cameras', default='C', help="PRCC's cameras, such as C or AB (C)")
     parser.add_argument('--exclude', default='', help='file with the images to take out, one path a line')
     parser.add_argument('--split', default=None, help='table prcc_id,split (drawn by --draw)')

@@ -67,6 +67,7 @@ def after_batch(self:BPL):
     "Move the prototypes, if the step was taken"
     if self.training and self.epoch>=self.start_epoch and self.learn.step_taken: self.prototypes.update(*self.batch)
 
+# %% ../../nbs/cmcc/bpl.ipynb #8c7a0d99
 @patch
 def losses(self:BPL,
     output:dict, # With `features` [B,D]

@@ -55,7 +55,8 @@ def _checked(cells, where):
     "A line of the table as (split, set, path, groups); `DataError` naming what is wrong"
     if len(cells)!=len(_COLUMNS): raise DataError(f'{where} has {len(cells)} cells, not {len(_COLUMNS)}')
     row = dict(zip(_COLUMNS, cells))
-    if row['split'] not in ('train','test'): raise DataError(f"{where}: split is train or test, not {row['split'][:40]!r}")
+    if row['split'] not in ('train','test'):
+        raise DataError(f"{where}: split is train or test, not {row['split'][:40]!r}")
     if row['set'] not in SETS: raise DataError(f"{where}: set is {' or '.join(SETS)}, not {row['set'][:40]!r}")
     for k in 'identity','camera':
         if not re.fullmatch(r'\d{1,9}', row[k], re.ASCII):
@@ -96,6 +97,7 @@ def _mention(reader, head, rows):
     if few: reader.notes.append(f'{few} of {len(count)} people have fewer than four images of a modality')
     reader.notes.extend(f'a guess: {g}' for g in head.get('guesses', []) if isinstance(g, str))
 
+# %% ../../nbs/cmcc/index.ipynb #4df1606b
 def sysu_cmcc(
     prcc:str='', # Folder of PRCC, where it is not that of the index
     sysu_mm01:str='', # Folder of SYSU-MM01, likewise

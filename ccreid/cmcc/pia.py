@@ -36,6 +36,7 @@ class PIANet(ReIDModel):
         self.config = dict(kind='ccreid.cmcc.pia.PIANet', **self.config)
         for k in ('neck','classifier'): self.config.pop(k)
 
+# %% ../../nbs/cmcc/pia.ipynb #d96a746c
 @patch
 def forward(self:PIANet,
     image:Tensor, # [B,3,H,W] normalised
@@ -78,6 +79,7 @@ def attach(self:PIA,
     learn.add_term('dbdl_clothes', self.clothes)
     learn.add_term('orthogonality', self.orthogonality, self.weight_orthogonality)
 
+# %% ../../nbs/cmcc/pia.ipynb #4a398bac
 @patch
 def clothes(self:PIA,
     output:dict, # With `clothes_features` [B,D]
@@ -101,6 +103,7 @@ def after_train(self:PIA):
     "Write λ of Eq. 2 beside the figures of the epoch"
     self.learn.history[-1]['lambda'] = self.learn.model.branch.suppression.item()
 
+# %% ../../nbs/cmcc/pia.ipynb #40b70d46
 def plot_suppression(
     history, # Of a learner
     ax=None, # A matplotlib axis; a new one if `None`

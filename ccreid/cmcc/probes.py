@@ -28,6 +28,7 @@ def _halves(labels, seed):
         held += rows[len(rows)//2:].tolist()
     return fit,held
 
+# %% ../../nbs/cmcc/probes.ipynb #e93073a6
 def linear_probe(
     features:Tensor, # [N,D], of any length
     labels, # [N] whole numbers
@@ -43,7 +44,7 @@ def linear_probe(
     onehot = F.one_hot(y[fit], int(y.max())+1).to(x)
     w = torch.linalg.solve(x[fit].T@x[fit]+ridge*torch.eye(x.shape[1]).to(x), x[fit].T@onehot)
     right = ((x[held]@w).argmax(1)==y[held]).double().mean().item()
-    return dict(accuracy=right, chance=np.bincount(y[held]).max()/len(held), classes=len(set(y[fit].tolist())),
+    return dict(accuracy=right, chance=float(np.bincount(y[held]).max()/len(held)), classes=len(set(y[fit].tolist())),
                 tried=len(held))
 
 # %% ../../nbs/cmcc/probes.ipynb #0107ac44
@@ -56,13 +57,14 @@ def both_features(
     "Features of both branches, without mirrored views; `ValueError` for a model without a clothes branch"
     model = getattr(model_or_learner, 'model', model_or_learner)
     if not (isinstance(model, PIANet) and 'clothes_neck' in model.aux):
-        raise ValueError('both features are those of a PIANet that was trained in this process: an exported one has f alone')
+        raise ValueError('both features are those of a PIANet as it was trained: an exported one has f alone')
     device,training = next(model.parameters()).device,model.training
     model.eval()
     try: out = [model(x.to(device)) for x in embedding_loader(table, model.preprocessing, batch_size)]
     finally: model.train(training)
     return tuple(torch.cat([o[k].float().cpu() for o in out]) for k in ('features','clothes_features'))
 
+# %% ../../nbs/cmcc/probes.ipynb #71542e7c
 def probe_features(
     model_or_learner, # As of `both_features`
     table:pd.DataFrame, # Sample table with identity and clothes

@@ -169,6 +169,7 @@ class _Side(NamedTuple):
     person:np.ndarray
     count:np.ndarray
 
+# %% ../../nbs/data/samplers.ipynb #f4607e6e
 @patch
 def relabel(self:ModalityBalanced,
     labels, # One label a row, negative: leave out

@@ -134,6 +134,7 @@ def _of_a_chain(name):
     brought = All('data')
     return resolve(brought[name].protocols) if name in brought else None
 
+# %% ../../nbs/evaluation/conventions.ipynb #1ab5eda8
 def conventions(
     name:str,  # Data set, in capitals or not; an unknown one gets the three settings
     **options, # Of its protocols
@@ -171,7 +172,7 @@ def _where_in_words(where):
 
 def _junk_in_words(p):
     "What a protocol's junk rule removes"
-    if 'rule' in vars(type(p)): return 'everybody by camera 2, for queries of camera 3'
+    if isinstance(p, SharedRoom): return 'everybody by camera 2, for queries of camera 3'
     seen = {'': None, 'camera': 'same camera', 'tracklet': 'same tracklet'}.get(p.seen_by, f'same {p.seen_by}')
     clothes = {'standard': None, 'same-clothes': 'other clothes', 'clothes-changing': 'same clothes'}[p.setting]
     parts = [words for words in (seen, clothes) if words]

@@ -52,6 +52,7 @@ def _planned(name, world):
     plan = PLANS[layout](world)
     return plan, TEXTS[layout](world, plan)
 
+# %% ../../../nbs/data/mannequins/layout_pictures.ipynb #21c36d17
 def small_worlds(
     name:str, # Layout, mannequins-ir or mannequins-dg, or a chain's data set
 )->dict:      # Folder ('' or a domain) -> `MannequinWorld`
