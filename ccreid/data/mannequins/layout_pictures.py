@@ -17,7 +17,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from . import plans_folder, plans_infrared, plans_standard # they enter their plans
 from .plans import PLANS, TEXTS
-from .scenes import DOMAINS
 from .world import MannequinWorld
 from ...registry import All, resolve
 
@@ -63,7 +62,8 @@ def small_worlds(
         raise ValueError(f"there is no plan for the layout {name!r}: use one of {', '.join(known)}")
     args = own[0] if own else SMALL.get(name, dict(identities=(2,0,2), outfits=1, images=2))
     args = args | dict(size=(144,72), seed=5)
-    return {d: MannequinWorld(**args, domain=d or 'plaza') for d in (DOMAINS if name=='mannequins-dg' else ('',))}
+    domains = ('plaza','campus','station','market') if name=='mannequins-dg' else ('',) # those of the benchmark
+    return {d: MannequinWorld(**args, domain=d or 'plaza') for d in domains}
 
 # %% ../../../nbs/data/mannequins/layout_pictures.ipynb #72cb4b2f
 def kind(
