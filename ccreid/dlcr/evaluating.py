@@ -11,6 +11,7 @@ __all__ = ['read_query_variants', 'query_variants', 'evaluate_refined']
 from pathlib import Path
 import numpy as np
 import pandas as pd
+import torch
 from .additions import JUNK, RANKINGS, RULES
 from .refinement import mean_feature, refine, reranked
 from ..evaluation.comparing import compared, pool_tracklets
