@@ -41,7 +41,8 @@ def read_words(
         if not _is_words(words): raise Unfit(f'is damaged: {what[1]}')
     if strange := {int(c) for c in words}-set(dataset.train.clothes):
         raise DataError(f'{path} describes clothes {min(strange)}, which nobody of the training images wears')
-    return Descriptions({int(c): Description(*(o.strip() for o in t.split('|'))) for c,t in words.items()}, about=str(path))
+    read = {int(c): Description(*(o.strip() for o in t.split('|'))) for c,t in words.items()}
+    return Descriptions(read, about=str(path))
 
 # %% ../../nbs/dlcr/generating.ipynb #25560228
 def _described(dataset, out, models, summary, looks, seed, progress):
@@ -54,6 +55,7 @@ def _described(dataset, out, models, summary, looks, seed, progress):
     write_whole(out/WORDS, to_json(dict(settings=settings, descriptions=text), indent=1))
     if drop := getattr(models, 'drop', None): drop('describer', 'summarizer') # memory for the painter
 
+# %% ../../nbs/dlcr/generating.ipynb #ba975a81
 def words_of(
     dataset, # `ReIDDataset`
     out:Path, # Folder of the job
@@ -92,6 +94,7 @@ def _expanded(rows, edit, out, variants, seed, progress, **kwargs):
     made = expand(rows, edit, out/'images', variants, seed, progress=progress, **kwargs)
     return count_left(made, variants*len(rows))
 
+# %% ../../nbs/dlcr/generating.ipynb #c83c55a0
 def make_described(
     dataset, # `ReIDDataset`
     out,     # Folder of words and images
@@ -139,6 +142,7 @@ def make_random(
     edit = masked_edit(models.parser, models.inpainter, _made_up(dataset, seed, form), mask, 'DLCR-random')
     return _expanded(dataset.train, edit, Path(out).expanduser().absolute(), variants, seed, progress, **kwargs)
 
+# %% ../../nbs/dlcr/generating.ipynb #39e15c98
 def make_plain(
     dataset, out, models, # As of `make_described`
     *, variants:int=10, form:str='paper', # Likewise
@@ -148,6 +152,7 @@ def make_plain(
     edit = PlainEdit(models.redrawer, _made_up(dataset, seed, form))
     return _expanded(dataset.train, edit, Path(out).expanduser().absolute(), variants, seed, progress, **kwargs)
 
+# %% ../../nbs/dlcr/generating.ipynb #425756bc
 def make_recoloured(
     dataset, out, models, # As of `make_described`
     *, variants:int=10, mask:str='paper', # Likewise

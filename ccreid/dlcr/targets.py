@@ -60,4 +60,5 @@ def of(self:Targets,
 @patch
 def __call__(self:Targets, rows, variants): return [self.of(r, v) for r,v in zip(rows, variants)]
 @patch
-def __repr__(self:Targets): return f"Targets: {len(self.texts)} clothes in words, such as {next(iter(self.texts.values()))!r}"
+def __repr__(self:Targets):
+    return f'Targets: {len(self.texts)} clothes in words, such as {next(iter(self.texts.values()))!r}'[:88]
