@@ -8,24 +8,19 @@ Docs: https://ccreid.github.io/ccreid/generation/describing.html.md"""
 __all__ = ['most_frequent', 'is_whole', 'summarise', 'repaired', 'as_released', 'describe_clothes', 'Description', 'Descriptions',
            'read_description', 'random_clothes', 'random_description']
 
-# %% ../../nbs/generation/describing.ipynb #388fd493
-import json,re
+# %% ../../nbs/generation/describing.ipynb #fa3cabf0
+import re
 from collections import Counter
-from functools import partial
-from pathlib import Path
-from ..data.images import read_image
-from ..files import Unfit,read_json,reading,to_json,write_whole
-from .answers import FAULTS,PARTS,Answer,Said,items_of,key_of,read_answer
+from .answers import FAULTS,PARTS,Answer,read_answer
+from .clauses import key_of
 from .descriptions import Description,Descriptions,read_description
 from .garment_words import nouns_in
-from .questions import evenly
-from .rate import Rate
-from .seeds import digest,image_key
+from .keeping import ask_about_images,ask_for_summaries,clothes_rows
 from .wardrobe import random_clothes,random_description
 
 _all_ = ['Description','Descriptions','read_description','random_clothes','random_description'] # offered here too
 
-# %% ../../nbs/generation/describing.ipynb #f5b5797f
+# %% ../../nbs/generation/describing.ipynb #7e73cbe0
 def _votes(answers, part):
     "Garments of a part by what they mean, with the texts that mean it; the most frequent first"
     texts = {}
@@ -43,7 +38,7 @@ def most_frequent(
     first = next(iter(_votes(answers, part).values()), [''])
     return Counter(first).most_common(1)[0][0]
 
-# %% ../../nbs/generation/describing.ipynb #303419bf
+# %% ../../nbs/generation/describing.ipynb #7e5da853
 def is_whole(
     text:str, # Of an upper garment
 )->bool:
@@ -58,7 +53,7 @@ def _lower(answers, upper):
     own = [Answer(lower=_under(a.lower)) for a in answers if a.whole]
     return most_frequent(own, 'lower') if 2*sum(bool(a.lower) for a in own)>=len(own) else ''
 
-# %% ../../nbs/generation/describing.ipynb #6d6b4644
+# %% ../../nbs/generation/describing.ipynb #c583bff8
 def _read(answers): return [a if isinstance(a, Answer) else read_answer(a) for a in answers]
 
 def summarise(
@@ -69,7 +64,7 @@ def summarise(
     upper = most_frequent(answers, 'upper')
     return Description(upper, _lower(answers, upper), most_frequent(answers, 'footwear'))
 
-# %% ../../nbs/generation/describing.ipynb #4137f204
+# %% ../../nbs/generation/describing.ipynb #39abc69e
 def _chosen(texts, answers, part):
     "Of several garments the one that most answers name, or whose words they use most"
     votes = {key: len(own) for key,own in _votes(answers, part).items()}
@@ -88,11 +83,11 @@ def repaired(
         if not texts and (text := fall_back()): count['filled'] += 1; return text
         return _chosen(texts, answers, name) if texts else ''
     upper = part('upper', lambda: most_frequent(answers, 'upper'))
-    if own.whole and is_whole(upper): lower = next(iter(_under(own.lower)), '')
+    if is_whole(upper): lower = next(iter(_under(own.lower)), '' if own.whole else _lower(answers, upper))
     else: lower = part('lower', lambda: _lower(answers, upper))
     return Description(upper, lower, part('footwear', lambda: most_frequent(answers, 'footwear'))),count
 
-# %% ../../nbs/generation/describing.ipynb #c35837c8
+# %% ../../nbs/generation/describing.ipynb #bdebbd75
 def as_released(
     summary:str, # What a language model said
 )->Description: # `items` are what the released code would paint by
@@ -101,79 +96,7 @@ def as_released(
     found = read_answer('\n'.join(items))
     return Description(*((*getattr(found, p), '')[0] for p in PARTS), items)
 
-# %% ../../nbs/generation/describing.ipynb #da549e9d
-def _wanted(table, images):
-    "Clothes id -> rows that are described, as dicts; how many rows were passed over"
-    real = table.clothes>=0
-    if 'generated_by' in table: real &= table.generated_by.fillna('')==''
-    if not real.any(): raise ValueError('no image of the table has known clothes: there is nothing to describe')
-    own = {int(c): evenly(rows.to_dict('records'), images) for c,rows in table[real].groupby('clothes')}
-    return own,dict(passed_over=int((~real).sum()))
-
-def _job(clothes, rows, settings):
-    "What decides the answers about a clothes id"
-    return json.loads(to_json(dict(clothes=clothes, dataset=str(rows[0].get('dataset', '')), settings=settings,
-                                   images=[image_key(r['path']) for r in rows])))
-
-def _file(folder, kind, job): return Path(folder)/kind/f"{job['clothes']:05d}-{digest(to_json(job, sort_keys=True))[:12]}.json"
-
-# %% ../../nbs/generation/describing.ipynb #7263f476
-def _found(folder, kind, job):
-    "Texts on record, None where there are none; `ValueError` in one line for a damaged file"
-    if folder is None or not (path := _file(folder, kind, job)).exists(): return None
-    what = 'a record of answers','delete it, and they are asked for again'
-    record = read_json(path, *what)
-    with reading(path, *what):
-        said = record.get('said')
-        good = isinstance(said, list) and all(isinstance(o, list) and len(o)==2 and isinstance(o[0], str) for o in said)
-        if record.get('job')!=job or not good: raise Unfit(f'is damaged: {what[1]}')
-    return [Said(text, cut) for text,cut in said]
-
-def _keep(folder, kind, job, said):
-    "Put texts on record"
-    if folder is None: return
-    pairs = [[str(o), getattr(o, 'cut', False)] for o in said]
-    write_whole(_file(folder, kind, job), to_json(dict(job=job, said=pairs), indent=1, ensure_ascii=False))
-
-# %% ../../nbs/generation/describing.ipynb #63919852
-def _texts(said, n, whose):
-    "What a model gave back; `ValueError` where it is not one text each"
-    said = [o if isinstance(o, str) else '' for o in said]
-    if len(said)!=n: raise ValueError(f'the {whose} gave {len(said)} texts for {n}: one each')
-    return said
-
-def _answers(own, describer, folder, progress):
-    "Clothes id -> a text of each image, and how many were there"
-    jobs = {c: _job(c, rows, describer.settings) for c,rows in own.items()}
-    there = {c: said for c,job in jobs.items() if (said := _found(folder, 'answers', job)) is not None}
-    found,left = (sum(len(own[c]) for c in cs) for cs in (there, own.keys()-there.keys()))
-    bar,done,step = Rate(found) if progress is True else progress or None,0,getattr(describer, 'batch', 64)
-    for c,rows in own.items():
-        if c in there: continue
-        said = []
-        for i in range(0, len(rows), step):
-            part = rows[i:i+step]
-            said += _texts(describer([read_image(r['path']) for r in part], rows=part), len(part), 'describer')
-            if bar: bar(done := done+len(part), left)
-        there[c] = said
-        _keep(folder, 'answers', jobs[c], said)
-    return there,found
-
-# %% ../../nbs/generation/describing.ipynb #fef5e9dd
-def _summaries(own, answers, describer, summarizer, folder):
-    "Clothes id -> what the summarizer made of the answers"
-    settings = dict(describer.settings, **{f'then {k}': v for k,v in summarizer.settings.items()})
-    jobs = {c: _job(c, rows, settings) for c,rows in own.items()}
-    there = {c: said[0] for c,job in jobs.items() if (said := _found(folder, 'summaries', job))}
-    left,step = [c for c in own if c not in there],getattr(summarizer, 'batch', 8)
-    for i in range(0, len(left), step):
-        part = left[i:i+step]
-        for c,text in zip(part, _texts(summarizer([answers[c] for c in part]), len(part), 'summarizer')):
-            there[c] = text
-            _keep(folder, 'summaries', jobs[c], [text])
-    return there
-
-# %% ../../nbs/generation/describing.ipynb #2639b94a
+# %% ../../nbs/generation/describing.ipynb #a21bf2d7
 def _described(answers, summaries, rule, count):
     "Clothes id -> `Description`"
     res = {}
@@ -196,7 +119,7 @@ def _report(count, about):
     said += [f"clothes without an answer: {n['none']}, {'made up' if n['made_up'] else 'left out'}"]*bool(n['none'])
     return '; '.join(said)
 
-# %% ../../nbs/generation/describing.ipynb #addfcd65
+# %% ../../nbs/generation/describing.ipynb #68801cdd
 def describe_clothes(
     table,      # Sample table, such as `dataset.train`
     describer,  # Called with (images, rows=): a text each; `.settings` say what decides the texts
@@ -210,13 +133,13 @@ def describe_clothes(
 )->Descriptions: # Clothes id -> `Description`; `.counts` say how it went
     "Describe all clothes of a data set; prints what was counted, `ValueError` in one line for what cannot be done"
     _check(rule, missing, summarizer)
-    own,count = _wanted(table, images)
-    answers,found = _answers(own, describer, folder, progress)
-    summaries = _summaries(own, answers, describer, summarizer, folder) if summarizer else {}
-    count = Counter(count, clothes=len(own), images=sum(map(len, own.values())), found=found)
-    all = _described({c: answers[c] for c in own}, summaries, rule, count)
-    res = {c: d or random_description(seed, c) for c,d in all.items() if d or missing=='random'}
-    count['none'] = sum(not d for d in all.values())
+    own,passed = clothes_rows(table, images)
+    answers,found = ask_about_images(own, describer, folder, progress)
+    summaries = ask_for_summaries(own, answers, describer, summarizer, folder) if summarizer else {}
+    count = Counter(passed_over=passed, clothes=len(own), images=sum(map(len, own.values())), found=found)
+    told = _described({c: answers[c] for c in own}, summaries, rule, count)
+    res = {c: d or random_description(seed, c) for c,d in told.items() if d or missing=='random'}
+    count['none'] = sum(not d for d in told.values())
     count['made_up'] = count['none']*(missing=='random')
     about = str(describer.settings.get('describer') or type(describer).__name__)
     print(_report(count, about))

@@ -7,15 +7,16 @@ Docs: https://ccreid.github.io/ccreid/generation/descriptions.html.md"""
 # %% auto #0
 __all__ = ['FORMS', 'Description', 'read_description', 'Descriptions']
 
-# %% ../../nbs/generation/descriptions.ipynb #30d49ab5
+# %% ../../nbs/generation/descriptions.ipynb #2a9c3015
 import html
+from collections import Counter
 from dataclasses import dataclass
 from fastcore.basics import patch
 from .answers import PARTS,read_answer
 from .garment_words import nouns_in
 from ..values import folded
 
-# %% ../../nbs/generation/descriptions.ipynb #2026fb54
+# %% ../../nbs/generation/descriptions.ipynb #a149dc8c
 @dataclass(frozen=True)
 class Description:
     "What is worn on three parts of the body; '' where nothing is, or nothing is known"
@@ -33,7 +34,7 @@ def missing(self:Description)->tuple: # Of `PARTS`
     whole = any(slot=='whole' for *_,slot in nouns_in(self.upper))
     return tuple(p for p in PARTS if not getattr(self, p) and not (p=='lower' and whole))
 
-# %% ../../nbs/generation/descriptions.ipynb #1ed4c5c4
+# %% ../../nbs/generation/descriptions.ipynb #f8945672
 def _listed(texts): return f"{', '.join(texts[:-1])} and {texts[-1]}" if len(texts)>1 else ''.join(texts)
 
 FORMS = dict(
@@ -50,7 +51,7 @@ def text(self:Description,
     if form not in FORMS: raise ValueError(f"form is {', '.join(FORMS)}, not {form!r}")
     return FORMS[form](self)
 
-# %% ../../nbs/generation/descriptions.ipynb #e5f2ab95
+# %% ../../nbs/generation/descriptions.ipynb #1e051c45
 def read_description(
     text:str, # A line `upper | lower | footwear`, or a sentence
 )->Description: # Of several garments that exclude each other the first
@@ -60,16 +61,16 @@ def read_description(
     found = read_answer(text)
     return Description(*((getattr(found, p) or ('',))[0] for p in PARTS))
 
-# %% ../../nbs/generation/descriptions.ipynb #30ba2a54
+# %% ../../nbs/generation/descriptions.ipynb #f59eceb4
 class Descriptions(dict):
     "Clothes id -> `Description`"
     def __init__(self,
         *args,           # Of dict
-        counts=None,     # What was counted when they were made
+        counts=None,     # What was counted when they were made; 0 for everything else
         about:str='',    # Who described, in a few words
     ):
         super().__init__(*args)
-        self.counts,self.about = dict(counts or {}),about
+        self.counts,self.about = Counter(counts or {}),about
 
     def __repr__(self):
         said = f'Descriptions of {len(self)} clothes{f" by {self.about}"*bool(self.about)}'

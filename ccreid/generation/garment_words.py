@@ -7,10 +7,10 @@ Docs: https://ccreid.github.io/ccreid/generation/garment_words.html.md"""
 # %% auto #0
 __all__ = ['SLOTS', 'SLOT', 'PART', 'slot_of', 'nouns_in']
 
-# %% ../../nbs/generation/garment_words.ipynb #424e1e06
+# %% ../../nbs/generation/garment_words.ipynb #0c53c201
 import re
 
-# %% ../../nbs/generation/garment_words.ipynb #262a98da
+# %% ../../nbs/generation/garment_words.ipynb #006bf3a0
 SLOTS = dict(
     outer='jacket coat blazer cardigan waistcoat vest gilet parka windbreaker raincoat overcoat trenchcoat anorak cape '
           'poncho bomber',
@@ -24,7 +24,7 @@ SLOTS = dict(
     other='hat cap beanie scarf glove mitten sock bag backpack handbag purse belt glasses sunglasses watch necklace '
           'tie hood mask umbrella phone bracelet ring earring headphone lanyard')
 
-# %% ../../nbs/generation/garment_words.ipynb #466304b5
+# %% ../../nbs/generation/garment_words.ipynb #6a10009f
 SLOT = {noun: slot for slot,nouns in SLOTS.items() for noun in nouns.split()}
 PART = dict(outer='upper', inner='upper', whole='upper', under='lower', lower='lower', footwear='footwear', other='')
 
@@ -35,7 +35,7 @@ def _pattern(nouns):
 
 _BARE = {n.replace('-', ''): slot for n,slot in SLOT.items()}
 _NOUN = re.compile(_pattern(SLOT), re.I)
-_PAIRS = re.compile(r'(?:dress (?:shirt|shoe|boot|pant|trouser|slack)|suit (?:jacket|coat|vest|pant|trouser))', re.I)
+_PAIRS = re.compile(r'(?:dress (?:shirt|shoe|boot|pant|trouser|slack)|(?:track)?suit (?:jacket|coat|vest|pant|trouser|bottom))', re.I)
 
 def slot_of(
     noun:str, # One of them, in the singular or the plural
@@ -44,7 +44,7 @@ def slot_of(
     last = re.sub('[- ]', '', noun.lower())
     return next(_BARE[o] for o in (last, last[:-1], last[:-2]) if o in _BARE)
 
-# %% ../../nbs/generation/garment_words.ipynb #ebdafd9c
+# %% ../../nbs/generation/garment_words.ipynb #196a0d26
 def nouns_in(
     text:str, # Any
 )->list: # (start, end, slot) of each garment that is named

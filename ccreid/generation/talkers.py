@@ -7,7 +7,7 @@ Docs: https://ccreid.github.io/ccreid/generation/talkers.html.md"""
 # %% auto #0
 __all__ = ['Talker', 'read_talker']
 
-# %% ../../nbs/generation/talkers.ipynb #1f09634c
+# %% ../../nbs/generation/talkers.ipynb #d9ea6f46
 import numpy as np
 import torch
 from fastcore.basics import patch
@@ -21,7 +21,7 @@ from .placing import default_dtype,place
 from .seeds import digest
 from .segmenters import load_network
 
-# %% ../../nbs/generation/talkers.ipynb #906b74ff
+# %% ../../nbs/generation/talkers.ipynb #ed79fd18
 class Talker:
     "A language model of transformers and its processor or tokenizer"
     @checked
@@ -45,7 +45,7 @@ class Talker:
         self.tokenizer.padding_side = 'left'           # new tokens follow the prompt
         if self.tokenizer.pad_token is None: self.tokenizer.pad_token = self.tokenizer.eos_token
 
-# %% ../../nbs/generation/talkers.ipynb #26cff6c2
+# %% ../../nbs/generation/talkers.ipynb #49342a46
 @patch(as_prop=True)
 def settings(self:Talker)->dict:
     "What decides what it says, for the record"
@@ -64,7 +64,7 @@ def prompt(self:Talker,
     return self.processor.apply_chat_template([dict(role='user', content=content)], tokenize=False,
                                               add_generation_prompt=True)
 
-# %% ../../nbs/generation/talkers.ipynb #0da075a5
+# %% ../../nbs/generation/talkers.ipynb #97b1b11e
 @patch
 def encode(self:Talker, prompts, images=None):
     "Prompts, with their images, as tensors on the device"
@@ -86,7 +86,7 @@ def _said(self:Talker, tokens):
     ended = bool(self._ends() & set(tokens.tolist()))
     return Said(self.tokenizer.decode(tokens, skip_special_tokens=True).strip(), not ended and len(tokens)>=self.words)
 
-# %% ../../nbs/generation/talkers.ipynb #db8fb3c1
+# %% ../../nbs/generation/talkers.ipynb #f86df5b1
 @patch
 def _generate(self:Talker, prompts, images=None, **kw):
     x = self.encode(prompts, images)
@@ -106,7 +106,7 @@ def _draw(self:Talker, prompt, image, temperature):
         return self._generate([prompt], None if image is None else [image], do_sample=True, temperature=temperature,
                               top_p=self.top_p, top_k=0)[0]
 
-# %% ../../nbs/generation/talkers.ipynb #681e0542
+# %% ../../nbs/generation/talkers.ipynb #9cd1f50a
 @patch
 def say(self:Talker,
     prompts, # Texts, as of `prompt`
@@ -124,7 +124,7 @@ def say(self:Talker,
                               top_p=None, top_k=None)
     return res
 
-# %% ../../nbs/generation/talkers.ipynb #d8ba9cb8
+# %% ../../nbs/generation/talkers.ipynb #ca6843c3
 def _classes(kind, dtype):
     "Which classes of transformers a folder's network and processor have"
     def choose(config):

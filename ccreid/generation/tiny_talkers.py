@@ -7,11 +7,12 @@ Docs: https://ccreid.github.io/ccreid/generation/tiny_talkers.html.md"""
 # %% auto #0
 __all__ = ['byte_tokenizer', 'tiny_language', 'tiny_llava', 'tiny_qwen', 'tiny_instructblip']
 
-# %% ../../nbs/generation/tiny_talkers.ipynb #06fb9894
+# %% ../../nbs/generation/tiny_talkers.ipynb #c561001d
 import ccreid.compat
 import torch
+from ..weights import need
 
-# %% ../../nbs/generation/tiny_talkers.ipynb #09134dab
+# %% ../../nbs/generation/tiny_talkers.ipynb #cbd9cce2
 _TEMPLATE = ("{% for m in messages %}{{ m['role'] | upper }}: {% if m['content'] is string %}{{ m['content'] }}{% else %}"
     "{% for c in m['content'] %}{% if c['type']=='image' %}IMAGE{% else %}{{ c['text'] }}{% endif %}{% endfor %}"
     "{% endif %} {% endfor %}{% if add_generation_prompt %}ASSISTANT: {% endif %}")
@@ -33,7 +34,7 @@ def byte_tokenizer(
     if template: res.chat_template = _TEMPLATE.replace('IMAGE', image)
     return res
 
-# %% ../../nbs/generation/tiny_talkers.ipynb #35525698
+# %% ../../nbs/generation/tiny_talkers.ipynb #677fbd32
 def _made(cls, config, seed):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -52,15 +53,17 @@ def tiny_language(
     seed:int=0, # Of the random weights
 ): # LlamaForCausalLM, its tokenizer
     "A model that reads"
+    need('transformers')
     from transformers import LlamaConfig,LlamaForCausalLM
     tokenizer = byte_tokenizer()
     return _made(LlamaForCausalLM, LlamaConfig(**_text(tokenizer)), seed),tokenizer
 
-# %% ../../nbs/generation/tiny_talkers.ipynb #0f16a5f0
+# %% ../../nbs/generation/tiny_talkers.ipynb #a05b48b1
 def tiny_llava(
     seed:int=0, # Of the random weights
 ): # LlavaForConditionalGeneration, LlavaProcessor
     "A LLaVA"
+    need('transformers')
     from transformers import CLIPImageProcessor,LlavaConfig,LlavaForConditionalGeneration,LlavaProcessor
     tokenizer = byte_tokenizer('<image>', image='<image>\n')
     config = LlavaConfig(vision_config=dict(model_type='clip_vision_model', **_SIGHT), image_seq_length=4,
@@ -71,11 +74,12 @@ def tiny_llava(
                                num_additional_image_tokens=1, chat_template=tokenizer.chat_template)
     return _made(LlavaForConditionalGeneration, config, seed),processor
 
-# %% ../../nbs/generation/tiny_talkers.ipynb #724bcda8
+# %% ../../nbs/generation/tiny_talkers.ipynb #2b3ef0b0
 def tiny_qwen(
     seed:int=0, # Of the random weights
 ): # Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
     "A Qwen-VL"
+    need('transformers')
     from transformers import Qwen2_5_VLConfig,Qwen2_5_VLForConditionalGeneration,Qwen2_5_VLProcessor
     from transformers import Qwen2VLImageProcessor,Qwen2VLVideoProcessor
     names = ['vision_start','vision_end','image_pad','video_pad']
@@ -90,11 +94,12 @@ def tiny_qwen(
                                     Qwen2VLVideoProcessor(), chat_template=tokenizer.chat_template)
     return _made(Qwen2_5_VLForConditionalGeneration, config, seed),processor
 
-# %% ../../nbs/generation/tiny_talkers.ipynb #df179d9b
+# %% ../../nbs/generation/tiny_talkers.ipynb #1883b101
 def tiny_instructblip(
     seed:int=0, # Of the random weights
 ): # InstructBlipForConditionalGeneration, InstructBlipProcessor
     "An InstructBLIP: it has no chat template, and a second tokenizer for what it looks for in the picture"
+    need('transformers')
     from transformers import BlipImageProcessor,InstructBlipConfig,InstructBlipForConditionalGeneration
     from transformers import InstructBlipProcessor
     tokenizer = byte_tokenizer('<image>', template=False)
