@@ -68,6 +68,7 @@ def _options(name, given):
         except ValueError as e: raise ValueError(f'{name}, {k}: {e}') from None
     return values
 
+# %% ../nbs/evaluations.ipynb #9c776e9f
 def evaluate_as(
     name:str, # Of an `Evaluation` that a chain has registered
     features, # Function of a sample table, such as `Features`

@@ -189,6 +189,7 @@ def _kinds_of(row):
     kinds -= {None,'','real'}
     return {images[k].folder or k if k in images else k for k in kinds}
 
+# %% ../nbs/experiments.ipynb #7e131970
 def _left_out(rows, folders, log):
     "Rows that can be run with the images that are there; `ValueError` for folders of no kind, or a kind without one"
     images = All('images')
@@ -205,15 +206,19 @@ def _left_out(rows, folders, log):
         + ' '.join(f'--generated {k}=FOLDER' for k in lacking) + '\nor choose rows without: --rows')
     return rows
 
+# %% ../nbs/experiments.ipynb #4c65dea9
+def _by_role(sets, folders):
+    "Data sets with the images that are trained on, and folders of the others"
+    images = All('images')
+    trained = [kind for kind in sorted(folders) if images[kind].split=='train']
+    return [sets[kind] for kind in trained], [folders[kind] for kind in sorted(folders) if kind not in trained]
+
 # %% ../nbs/experiments.ipynb #b578bf89
 class _OwnData:
     "One data set for all rows; a run that was killed goes on from its checkpoint"
     def __init__(self, dataset, name, root, results, folders, **kwargs):
         self.sets,self.name,self.results,self.kwargs = Sets(dataset, root, name, folders),name,results,kwargs
-        kinds,images = sorted(folders),All('images')
-        trained = [kind for kind in kinds if images[kind].split=='train']
-        asked = [folders[kind] for kind in kinds if kind not in trained]
-        results.on(name, data_hash(dataset, [self.sets[kind] for kind in trained], asked))
+        results.on(name, data_hash(dataset, *_by_role(self.sets, folders)))
     def rows(self, rows):
         "The same rows on this data set"
         return [row.on(self.name) for row in rows]

@@ -72,24 +72,9 @@ class Part:
 SEEDS = (0,1,2,3,4) # Seeds of a row
 METHOD = 'cal' # Method of a recipe that names none
 
-# %% ../nbs/registry.ipynb #8408d632
-@dataclass(frozen=True)
-class Row:
-    "One row of a results table"
-    name:str # As printed, once in a chain
-    method:str # Name of the method
-    changes:dict = field(default_factory=dict) # Settings that differ from the recipe
-    base:str = '' # Row that it is compared with; default: the first of the table
-    part:str = 'core' # Of the chain's results
-    data:str = 'mannequins' # Name of the benchmark that it trains on
-    seeds:tuple = SEEDS # To run it with
-    by_epoch:bool = False # Evaluate after every epoch too, for a curve
-    tests:tuple = () # Other benchmarks that it is evaluated on as well
-    mannequins_only:bool = False # Is it a question about the benchmark, that other data do not have?
-    trained:'Row|None' = None # Row whose networks it evaluates in another way; None: it has its own
-    evaluation:str = '' # Name of that way, an `Evaluation`
-    given:dict = field(default_factory=dict) # Options of it
-
+# %% ../nbs/registry.ipynb #35368399
+class _Runs:
+    "What a row says of its runs"
     @property
     def owner(self):
         "The row whose training it is: itself, or the one that it evaluates in another way"
@@ -107,6 +92,24 @@ class Row:
     def on(self, data:str): # Name of a data set
         "The same row on another data set"
         return replace(self, data=data, tests=(), trained=self.trained and self.trained.on(data))
+
+# %% ../nbs/registry.ipynb #8408d632
+@dataclass(frozen=True)
+class Row(_Runs):
+    "One row of a results table"
+    name:str # As printed, once in a chain
+    method:str # Name of the method
+    changes:dict = field(default_factory=dict) # Settings that differ from the recipe
+    base:str = '' # Row that it is compared with; default: the first of the table
+    part:str = 'core' # Of the chain's results
+    data:str = 'mannequins' # Name of the benchmark that it trains on
+    seeds:tuple = SEEDS # To run it with
+    by_epoch:bool = False # Evaluate after every epoch too, for a curve
+    tests:tuple = () # Other benchmarks that it is evaluated on as well
+    mannequins_only:bool = False # Is it a question about the benchmark, that other data do not have?
+    trained:'Row|None' = None # Row whose networks it evaluates in another way; None: it has its own
+    evaluation:str = '' # Name of that way, an `Evaluation`
+    given:dict = field(default_factory=dict) # Options of it
 
 # %% ../nbs/registry.ipynb #c0f2ecfd
 @dataclass(frozen=True)
@@ -159,9 +162,13 @@ class Chain:
     commands:dict = field(default_factory=dict) # `Command` by name
     pages:tuple = () # Its pages: notebooks under nbs/, or addresses on the web
 
-    def __repr__(self):
-        counts = [(f.name, len(getattr(self, f.name))) for f in fields(self) if f.name not in ('name','title')]
-        return f"Chain {self.name}: " + (', '.join(f'{n} {k}' for k,n in counts if n) or 'nothing')
+    def __repr__(self): return f'Chain {self.name}: {_counts(self)}'
+
+# %% ../nbs/registry.ipynb #9a3d56e5
+def _counts(chain):
+    "How many things of each kind"
+    counts = [(f.name, len(getattr(chain, f.name))) for f in fields(chain) if f.name not in ('name','title')]
+    return ', '.join(f'{n} {k}' for k,n in counts if n) or 'nothing'
 
 # %% ../nbs/registry.ipynb #3345c4b6
 _first = 'foundations','baselines'

@@ -128,6 +128,18 @@ def _joined(old, new):
     return dict(old, protocols=new['protocols'] | old['protocols'],
                 evaluated=new['evaluated'] | old.get('evaluated', {}))
 
+# %% ../nbs/results.ipynb #c0cf7267
+@patch
+def _with(self:Results, new, slim):
+    "What is stored with a record in it, or joined to that of the same run; None where nothing is to be added"
+    there = [k for k,r in enumerate(self.records) if _run_of(r)==_run_of(new)]
+    if not there: return self._stored+[slim]
+    if not all(_agree(self.records[k], new) for k in there): return warnings.warn(
+        f"{shown(self.path)} has other figures of {new['row']}, seed {new['seed']}: these stay. "
+        "To do the run anew, `remove` them first", stacklevel=3)
+    more = [k for k in there if new.get('evaluated', {}).keys()-self.records[k].get('evaluated', {}).keys()]
+    return more and [_joined(s, slim) if k in more else s for k,s in enumerate(self._stored)]
+
 # %% ../nbs/results.ipynb #3ac9a7c3
 @patch
 def add(self:Results,
@@ -141,16 +153,9 @@ def add(self:Results,
         except (AttributeError,KeyError,TypeError,ValueError) as e:
             which = f"Row {record.get('row')!r}, seed {record.get('seed')!r}"
             raise ValueError(shown(f'{which} is not kept: {e}')) from None
-        there = [k for k,r in enumerate(self.records) if _run_of(r)==_run_of(new)]
-        other = [k for k in there if not _agree(self.records[k], new)]
-        if other:
-            warnings.warn(f"{shown(self.path)} has other figures of {new['row']}, seed {new['seed']}: these stay. "
-                "To do the run anew, `remove` them first")
-        more = [k for k in there if new.get('evaluated', {}).keys()-self.records[k].get('evaluated', {}).keys()]
-        if there and (other or not more): return False
-        kept = [_joined(s, slim) if k in more else s for k,s in enumerate(self._stored)]
-        self._write(kept+[slim]*(not there), identities)
-    return True
+        stored = self._with(new, slim)
+        if stored: self._write(stored, identities)
+    return bool(stored)
 
 # %% ../nbs/results.ipynb #b130cb1d
 @patch

@@ -217,6 +217,7 @@ def far(self:FIRe2,
     mixed = recompose(m, draw_donors(cluster, generator=self.generator))
     return cross_entropy(self.head(self.learn.model.pool(mixed)), identity, self.smoothing)
 
+# %% ../../nbs/baselines/fire.ipynb #8eededa3
 @patch
 def state_dict(self:FIRe2)->dict: # With `clusters`
     "How many clusters there were in each epoch; the clusters themselves are found again"

@@ -87,6 +87,7 @@ def append(self:ReIDImages,
     self.beside = np.concatenate([self.beside, np.full(len(table), beside)])
     return start
 
+# %% ../../nbs/data/pictures.ipynb #8d562342
 @patch
 def cut(self:ReIDImages,
     length:int, # Rows that stay

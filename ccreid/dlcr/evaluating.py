@@ -47,6 +47,7 @@ def _owners(made, query, frames, l):
     t['number'] = t.groupby('owner').variant.rank(method='dense').astype('int64')-1
     return t[t.number<l]
 
+# %% ../../nbs/dlcr/evaluating.ipynb #ad91fd76
 def query_variants(
     features, # Function of a sample table: features [N,D]
     made, # Sample table of variants
@@ -115,6 +116,7 @@ def _refuse(rule, junk, ranking):
     for name,value,known in (('rule',rule,RULES), ('junk',junk,JUNK), ('ranking',ranking,RANKINGS)):
         if value not in known: raise ValueError(f"{name} is one of {', '.join(known)}, not {value!r}")
 
+# %% ../../nbs/dlcr/evaluating.ipynb #9ba8b378
 def evaluate_refined(
     features, # Function of a sample table: features [N,D], such as `Features`
     dataset, # `ReIDDataset`
@@ -130,9 +132,8 @@ def evaluate_refined(
     "Evaluate with variants of the queries (DLCR, section 3.2.2)"
     _refuse(rule, junk, ranking)
     made = folder if isinstance(folder, pd.DataFrame) else read_query_variants(folder, dataset) if variants else None
-    table,how = compared_table(dataset, protocols.values()),dict(top_m=top_m, rule=rule, junk=junk, ranking=ranking,
-                                                                rerank=rerank)
-    matrix,found = features(table),{}
-    for name,p in protocols.items(): found[name] = _evaluated(features, table, matrix, p, made, variants, how)
-    counts = sum(c for _,c in found.values())
-    return Figures({k: m for k,(m,_) in found.items()}), table, _sentence(counts, variants, rule=='mean')
+    how = dict(top_m=top_m, rule=rule, junk=junk, ranking=ranking, rerank=rerank)
+    matrix = features(table := compared_table(dataset, protocols.values()))
+    found = {k: _evaluated(features, table, matrix, p, made, variants, how) for k,p in protocols.items()}
+    said = _sentence(sum(c for _,c in found.values()), variants, rule=='mean')
+    return Figures({k: m for k,(m,_) in found.items()}), table, said

@@ -34,8 +34,12 @@ class Partners:
     def __repr__(self):
         return f'Partners: {len(self.rows)} generated images of {(self.count>0).sum()} images'
 
-    @property
-    def identity(self): return self.images.labels['identity'] # as it is at the moment, also after re-labelling
+
+# %% ../../nbs/dlcr/partners.ipynb #7cd63272
+@patch(as_prop=True)
+def identity(self:Partners)->np.ndarray: # [N]
+    "Labels of all images as they are at the moment, also after re-labelling"
+    return self.images.labels['identity']
 
 # %% ../../nbs/dlcr/partners.ipynb #77e82a31
 def _limits(sizes, many):
@@ -104,6 +108,7 @@ def follow(self:Partners,
         if (lost := found<0).any(): found[lost] = way(rows[lost])
     return found
 
+# %% ../../nbs/dlcr/partners.ipynb #8dba6f33
 @patch
 def kinds(self:Partners,
     rows, # Positions of real images
@@ -148,6 +153,7 @@ def epoch(self:PairSampler,
     seeds = rng.integers(2**62, size=len(draws))
     return [o for d,r,s in zip(draws, rows.tolist(), seeds.tolist()) for o in (d, d._replace(row=r, variant=0, seed=s))]
 
+# %% ../../nbs/dlcr/partners.ipynb #cb883d18
 def with_labels(
     sampler, # A sampler, perhaps around others
 ):           # The outermost that can be given other labels, or None

@@ -56,13 +56,15 @@ class ProgressivePairs(Method):
         self.generated,self.every,self.parts,self.rule,self.mode = generated,every,parts,rule,mode
         self.clothes,self.pair_seed = clothes,seed
 
-    def many(self,
-        epoch:int, # 0-based
-        variants:int, # That an image has
-    )->int: # How many of them may be drawn
-        "All, or as many as the parts hold that are used in this epoch"
-        if self.mode!='progressive': return variants
-        return available_variants(epoch, variants, self.parts, self.every, self.rule)
+# %% ../../nbs/dlcr/progressive.ipynb #5f099713
+@patch
+def many(self:ProgressivePairs,
+    epoch:int, # 0-based
+    variants:int, # That an image has
+)->int: # How many of them may be drawn
+    "All, or as many as the parts hold that are used in this epoch"
+    if self.mode!='progressive': return variants
+    return available_variants(epoch, variants, self.parts, self.every, self.rule)
 
 # %% ../../nbs/dlcr/progressive.ipynb #9d8e7c1c
 def _refused(made, real):
@@ -96,7 +98,7 @@ def _gather(self:ProgressivePairs, learn):
         if 'generated_by' not in made: made = made.assign(generated_by='generated')
     _refused(made, table[~is_made])
     if self.generated is not None:
-        if (start := images.append(made))>len(table): raise ValueError('images were appended to the training set before')
+        start = images.append(made)
         learn._record(lambda: images.cut(start))
         rows = start+np.arange(len(made))
     place = {str(p): i for i,p in enumerate(table.path) if not is_made[i]}
@@ -138,6 +140,7 @@ def _hide_clothes(self:ProgressivePairs, learn):
     own[labels['identity'][known].tolist(), labels['clothes'][known].tolist()] = True
     learn._record(back)
 
+# %% ../../nbs/dlcr/progressive.ipynb #e8f0e297
 @patch
 def attach(self:ProgressivePairs,
     learn:ReIDLearner, # With a sampler that draws by labels
@@ -188,4 +191,5 @@ def load_state_dict(self:ProgressivePairs,
 ): # Raises `ValueError` if it is of other settings
     "Compare the settings"
     other = {k: (state.get(k), v) for k,v in self.state_dict().items() if state.get(k)!=v}
-    if other: raise ValueError(f'the checkpoint was made with other settings of ProgressivePairs (saved, asked): {other}')
+    if other: raise ValueError(
+        f'the checkpoint was made with other settings of ProgressivePairs (saved, asked): {other}')

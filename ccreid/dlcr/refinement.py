@@ -82,9 +82,10 @@ def persons(
     identity, # [n] identities of gallery images
 )->Tensor: # [n]
     "The same, each distractor with a negative number of its own"
-    identity = torch.as_tensor(identity).long()
+    identity = (identity if isinstance(identity, Tensor) else torch.tensor(identity)).long()
     return torch.where(identity<0, -1-torch.arange(len(identity), device=identity.device), identity)
 
+# %% ../../nbs/dlcr/refinement.ipynb #fa63b06b
 def refine_lists(
     lists:tuple, # Of `best_images`, for queries
     others:tuple, # For variants
@@ -113,6 +114,7 @@ def order(self:Refined)->Tensor: # [Q,m] from 0; equal where score and similarit
     ahead = (s[:,None,:]>s[:,:,None]) | (s[:,None,:]==s[:,:,None]) & (c[:,None,:]>c[:,:,None])
     return (ahead & there[:,None,:]).sum(-1).where(there, s.shape[1])
 
+# %% ../../nbs/dlcr/refinement.ipynb #a15a773a
 @patch
 def distances(self:Refined,
     similar:Tensor, # [q,n] similarities of some queries, in [-1,1]
@@ -145,6 +147,7 @@ def _features(features, what, dim=None):
         raise ValueError(f"{what} must be a matrix [N,{dim or 'D'}], not of shape {tuple(features.shape)}")
     return unit_rows(features, what) if len(features) else features.float()
 
+# %% ../../nbs/dlcr/refinement.ipynb #eb5e85dd
 def _lists(features, gallery, m, similarity, junk, query, chunk_bytes):
     "Best images of each row, block by block; `query` [B] is whose junk a row must not keep"
     step = max(1, chunk_bytes//(8*len(gallery)) if similarity is None else len(features))
@@ -178,6 +181,16 @@ def _turns(owner):
     number[order] = torch.arange(len(owner))-first
     return [(number==k).nonzero()[:,0] for k in range(int(number.max())+1)] if len(owner) else []
 
+# %% ../../nbs/dlcr/refinement.ipynb #5a2e4fbd
+def _checked(query, variants, gallery, gallery_identity, owner, top_m):
+    "Queries, variants and gallery as unit rows on one device, and owners; `ValueError` where something does not fit"
+    if top_m<1: raise ValueError(f'top_m is at least 1, not {top_m}')
+    g,ids = _features(gallery, 'gallery'),len(gallery_identity)
+    if len(g)!=ids: raise ValueError(f'{len(g)} gallery images and {ids} identities')
+    if not ids: raise ValueError('nothing to search: the gallery is empty')
+    q,(v,owner) = _features(query, 'query', g.shape[1]).to(g.device),_owned(variants, owner, len(query))
+    return q, _features(v, 'variants', g.shape[1]).to(g.device), g, owner
+
 # %% ../../nbs/dlcr/refinement.ipynb #5fcc504f
 @torch.no_grad()
 def refine(
@@ -193,18 +206,11 @@ def refine(
     chunk_bytes:int=2**24, # Memory of a block of cosines
 )->Refined: # On the CPU
     "Algorithm 1 for many queries at once; `ValueError` for features or labels that do not fit"
-    if top_m<1: raise ValueError(f'top_m is at least 1, not {top_m}')
-    g = _features(gallery, 'gallery')
-    if len(g)!=len(gallery_identity): raise ValueError(f'{len(g)} gallery images and {len(gallery_identity)} identities')
-    if not len(g): raise ValueError('nothing to search: the gallery is empty')
-    q,(v,owner) = _features(query, 'query', g.shape[1]).to(g.device),_owned(variants, owner, len(query))
-    v = _features(v, 'variants', g.shape[1]).to(g.device)
+    q,v,g,owner = _checked(query, variants, gallery, gallery_identity, owner, top_m)
     def look(f, whose): return [x.cpu() for x in _lists(f, g, top_m, similarity, junk, whose, chunk_bytes)]
-    rows = torch.cat(_turns(owner)) if similarity and len(owner) else torch.arange(len(owner))
-    parts = _turns(owner) if similarity else [rows]
-    others = [look(v[r], owner[r]) for r in parts] or [look(v, owner)]
-    others = [torch.cat(x) for x in zip(*others)]
-    return refine_lists(look(q, torch.arange(len(q))), others, owner[rows], gallery_identity, rule)
+    turns = similarity and _turns(owner) or [torch.arange(len(owner))]
+    others = [torch.cat(x) for x in zip(*(look(v[r], owner[r]) for r in turns))]
+    return refine_lists(look(q, torch.arange(len(q))), others, owner[torch.cat(turns)], gallery_identity, rule)
 
 # %% ../../nbs/dlcr/refinement.ipynb #465bc1f6
 def refine_scores(
