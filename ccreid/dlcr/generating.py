@@ -91,6 +91,8 @@ def quickly(
 
 # %% ../../nbs/dlcr/generating.ipynb #113243bb
 def _expanded(rows, edit, out, variants, seed, progress, **kwargs):
+    "Refuse what cannot be drawn, then make what is missing"
+    if isinstance(edit.prompt, Targets): edit.prompt.check(rows, variants)
     made = expand(rows, edit, out/'images', variants, seed, progress=progress, **kwargs)
     return count_left(made, variants*len(rows))
 
