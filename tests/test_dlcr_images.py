@@ -131,7 +131,7 @@ def test_words_are_made_once_and_may_be_given(world, tmp_path):
         make(world, tmp_path/'a', variants=2, words=str(tmp_path/'own.json'))
 
 @pytest.mark.parametrize('content,why', [('{"77": "a | b | c"}','clothes 77, which nobody'), ('{"0": "a shirt"}','is damaged'),
-                                         ('[1]','it holds list'), ('{"x": "a | b | c"}','is damaged'), ('{','')])
+                                         ('[1]','it holds list'), ('{"x": "a | b | c"}','is damaged'), ('{',r'w\.json')])
 def test_words_that_do_not_fit(world, tmp_path, content, why):
     (tmp_path/'w.json').write_text(content)
     with pytest.raises(DataError, match=why): read_words(tmp_path/'w.json', world)

@@ -60,16 +60,19 @@ def words_of(
     dataset, # `ReIDDataset`
     out:Path, # Folder of the job
     models,  # `Networks` or `StandIns`
+    variants:int, # How many clothes each image will want; `DataError` where there are not so many
     words:str='', # A file or folder that has them; '': they are made
     summary:str='paper', looks:int=0, seed:int=0, progress=True, # As of `describe_clothes`
 ): # `Descriptions`
     "The descriptions of a job: given, on record, or made now"
+    clothes = dataset.train.clothes[dataset.train.clothes>=0].nunique()
+    if variants>clothes: raise DataError(f'{variants} other clothes are wanted for each image, there are {clothes}')
     if words: return read_words(words, dataset)
     with hold(out/'.describing', f'{out}: another process is describing, waiting for it', wait=True):
         clear_making(out)
         if not (out/WORDS).exists(): _described(dataset, out, models, summary, looks, seed, progress)
     found = read_words(out, dataset)
-    silent = dataset.train.clothes[dataset.train.clothes>=0].nunique()-len(found)
+    silent = clothes-len(found)
     print(f'{len(found)} clothes described' + f', {silent} not: they are never drawn'*bool(silent))
     return found
 
@@ -110,7 +113,7 @@ def make_described(
 ): # As of `expand`
     "DLCR: each training image in the clothes of others, by their descriptions"
     out = Path(out).expanduser().absolute()
-    targets = Targets(words_of(dataset, out, models, words, summary, looks, seed, progress), seed, form)
+    targets = Targets(words_of(dataset, out, models, variants, words, summary, looks, seed, progress), seed, form)
     label_by(out, 'target' if labels=='target' else '')
     made = _expanded(dataset.train, masked_edit(models.parser, models.inpainter, targets, mask), out, variants, seed,
                      progress, **kwargs)
@@ -127,7 +130,7 @@ def make_queries(
     "Queries in clothes of the training images, for refinement; `DataError` for a data set without queries"
     out = Path(out).expanduser().absolute()
     if not len(dataset.query): raise DataError(f'{dataset.name} has no query')
-    targets = Targets(words_of(dataset, out, models, words, summary, looks, seed, progress), seed, form, shared)
+    targets = Targets(words_of(dataset, out, models, variants, words, summary, looks, seed, progress), seed, form, shared)
     quickly(models)
     edit = masked_edit(models.parser, models.inpainter, targets, mask, 'DLCR-queries')
     return _expanded(dataset.query, edit, out, variants, seed, progress, **kwargs)
