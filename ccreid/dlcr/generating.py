@@ -130,7 +130,8 @@ def make_queries(
     "Queries in clothes of the training images, for refinement; `DataError` for a data set without queries"
     out = Path(out).expanduser().absolute()
     if not len(dataset.query): raise DataError(f'{dataset.name} has no query')
-    targets = Targets(words_of(dataset, out, models, variants, words, summary, looks, seed, progress), seed, form, shared)
+    found = words_of(dataset, out, models, variants, words, summary, looks, seed, progress)
+    targets = Targets(found, seed, form, shared)
     quickly(models)
     edit = masked_edit(models.parser, models.inpainter, targets, mask, 'DLCR-queries')
     return _expanded(dataset.query, edit, out, variants, seed, progress, **kwargs)
