@@ -97,7 +97,7 @@ def test_a_paper_of_another_package_stands_in_the_help(session):
     code,out,err = said['train_help']
     assert code==0 and err==LEFT_OUT                                            # once in a process
     assert all(not said[k][2].startswith('ccreid: The') for k in LINES if k!='train_help')
-    assert ', toy; each also with +hsal' in words(out)
+    assert ', toy; each also with +' in words(out) and '+hsal' in words(out)
     assert 'strength=VALUE weight of the pull between outfits (of toy): a number, at least 0; 1.0 if not given' in words(out)
     out = words(said['generate_help'][1])
     assert '--colours COLOURS toy-images: images made of each training image (2)' in out and 'toy-images training images in other colours' in out

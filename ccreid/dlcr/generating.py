@@ -61,7 +61,7 @@ def words_of(
     out:Path, # Folder of the job
     models,  # `Networks` or `StandIns`
     variants:int, # How many clothes each image will want; `DataError` where there are not so many
-    words:str='', # A file or folder that has them; '': they are made
+    words:str|None=None, # A file or folder that has them; None: they are made
     summary:str='paper', looks:int=0, seed:int=0, progress=True, # As of `describe_clothes`
 ): # `Descriptions`
     "The descriptions of a job: given, on record, or made now"
@@ -108,7 +108,7 @@ def make_described(
     mask:str='paper',   # Rule of `clothes_mask`
     labels:str='unknown', # Clothes labels when the folder is read: 'unknown', or 'target', whose clothes they are
     form:str='paper',   # Of a prompt, see `Description.text`
-    words:str='', summary:str='paper', looks:int=0, # As of `words_of`
+    words:str|None=None, summary:str='paper', looks:int=0, # As of `words_of`
     seed:int=0, progress=True, **kwargs, # Of `expand`
 ): # As of `expand`
     "DLCR: each training image in the clothes of others, by their descriptions"
@@ -123,7 +123,7 @@ def make_described(
 def make_queries(
     dataset, out, models, # As of `make_described`
     *, variants:int=6,  # l, of each query
-    mask:str='paper', form:str='paper', words:str='', summary:str='paper', looks:int=0, # Likewise
+    mask:str='paper', form:str='paper', words:str|None=None, summary:str='paper', looks:int=0, # Likewise
     shared:bool=False,  # All queries in the same clothes, as the released code has it?
     seed:int=0, progress=True, **kwargs, # Of `expand`
 ): # As of `expand`, split as the queries are
