@@ -131,7 +131,7 @@ def test_words_are_made_once_and_may_be_given(world, tmp_path):
         make(world, tmp_path/'a', variants=2, words=str(tmp_path/'own.json'))
 
 @pytest.mark.parametrize('content,why', [('{"77": "a | b | c"}','clothes 77, which nobody'), ('{"0": "a shirt"}','is damaged'),
-                                         ('[1]','it holds list'), ('{"x": "a | b | c"}','is damaged'), ('{','')])
+                                         ('[1]','it holds list'), ('{"x": "a | b | c"}','is damaged'), ('{',r'w\.json')])
 def test_words_that_do_not_fit(world, tmp_path, content, why):
     (tmp_path/'w.json').write_text(content)
     with pytest.raises(DataError, match=why): read_words(tmp_path/'w.json', world)
@@ -141,7 +141,7 @@ def test_clothes_without_words_are_never_drawn(world, tmp_path, capsys):
     (tmp_path/'w.json').write_text(json.dumps({str(c): f'a shirt of kind {c} | jeans | shoes' for c in range(5)} | {'5': ' | | '}))
     made = make(world, tmp_path/'o', variants=4, words=str(tmp_path/'w.json'))
     assert set(made.target)=={0,1,2,3,4}
-    with pytest.raises(DataError, match='cannot be drawn'): make(world, tmp_path/'p', variants=5, words=str(tmp_path/'w.json'))
+    with pytest.raises(DataError, match='5 other clothes are wanted for each image, 4 are described'): make(world, tmp_path/'p', variants=5, words=str(tmp_path/'w.json'))
 
 def test_labels_are_the_targets_where_that_is_asked_for(world, tmp_path):
     a = make(world, tmp_path/'a', variants=2, labels='target')

@@ -203,6 +203,7 @@ def _ends(im, f, size):
     pairs = [(im.tag_v2.get(a), im.tag_v2.get(b)) for a,b in ((273,279),(324,325))]
     return any(a and b and max(map(sum, zip(a, b))) <= size for a,b in pairs)
 
+# %% ../../nbs/data/images.ipynb #ff5ba6c1
 def glance(
     path,     # Image file
 )->str|None:  # The reason why it cannot be read

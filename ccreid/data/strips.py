@@ -32,6 +32,7 @@ def tile_of(
     if not found or os.path.exists(path): return path,0,1
     return found[1],int(found[2]),int(found[3])
 
+# %% ../../nbs/data/strips.ipynb #e20f2257
 def file_of(
     path, # Of a picture, or of a tile
 ):

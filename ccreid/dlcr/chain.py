@@ -94,7 +94,7 @@ ROWS += [_row('CAL + perfect painter, progressive', 'dlcr-perfect', 'progressive
                    part='refinement')]
 
 # %% ../../nbs/dlcr/chain.ipynb #23e5fb04
-_pages = 'targets edits tiles generating miniature progressive refinement evaluating additions chain results'
+_pages = 'targets edits generating tiles miniature partners progressive refinement evaluating additions chain results'
 
 chain = Chain('dlcr', 'Data expansion by diffusion and language models',
     options=pair_options('dlcr', 'pairs'), methods=dict(dlcr=method), settings=dict(dlcr=SETTINGS),

@@ -60,6 +60,7 @@ class Recolourer:
         new = Image.fromarray(np.stack(turned, -1).astype(np.uint8), 'HSV')
         return composite(image, new.convert('RGB'), mask)
 
+# %% ../../nbs/dlcr/edits.ipynb #72695c36
 def recolouring_edit(
     parser, # A `HumanParser`
     mask:str='paper', # Rule of `clothes_mask`

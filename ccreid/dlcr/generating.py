@@ -41,7 +41,8 @@ def read_words(
         if not _is_words(words): raise Unfit(f'is damaged: {what[1]}')
     if strange := {int(c) for c in words}-set(dataset.train.clothes):
         raise DataError(f'{path} describes clothes {min(strange)}, which nobody of the training images wears')
-    return Descriptions({int(c): Description(*(o.strip() for o in t.split('|'))) for c,t in words.items()}, about=str(path))
+    read = {int(c): Description(*(o.strip() for o in t.split('|'))) for c,t in words.items()}
+    return Descriptions(read, about=str(path))
 
 # %% ../../nbs/dlcr/generating.ipynb #25560228
 def _described(dataset, out, models, summary, looks, seed, progress):
@@ -54,20 +55,24 @@ def _described(dataset, out, models, summary, looks, seed, progress):
     write_whole(out/WORDS, to_json(dict(settings=settings, descriptions=text), indent=1))
     if drop := getattr(models, 'drop', None): drop('describer', 'summarizer') # memory for the painter
 
+# %% ../../nbs/dlcr/generating.ipynb #ba975a81
 def words_of(
     dataset, # `ReIDDataset`
     out:Path, # Folder of the job
     models,  # `Networks` or `StandIns`
-    words:str='', # A file or folder that has them; '': they are made
+    variants:int, # How many clothes each image will want; `DataError` where there are not so many
+    words:str|None=None, # A file or folder that has them; None: they are made
     summary:str='paper', looks:int=0, seed:int=0, progress=True, # As of `describe_clothes`
 ): # `Descriptions`
     "The descriptions of a job: given, on record, or made now"
+    clothes = dataset.train.clothes[dataset.train.clothes>=0].nunique()
+    if variants>clothes: raise DataError(f'{variants} other clothes are wanted for each image, there are {clothes}')
     if words: return read_words(words, dataset)
     with hold(out/'.describing', f'{out}: another process is describing, waiting for it', wait=True):
         clear_making(out)
         if not (out/WORDS).exists(): _described(dataset, out, models, summary, looks, seed, progress)
     found = read_words(out, dataset)
-    silent = dataset.train.clothes[dataset.train.clothes>=0].nunique()-len(found)
+    silent = clothes-len(found)
     print(f'{len(found)} clothes described' + f', {silent} not: they are never drawn'*bool(silent))
     return found
 
@@ -89,9 +94,12 @@ def quickly(
 
 # %% ../../nbs/dlcr/generating.ipynb #113243bb
 def _expanded(rows, edit, out, variants, seed, progress, **kwargs):
+    "Refuse what cannot be drawn, then make what is missing"
+    if isinstance(edit.prompt, Targets): edit.prompt.check(rows, variants)
     made = expand(rows, edit, out/'images', variants, seed, progress=progress, **kwargs)
     return count_left(made, variants*len(rows))
 
+# %% ../../nbs/dlcr/generating.ipynb #c83c55a0
 def make_described(
     dataset, # `ReIDDataset`
     out,     # Folder of words and images
@@ -100,12 +108,12 @@ def make_described(
     mask:str='paper',   # Rule of `clothes_mask`
     labels:str='unknown', # Clothes labels when the folder is read: 'unknown', or 'target', whose clothes they are
     form:str='paper',   # Of a prompt, see `Description.text`
-    words:str='', summary:str='paper', looks:int=0, # As of `words_of`
+    words:str|None=None, summary:str='paper', looks:int=0, # As of `words_of`
     seed:int=0, progress=True, **kwargs, # Of `expand`
 ): # As of `expand`
     "DLCR: each training image in the clothes of others, by their descriptions"
     out = Path(out).expanduser().absolute()
-    targets = Targets(words_of(dataset, out, models, words, summary, looks, seed, progress), seed, form)
+    targets = Targets(words_of(dataset, out, models, variants, words, summary, looks, seed, progress), seed, form)
     label_by(out, 'target' if labels=='target' else '')
     made = _expanded(dataset.train, masked_edit(models.parser, models.inpainter, targets, mask), out, variants, seed,
                      progress, **kwargs)
@@ -115,14 +123,15 @@ def make_described(
 def make_queries(
     dataset, out, models, # As of `make_described`
     *, variants:int=6,  # l, of each query
-    mask:str='paper', form:str='paper', words:str='', summary:str='paper', looks:int=0, # Likewise
+    mask:str='paper', form:str='paper', words:str|None=None, summary:str='paper', looks:int=0, # Likewise
     shared:bool=False,  # All queries in the same clothes, as the released code has it?
     seed:int=0, progress=True, **kwargs, # Of `expand`
 ): # As of `expand`, split as the queries are
     "Queries in clothes of the training images, for refinement; `DataError` for a data set without queries"
     out = Path(out).expanduser().absolute()
     if not len(dataset.query): raise DataError(f'{dataset.name} has no query')
-    targets = Targets(words_of(dataset, out, models, words, summary, looks, seed, progress), seed, form, shared)
+    found = words_of(dataset, out, models, variants, words, summary, looks, seed, progress)
+    targets = Targets(found, seed, form, shared)
     quickly(models)
     edit = masked_edit(models.parser, models.inpainter, targets, mask, 'DLCR-queries')
     return _expanded(dataset.query, edit, out, variants, seed, progress, **kwargs)
@@ -139,6 +148,7 @@ def make_random(
     edit = masked_edit(models.parser, models.inpainter, _made_up(dataset, seed, form), mask, 'DLCR-random')
     return _expanded(dataset.train, edit, Path(out).expanduser().absolute(), variants, seed, progress, **kwargs)
 
+# %% ../../nbs/dlcr/generating.ipynb #39e15c98
 def make_plain(
     dataset, out, models, # As of `make_described`
     *, variants:int=10, form:str='paper', # Likewise
@@ -148,6 +158,7 @@ def make_plain(
     edit = PlainEdit(models.redrawer, _made_up(dataset, seed, form))
     return _expanded(dataset.train, edit, Path(out).expanduser().absolute(), variants, seed, progress, **kwargs)
 
+# %% ../../nbs/dlcr/generating.ipynb #425756bc
 def make_recoloured(
     dataset, out, models, # As of `make_described`
     *, variants:int=10, mask:str='paper', # Likewise

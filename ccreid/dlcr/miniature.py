@@ -9,6 +9,8 @@ __all__ = ['K', 'L', 'SEED', 'described', 'dlcr', 'dlcr_perfect', 'dlcr_random',
            'plan', 'account']
 
 # %% ../../nbs/dlcr/miniature.ipynb #643b935b
+import io
+from contextlib import redirect_stdout
 from pathlib import Path
 from ..data.mannequins.redressing import DECLARED, PERFECT, Imperfections
 from ..generation.describing import describe_clothes
@@ -27,8 +29,9 @@ def described(
     dataset, # `ReIDDataset` that a mannequin world wrote
 ):           # `Descriptions` of the clothes of its training images
     "What the stand-in's answers become, omissions and errors included"
-    return describe_clothes(dataset.train, MannequinDescriber(), progress=False)
+    with redirect_stdout(io.StringIO()): return describe_clothes(dataset.train, MannequinDescriber(), progress=False)
 
+# %% ../../nbs/dlcr/miniature.ipynb #9e1f784d
 def _expanded(dataset, out, edit):
     return add_samples(dataset, expand(dataset.train, edit, Path(out), K, SEED, progress=False))
 
@@ -40,7 +43,8 @@ def dlcr(
 ): # `ReIDDataset`
     "A data set with ten variants of each training image in described clothes of others"
     targets = Targets(described(dataset), SEED)
-    return _expanded(dataset, out, masked_edit(MannequinParser(), MannequinInpainter(imperfections), targets, 'paper', by))
+    painter = MannequinInpainter(imperfections)
+    return _expanded(dataset, out, masked_edit(MannequinParser(), painter, targets, 'paper', by))
 
 # %% ../../nbs/dlcr/miniature.ipynb #e3597073
 def dlcr_perfect(
@@ -58,6 +62,7 @@ def dlcr_random(
     painter = MannequinInpainter(DECLARED)
     return _expanded(dataset, out, masked_edit(MannequinParser(), painter, _made_up(dataset), 'paper', 'DLCR-random'))
 
+# %% ../../nbs/dlcr/miniature.ipynb #7ef33ae7
 def dlcr_plain(
     dataset, out, # As of `dlcr`
 ): # `ReIDDataset`

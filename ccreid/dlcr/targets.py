@@ -60,4 +60,16 @@ def of(self:Targets,
 @patch
 def __call__(self:Targets, rows, variants): return [self.of(r, v) for r,v in zip(rows, variants)]
 @patch
-def __repr__(self:Targets): return f"Targets: {len(self.texts)} clothes in words, such as {next(iter(self.texts.values()))!r}"
+def __repr__(self:Targets):
+    return f'Targets: {len(self.texts)} clothes in words, such as {next(iter(self.texts.values()))!r}'[:88]
+
+# %% ../../nbs/dlcr/targets.ipynb #1b9fda20
+@patch
+def check(self:Targets,
+    rows, # Of the sample table: images that will be asked about
+    k:int, # How many clothes each
+):
+    "`DataError`, before anything is painted, where there are not so many other clothes"
+    own = {int(c) for c in rows.clothes[rows.split=='train']} & self.texts.keys()
+    if k>(there := len(self.texts)-bool(own)): raise DataError(
+        f'{k} other clothes are wanted for each image, {there} are described: make fewer variants')

@@ -27,7 +27,8 @@ def read_lines(
     "Descriptions of the tiles, whatever their spacing, case and final dots; `DataError` for a file that is no text"
     try: lines = Path(path).read_text(encoding='utf-8').splitlines()
     except (OSError,UnicodeDecodeError) as e:
-        raise DataError(f"cannot read the descriptions {shown(path)}: {getattr(e, 'strerror', None) or 'it is no text'}") from None
+        why = getattr(e, 'strerror', None) or 'it is no text'
+        raise DataError(f'cannot read the descriptions {shown(path)}: {why}') from None
     bare = [' '.join(line.lower().split()).strip(' .') for line in lines if line.strip()]
     return [read_description(line) for line in bare]
 
@@ -51,6 +52,7 @@ def read_tiles(
     try: return [cut_tile(image, i, count) if count>1 else image for i in range(count)]
     except Exception as e: raise DataError(f'{shown(path)}: {e}') from None
 
+# %% ../../nbs/dlcr/tiles.ipynb #902ed66d
 def write_tiles(
     path,   # Of the strip, a PNG
     images, # PIL images of one size
@@ -99,6 +101,7 @@ def _rows(found):
                   'generated_by': 'DLCR', 'prompt': o[1][v].text('line') if o[1][v] else ''} for v in range(o[0])]
     return rows,wrong
 
+# %% ../../nbs/dlcr/tiles.ipynb #91c75ec4
 def read_released(
     folder,  # In the published layout
     dataset, # `ReIDDataset` whose images it was made of

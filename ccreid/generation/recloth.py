@@ -25,6 +25,7 @@ class Asked(str):
         self.notes = notes
         return self
 
+# %% ../../nbs/generation/recloth.ipynb #f5fddb49
 class Recloth:
     "Parser, clothes mask and inpainting as an edit for the expansion"
     def __init__(self,
@@ -66,6 +67,7 @@ def texts(self:Recloth,
     if len(texts)!=len(rows): raise ValueError(f'{len(rows)} images and {len(texts)} prompts: one each')
     return texts
 
+# %% ../../nbs/generation/recloth.ipynb #47b63438
 def noted(
     made, # Images, None or `SkipImage`
     texts, # The text of each; or one for all, which the job has on record

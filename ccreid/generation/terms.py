@@ -23,6 +23,7 @@ def passing_on(
     if card.withdrawn or _FORBIDS.search(card.license_details): return 'forbidden'
     return 'allowed on its conditions' if card.license in OPEN else 'not stated'
 
+# %% ../../nbs/generation/terms.ipynb #b2f01a6f
 def _card(dataset):
     "The card of a data set, None where there is none"
     names = [n for n in (dataset.lower(), dataset.lower().replace('-', '_')) if n in card_names()]
