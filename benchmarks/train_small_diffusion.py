@@ -89,7 +89,7 @@ def main():
     p.add_argument('--unet-minutes', type=float, default=42.); p.add_argument('--unet-steps', type=int)
     p.add_argument('--vae-lr', type=float, default=2e-3); p.add_argument('--unet-lr', type=float, default=1e-3)
     p.add_argument('--vae-batch', type=int, default=16); p.add_argument('--unet-batch', type=int, default=64)
-    p.add_argument('--kl', type=float, default=1e-4); p.add_argument('--seed', type=int, default=0)
+    p.add_argument('--kl', type=float, default=1e-3); p.add_argument('--seed', type=int, default=0)
     p.add_argument('--no-bf16', action='store_true', help='the autoencoder in 32 bits, for processors without bfloat16')
     p.add_argument('--measured', type=int, default=64, help='people on whom it is measured')
     p.add_argument('--work', default='runs/small_diffusion', help='folder of pictures, latents and checkpoints')

@@ -7,7 +7,7 @@ Docs: https://ccreid.github.io/ccreid/generation/painted_colours.html.md"""
 # %% auto #0
 __all__ = ['ASKED', 'FEWEST', 'plain_outfit', 'colour_seen', 'painted_colours', 'colour_shares']
 
-# %% ../../nbs/generation/painted_colours.ipynb #f6b30a16
+# %% ../../nbs/generation/painted_colours.ipynb #259b682e
 import numpy as np
 import pandas as pd
 from ..data.mannequins import COLOURS,Garment,MannequinWorld,describe
@@ -15,7 +15,7 @@ from ..data.mannequins.garments import WORN
 from .edits import SkipImage
 from .parsing import clothes_mask
 
-# %% ../../nbs/generation/painted_colours.ipynb #3a781ea7
+# %% ../../nbs/generation/painted_colours.ipynb #f976c21c
 ASKED = dict(upper=('t-shirt','sweater','hoodie'), lower=('trousers','shorts'), shoes=('trainers','boots'))
 
 def plain_outfit(
@@ -25,7 +25,7 @@ def plain_outfit(
     return [Garment(kinds[rng.integers(len(kinds))], WORN[slot][rng.integers(len(WORN[slot]))])
             for slot,kinds in ASKED.items()]
 
-# %% ../../nbs/generation/painted_colours.ipynb #e1426e56
+# %% ../../nbs/generation/painted_colours.ipynb #e9813f47
 FEWEST = 20 # pixels of a garment that is judged
 
 def _drawn(world, i, garments):
@@ -45,7 +45,7 @@ def colour_seen(
     def mean(a): return np.asarray(a, np.float64)[where].mean(0)
     return min(drawings, key=lambda c: np.abs(mean(drawings[c])-mean(picture)).sum())
 
-# %% ../../nbs/generation/painted_colours.ipynb #a90bc99e
+# %% ../../nbs/generation/painted_colours.ipynb #c5372cb4
 def painted_colours(
     paint,           # Called as `paint(images, masks, prompts, seeds)`; or with `rows=` where it is a stand-in
     world:MannequinWorld, # Whose people are painted
@@ -60,7 +60,7 @@ def painted_colours(
     rows = [_judged(world, i, o, mask, new) for i,(o,mask,new) in enumerate(zip(outfits, masks, made))]
     return pd.DataFrame([r for own in rows for r in own], columns=['person','slot','asked','seen','chance'])
 
-# %% ../../nbs/generation/painted_colours.ipynb #cc25e855
+# %% ../../nbs/generation/painted_colours.ipynb #7a252d5c
 def _judged(world, i, outfit, mask, new):
     "Rows of one person"
     if new is None or isinstance(new, SkipImage): return

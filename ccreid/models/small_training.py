@@ -8,13 +8,13 @@ Docs: https://ccreid.github.io/ccreid/models/small_training.html.md"""
 __all__ = ['pixels', 'vae_loss', 'rescale', 'training_mask', 'said', 'hidden', 'noise_error', 'time_weight', 'words_of',
            'denoising_loss', 'latents_of', 'picture_error', 'mean_guess', 'noise_table']
 
-# %% ../../nbs/models/small_training.ipynb #35a35032
+# %% ../../nbs/models/small_training.ipynb #71ed70b5
 import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
-# %% ../../nbs/models/small_training.ipynb #dd7e9c45
+# %% ../../nbs/models/small_training.ipynb #40d1c00b
 def pixels(
     images, # [B,H,W,3] uint8
 ):          # [B,3,H,W] in [-1,1]
@@ -25,7 +25,7 @@ def vae_loss(
     vae,         # `AutoencoderKL`
     x,           # [B,3,H,W] in [-1,1]
     g=None,      # `torch.Generator` of the noise
-    weight=1e-4, # λ
+    weight=1e-3, # λ
 ):
     "How far pictures come back, and how far their latents stray"
     dist = vae.encode(x).latent_dist
@@ -33,7 +33,7 @@ def vae_loss(
     far = .5*(dist.mean**2 + dist.var - 1 - dist.logvar).mean()
     return F.l1_loss(vae.decode(z).sample.float(), x) + weight*far
 
-# %% ../../nbs/models/small_training.ipynb #46c83900
+# %% ../../nbs/models/small_training.ipynb #90eb517e
 @torch.no_grad()
 def rescale(
     vae,  # `AutoencoderKL`, changed in place
@@ -50,7 +50,7 @@ def rescale(
     out.weight.mul_(std[None,:,None,None])
     return vae
 
-# %% ../../nbs/models/small_training.ipynb #1c14d259
+# %% ../../nbs/models/small_training.ipynb #de349037
 def training_mask(
     clothes, # [H,W] bool
     rng,     # numpy Generator
@@ -64,7 +64,7 @@ def training_mask(
     box[ys.min():ys.max()+1,xs.min():xs.max()+1] = True
     return box
 
-# %% ../../nbs/models/small_training.ipynb #e4b57591
+# %% ../../nbs/models/small_training.ipynb #077979ca
 def said(
     outfit, # Its garments in words
     g=None, # `torch.Generator`
@@ -86,7 +86,7 @@ def hidden(
     mask = torch.where(u<plain+whole, 1., mask)
     return mask,torch.where(u<plain, 0., torch.where(u<plain+whole, grey, masked))
 
-# %% ../../nbs/models/small_training.ipynb #9ee90682
+# %% ../../nbs/models/small_training.ipynb #044c19a7
 def noise_error(
     unet,      # `UNet2DConditionModel`
     scheduler, # With `add_noise`
@@ -102,7 +102,7 @@ def noise_error(
     noisy = torch.cat([scheduler.add_noise(z, noise, t), mask, masked], 1)
     return (unet(noisy, t, encoder_hidden_states=states).sample.float()-noise).square().flatten(1).mean(1)
 
-# %% ../../nbs/models/small_training.ipynb #26fda81c
+# %% ../../nbs/models/small_training.ipynb #1e080d01
 def time_weight(
     scheduler, # With `alphas_cumprod`
     t,         # [B], times
@@ -111,6 +111,7 @@ def time_weight(
     w = scheduler.alphas_cumprod.rsqrt()
     return (w/w.mean())[t]
 
+# %% ../../nbs/models/small_training.ipynb #cf724b31
 def words_of(
     pipe,  # With tokenizer and text encoder
     texts, # Of a batch
@@ -133,7 +134,7 @@ def denoising_loss(
     t = torch.randint(0, 1000, (len(z),), generator=g)
     return (time_weight(pipe.scheduler, t)*noise_error(pipe.unet, pipe.scheduler, z, mask, masked, states, t, g)).mean()
 
-# %% ../../nbs/models/small_training.ipynb #4e8abbf8
+# %% ../../nbs/models/small_training.ipynb #2609ba87
 @torch.no_grad()
 def latents_of(
     vae,    # `AutoencoderKL`
@@ -146,7 +147,7 @@ def latents_of(
     return dict(mean=whole.mean.half(), std=whole.std.half(), masked=part.mean.half(), masked_std=part.std.half(),
                 mask=F.interpolate(mask.float(), whole.mean.shape[2:]).bool())
 
-# %% ../../nbs/models/small_training.ipynb #5f88aab1
+# %% ../../nbs/models/small_training.ipynb #be58f6b5
 @torch.no_grad()
 def picture_error(
     vae,    # `AutoencoderKL`
@@ -158,7 +159,7 @@ def picture_error(
     back = vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
     return {name: (o-x).abs().mean().item()*127.5 for name,o in dict(autoencoder=back, smaller=small).items()}
 
-# %% ../../nbs/models/small_training.ipynb #b9b3c7c6
+# %% ../../nbs/models/small_training.ipynb #fdfe9ac5
 def mean_guess(
     scheduler, # With `alphas_cumprod`
     z,         # [B,4,h,w], latents
@@ -168,6 +169,7 @@ def mean_guess(
     a,v = scheduler.alphas_cumprod[t],z.float().var(0)
     return (a*v/(a*v+1-a)).mean().item()
 
+# %% ../../nbs/models/small_training.ipynb #d24f4beb
 @torch.no_grad()
 def noise_table(
     pipe,  # Of `new_small_diffusion`
@@ -183,4 +185,5 @@ def noise_table(
     def error(t, way):
         g = torch.Generator().manual_seed(seed)
         return noise_error(pipe.unet, pipe.scheduler, z, *way, torch.full((n,), t), g).mean().item()
-    return {t: {**{k: error(t, w) for k,w in ways.items()}, 'mean guess': mean_guess(pipe.scheduler, z, t)} for t in times}
+    guess = {t: mean_guess(pipe.scheduler, z, t) for t in times}
+    return {t: {**{k: error(t, w) for k,w in ways.items()}, 'mean guess': guess[t]} for t in times}

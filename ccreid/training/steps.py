@@ -7,7 +7,7 @@ Docs: https://ccreid.github.io/ccreid/training/steps.html.md"""
 # %% auto #0
 __all__ = ['Training']
 
-# %% ../../nbs/training/steps.ipynb #9029a2c7
+# %% ../../nbs/training/steps.ipynb #4751f063
 import math
 import time
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import nn
 from ..files import write_whole
 from ..tensor_files import read_torch,torch_bytes
 
-# %% ../../nbs/training/steps.ipynb #dbf2c92d
+# %% ../../nbs/training/steps.ipynb #551032a8
 class Training:
     "Steps of Adam that can be killed at any moment, and go on from the last checkpoint"
     def __init__(self,
@@ -39,7 +39,7 @@ class Training:
         self.opt = torch.optim.AdamW(self.weights, lr, weight_decay=.01)
         self.step,self.used,self.history = 0,0.,[]
 
-# %% ../../nbs/training/steps.ipynb #d3309c55
+# %% ../../nbs/training/steps.ipynb #47d23be4
 @patch(as_prop=True)
 def progress(self:Training)->float:
     "From 0 to 1"
@@ -52,6 +52,7 @@ def rate(self:Training,
     "The rate of learning"
     return self.lr*(max(p, .001)/.03 if p<.03 else .5*(1+math.cos(math.pi*(p-.03)/.97)))
 
+# %% ../../nbs/training/steps.ipynb #87001c76
 @patch
 def one_step(self:Training)->float:
     "The loss of one batch, which is learnt from"
@@ -66,7 +67,7 @@ def one_step(self:Training)->float:
     with torch.no_grad(): torch._foreach_lerp_(self.average, self.weights, 1-kept)
     return loss.item()
 
-# %% ../../nbs/training/steps.ipynb #ceedb53d
+# %% ../../nbs/training/steps.ipynb #cc03e293
 @patch
 def save(self:Training):
     "Write the checkpoint"
@@ -90,7 +91,7 @@ def finish(self:Training):
         for p,a in zip(self.weights, self.average): p.copy_(a)
     for net in self.nets.values(): net.eval()
 
-# %% ../../nbs/training/steps.ipynb #00e6e027
+# %% ../../nbs/training/steps.ipynb #a5e0f933
 @patch
 def run(self:Training):
     "All steps that are left, then `finish`"
