@@ -119,3 +119,23 @@ def test_what_is_lacking_is_said_in_one_line(ccreid, root, tmp_path):
         InpaintSynthesizer(MannequinParser(), MannequinInpainter())([Image.new('RGB', (4,4))], [Template('w')], [0], [dict(path='x')])
     (tmp_path/'t'/'templates.csv').write_text('name,text\na,b\n')
     with pytest.raises(DataError, match='first line names file and text'): read_templates(tmp_path/'t')
+
+def test_clusters_of_a_folder_are_a_table_that_is_read_again(ccreid, dataset, tmp_path):
+    import torch
+    from ccreid.data.batches import Preprocessing
+    from ccreid.sync_person_cloud.training import cloud_model
+    from ccreid.training.export import export_reid
+    flat = tmp_path/'flat'; flat.mkdir()
+    for i,p in enumerate(dataset.train.path): shutil.copy(p, flat/f'snap{i:03d}{Path(p).suffix}')
+    torch.manual_seed(0)
+    model = cloud_model('resnet_mini'); model.preprocessing = Preprocessing((64,32)); export_reid(model, tmp_path/'m.safetensors')
+    line = ['clusters','--data','folder','--root',flat,'--pattern','{identity}','--split','train','--device','cpu','--model',tmp_path/'m.safetensors',
+            '--k1','8','--k2','3','--eps','0.7','--min-samples','2']
+    code,out,err = ccreid(*line, '--out',flat/'clusters.csv')
+    assert code==0 and 'clusters of' in out, err
+    lines = (flat/'clusters.csv').read_text().split()
+    assert lines[0]=='path,identity' and len(lines)==1+len(dataset.train)
+    read = load_dataset('folder', flat, csv='clusters.csv', split='train', verbose=False)
+    assert len(read.train)==sum(not l.endswith(',-1') for l in lines[1:])>0
+    code,out,err = ccreid(*line, '--out',flat/'clusters.csv')
+    assert code==2 and 'may have been corrected' in err

@@ -105,10 +105,11 @@ ROWS += [_more('own clothes', 'controls', generated='spc-own'),
          _more('cosine distance', 'controls', spc_distance='cosine')]
 
 # %% ../../nbs/sync_person_cloud/chain.ipynb #fa25196a
-_pages = ('pseudo_labels memories instances batches training synthesis generating miniature chain results')
+_pages = 'pseudo_labels memories instances batches training synthesis generating miniature labelling chain results'
 _here = 'ccreid.sync_person_cloud.chain:'
 _method = 'sync_person_cloud'
 
 chain = Chain('sync_person_cloud', 'Unsupervised clothes change', options=OPTIONS,
     methods={_method: cloud_callbacks}, settings={_method: SETTINGS}, models={_method: model},
-    images=IMAGES, parts=PARTS, rows=tuple(ROWS), pages=tuple(f'sync_person_cloud/{o}.ipynb' for o in _pages.split()))
+    images=IMAGES, parts=PARTS, rows=tuple(ROWS), commands=dict(clusters='ccreid.sync_person_cloud.labelling:command'),
+    pages=tuple(f'sync_person_cloud/{o}.ipynb' for o in _pages.split()))
