@@ -199,3 +199,13 @@ def test_probes_find_what_is_there_and_nothing_else():
     assert linear_probe(5*f, y)==linear_probe(f, y)
     one = linear_probe(f, np.r_[y[:-1], 99])                 # a class with one image takes no part
     assert one['classes']==3
+
+@pytest.mark.parametrize('layout,people,cameras,infrared', [('sysu_mm01',(4,0,3),6,(2,5)), ('regdb',(4,0,3),2,(1,)), ('llcm',(4,0,3),4,(2,3))])
+def test_the_sets_that_agw_is_made_for(tmp_path, layout, people, cameras, infrared):
+    "Read in their layouts, trained by their recipe, asked by their protocols"
+    world = MannequinWorld(identities=people, outfits=1, cameras=cameras, infrared=infrared, images=2, size=(32,16), seed=2)
+    ds = world.write(tmp_path/'w', layout=layout)
+    small = dict(backbone='resnet_mini', pretrained=False, size=(32,16), identities=2, images=4, epochs=1, warmup=0)
+    learn = fit(build(recipe(layout, 'agw', **small), ds, device='cpu'))
+    figures = learn.evaluate(ds)
+    assert figures and all(0<=m.rank(1)<=1 and m.queries for m in figures.values()) and set(figures)<=set(ds.protocols)

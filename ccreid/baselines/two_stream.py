@@ -43,7 +43,7 @@ class TwoStream(ReIDModel):
         backbone:nn.Module|str='resnet50', # A ResNet from `create_backbone`, or its name
         pool:str='gem', # Pooling; of `gem` the exponent stays what it is
         classes:int|None=None, # Training identities; None: no classifier
-        blocks:tuple=(0,2,3,0), # Non-local blocks behind the last blocks of each stage
+        blocks:str='0,2,3,0', # Non-local blocks behind the last blocks of each stage
     ):
         super().__init__(backbone, pool, classes, 'bn-no-bias', 'linear-no-bias')
         net = getattr(self.backbone, 'net', None)
@@ -54,7 +54,7 @@ class TwoStream(ReIDModel):
         self.infrared_stem = nn.ModuleDict({k: copy.deepcopy(getattr(net, k)) for k in _STEM})
         self.nonlocals = nn.ModuleDict(self._nonlocals(blocks))
         config = {k: v for k,v in self.config.items() if k not in ('neck','classifier')}
-        self.config = dict(kind='ccreid.baselines.two_stream.TwoStream', **config)
+        self.config = dict(kind='ccreid.baselines.two_stream.TwoStream', blocks=blocks, **config)
 
 # %% ../../nbs/baselines/two_stream.ipynb #c3afa96c
 @patch
@@ -65,7 +65,8 @@ def _nonlocals(self:TwoStream, blocks):
     "Non-local blocks by stage and position"
     width = lambda b: [m for m in b.modules() if isinstance(m, nn.Conv2d) and m is not getattr(b, 'downsample', None)]
     channels = lambda b: (b.conv3 if hasattr(b, 'conv3') else width(b)[1]).out_channels
-    return {f'{s}_{i}': NonLocal(channels(stage[i])) for s,(stage,n) in enumerate(zip(self._stages(), blocks))
+    counts = map(int, blocks.split(','))
+    return {f'{s}_{i}': NonLocal(channels(stage[i])) for s,(stage,n) in enumerate(zip(self._stages(), counts))
             for i in range(max(len(stage)-n, 0), len(stage))}
 
 # %% ../../nbs/baselines/two_stream.ipynb #3248da11

@@ -63,7 +63,7 @@ def after_pred(self:BPL):
     self.tables = self.prototypes.at_first_sight(*self.batch)
 
 @patch
-def after_batch(self:BPL):
+def after_step(self:BPL):
     "Move the prototypes, if the step was taken"
     if self.training and self.epoch>=self.start_epoch and self.learn.step_taken: self.prototypes.update(*self.batch)
 

@@ -13,7 +13,7 @@ from csv import reader as csv_reader
 from dataclasses import replace
 from pathlib import Path
 from ..data.folders import clean_path
-from ..data.reading import Layout, Part
+from ..data.reading import Layout, Part, find_root
 from ..evaluation.conventions import across
 from ..evaluation.cross_modality import DrawnPerCamera
 from ..data.samples import DataError
@@ -98,6 +98,13 @@ def _mention(reader, head, rows):
     reader.notes.extend(f'a guess: {g}' for g in head.get('guesses', []) if isinstance(g, str))
 
 # %% ../../nbs/cmcc/index.ipynb #4df1606b
+def _start(name, folder):
+    "Where a set begins in a folder that the user named"
+    from ccreid.data.layouts import find_layout
+    try: return str(find_root(folder, find_layout(name)))
+    except DataError: return os.path.abspath(os.path.expanduser(folder)) # its images are looked for all the same
+
+# %% ../../nbs/cmcc/index.ipynb #3c880e87
 def sysu_cmcc(
     prcc:str='', # Folder of PRCC, where it is not that of the index
     sysu_mm01:str='', # Folder of SYSU-MM01, likewise
@@ -106,8 +113,8 @@ def sysu_cmcc(
     def rows(reader):
         text = reader.tree.text(INDEX)
         head,lines = _head(text),_lines(text)
-        given = dict(prcc=str(prcc), sysu_mm01=str(sysu_mm01))
-        roots = {s: os.path.abspath(os.path.expanduser(given[s] or head[s])) for s in SETS}
+        given = dict(prcc=prcc, sysu_mm01=sysu_mm01)
+        roots = {s: _start(s, given[s]) if given[s] else head[s] for s in SETS}
         _mention(reader, head, lines)
         return [(r[0], path, r[3]) for r,path in zip(lines, _found(lines, roots))]
     night = lambda g: int(g['set']=='sysu_mm01')

@@ -124,11 +124,11 @@ def plot_tsne(
 def _pairs(features, table, protocol, chunk):
     "Distances of positive pairs and of negative ones, for a chunk of queries at a time"
     q, g, query, gallery = next(compared(features, table, protocol))
-    g, who = F.normalize(g.float(), dim=1), torch.as_tensor(gallery['identity'].to_numpy())
+    g, who = F.normalize(g.float(), dim=1), torch.tensor(gallery['identity'].to_numpy())
     for i in range(0, len(q), chunk):
         rows = query.iloc[i:i+chunk]
         d = (1 - F.normalize(q[i:i+chunk].float(), dim=1) @ g.T).cpu()
-        own = torch.as_tensor(rows['identity'].to_numpy())[:, None]
+        own = torch.tensor(rows['identity'].to_numpy())[:, None]
         same, junk = (own == who) & (own >= 0), protocol.junk(rows, gallery)
         yield d[same & ~junk], d[~same & ~junk]
 
