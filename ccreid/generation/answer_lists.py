@@ -7,11 +7,11 @@ Docs: https://ccreid.github.io/ccreid/generation/answer_lists.html.md"""
 # %% auto #0
 __all__ = ['MARK', 'labelled', 'items_of', 'from_json']
 
-# %% ../../nbs/generation/answer_lists.ipynb #f83023cb
+# %% ../../nbs/generation/answer_lists.ipynb #04f9d26b
 import json,re
 from .garment_words import PART,nouns_in
 
-# %% ../../nbs/generation/answer_lists.ipynb #fea24929
+# %% ../../nbs/generation/answer_lists.ipynb #be600f4f
 _PARTS = dict(upper='upper|top|torso|chest|outerwear', lower='lower|bottom|legs?|waist', footwear='foot|feet|footwear')
 _NAME = re.compile(r'\W*(?:the |on the |on |for the )?([\w-]+(?:[ _/-][\w-]+){0,3})\W*?\s*(?:[:=|–—]| - )\s*', re.I)
 
@@ -25,7 +25,7 @@ def labelled(
     parts = [p for p,w in _PARTS.items() if re.search(rf'(?:^|[ _/-])(?:{w})(?:$|[ _/-])', name, re.I)]
     return (parts[0],name,rest) if len(parts)==1 else ('','',item)
 
-# %% ../../nbs/generation/answer_lists.ipynb #d4420950
+# %% ../../nbs/generation/answer_lists.ipynb #f555bceb
 MARK = r'(?:\(?(?:\d{1,2}|[a-hA-H]|[ivxIVX]{1,4})[.):\]]+|\d{1,2}\s*[-–]|[-*•·▪◦‣+–—>]+)'
 _LINE = re.compile(rf'(?:^|\n)[ \t]*(?:{MARK}(?:[ \t]+|(?=[A-Z]))|#+[ \t]*)?')
 _INLINE = re.compile(r'(?:^|(?<=[\s,;:.]))(?:1?\d[.):](?=\s+\S)|\((?:1?\d|[a-hA-H]|[ivx]{1,4})\)|[a-hA-H]\)|[•▪◦‣])\s*')
@@ -35,13 +35,15 @@ def items_of(
     text:str, # An answer
 )->list: # Texts, without their numbers
     "The items of a list, whatever it is numbered by; a sentence is one item"
-    lines = [p for line in _LINE.split(text.replace('\r', '').replace('**', '').replace('__', '')) for p in _INLINE.split(line)]
+    for sign in '\r','**','__': text = text.replace(sign, '')
+    lines = [p for line in _LINE.split(text) for p in _INLINE.split(line)]
     pieces = [p for line in lines for o in _NAMED.split(line) if (p := o.strip(' \t|'))]
     for i in range(len(pieces)-1, 0, -1):              # a name on a line of its own
-        if not labelled(pieces[i-1]+' ')[2].strip() and not labelled(pieces[i])[1]: pieces[i-1:i+1] = [' '.join(pieces[i-1:i+1])]
+        alone = not labelled(pieces[i-1]+' ')[2].strip() and not labelled(pieces[i])[1]
+        if alone: pieces[i-1:i+1] = [' '.join(pieces[i-1:i+1])]
     return pieces
 
-# %% ../../nbs/generation/answer_lists.ipynb #e7ab18e2
+# %% ../../nbs/generation/answer_lists.ipynb #c18690f0
 _OWN = {'type','item','garment','colour','color','name','description','pattern'}
 
 def _flat(value, name=''):
@@ -55,6 +57,7 @@ def _flat(value, name=''):
         return [(name, ' '.join(str(v) for _,v in first if v and not isinstance(v, (dict,list))) or 'none')]
     return [p for k,v in value.items() for p in _flat(v, str(k))]
 
+# %% ../../nbs/generation/answer_lists.ipynb #10e74d24
 _PAIR = re.compile(r'"([^"]+)"\s*:\s*(?:"([^"]*)"|(?:null|none))', re.I)
 
 def from_json(

@@ -7,14 +7,14 @@ Docs: https://ccreid.github.io/ccreid/generation/answers.html.md"""
 # %% auto #0
 __all__ = ['PARTS', 'FAULTS', 'Said', 'Answer', 'is_foreign', 'read_answer']
 
-# %% ../../nbs/generation/answers.ipynb #7650bfd1
+# %% ../../nbs/generation/answers.ipynb #730014d6
 import re
 from dataclasses import dataclass
 from .answer_lists import MARK,from_json,items_of,labelled
 from .clauses import ARTICLES,DYES,NONE,STOP,different,garments_in,only_describes,words_of
 from .garment_words import PART,nouns_in
 
-# %% ../../nbs/generation/answers.ipynb #a3cd4b3e
+# %% ../../nbs/generation/answers.ipynb #2408f58a
 class Said(str):
     "A text that a language model said"
     cut = False # Did it reach the most tokens that it was allowed?
@@ -37,13 +37,13 @@ class Answer:
     faults:tuple=()   # Names of `FAULTS`
     whole:bool=False  # Is there a dress, a jumpsuit or a suit? Then nothing but leggings is below
 
-# %% ../../nbs/generation/answers.ipynb #a30276bd
+# %% ../../nbs/generation/answers.ipynb #c7bccd1c
 _ENGLISH = {*DYES, *STOP, *ARTICLES, *'and with or no not visible there image picture sorry cannot none'.split()}
-_FOREIGN = set('una uno un el la los las le les une des der die das ein eine und mit y et il lo gli di de del della du '
-               'con avec trägt lleva porte indossa veste hombre mujer homme femme uomo donna mann frau person:in een het '
-               'met en zwart blanco blanca negro negra azul rojo roja rouge noir noire bleu bleue blanc blanche rosso '
-               'nero bianco bianca blu schwarz weiß rot blau camisa pantalones zapatos chemise pantalon chaussures hemd '
-               'hose schuhe maglietta pantaloni scarpe camiseta vaqueros'.split())
+_FOREIGN = set('una uno un el la los las le les une des der die das ein eine und mit y et il lo gli di de del '
+               'della du con avec trägt lleva porte indossa veste hombre mujer homme femme uomo donna mann frau '
+               'een het met en zwart blanco blanca negro negra azul rojo roja rouge noir noire bleu bleue blanc '
+               'blanche rosso nero bianco bianca blu schwarz weiß rot blau camisa pantalones zapatos chemise '
+               'pantalon chaussures hemd hose schuhe maglietta pantaloni scarpe camiseta vaqueros'.split())
 
 def is_foreign(
     text:str, # An answer
@@ -54,7 +54,7 @@ def is_foreign(
     words = words_of(text)
     return sum(w in _FOREIGN for w in words) > sum(w in _ENGLISH for w in words)
 
-# %% ../../nbs/generation/answers.ipynb #2613473a
+# %% ../../nbs/generation/answers.ipynb #40bf07b4
 def _item(name, text):
     "Garments of one item, by its name where it has no noun of its own; what it leaves open"
     part,label,rest = labelled(f'{name}: {text}' if name else text)
@@ -73,7 +73,7 @@ def _layers(found):
         res = tuple(f'{o} over {i}' for o in own for i in res) if own and res else own or res
     return res
 
-# %% ../../nbs/generation/answers.ipynb #134e9b0c
+# %% ../../nbs/generation/answers.ipynb #0683a4fe
 def _ends_early(text, left):
     "Does a text look as if it broke off?"
     bare = text.rstrip(' \n*`')
@@ -89,7 +89,7 @@ def _answered(found, cut):
     faults = ['nothing']*(not (upper or lower or foot)) + ['contradictory']*several + ['cut']*bool(cut)
     return Answer(upper, lower, foot, tuple(faults), 'whole' in slots)
 
-# %% ../../nbs/generation/answers.ipynb #f7b302a5
+# %% ../../nbs/generation/answers.ipynb #77b31a46
 def read_answer(
     text:str, # `Said`, or any text; None is empty
 )->Answer:

@@ -8,11 +8,11 @@ Docs: https://ccreid.github.io/ccreid/generation/clauses.html.md"""
 __all__ = ['DYES', 'STOP', 'ARTICLES', 'NONE', 'words_of', 'only_describes', 'without_start', 'dyes_first', 'garments_in',
            'key_of', 'different']
 
-# %% ../../nbs/generation/clauses.ipynb #6f4d55e5
+# %% ../../nbs/generation/clauses.ipynb #2ee32e3a
 import re
 from .garment_words import nouns_in
 
-# %% ../../nbs/generation/clauses.ipynb #0b80de75
+# %% ../../nbs/generation/clauses.ipynb #080d27b9
 DYES = ('white black grey gray red pink orange yellow green olive teal blue navy purple violet brown beige tan khaki '
         'maroon burgundy crimson cream turquoise gold golden silver indigo denim dark light bright pale plain solid '
         'striped stripes pinstriped checked checkered plaid dotted dots two-tone printed print patterned floral long '
@@ -36,7 +36,7 @@ def only_describes(
     words = [w for w in words_of(text) if w not in ARTICLES and w not in ('and','or')]
     return bool(words) and all(w in DYES for w in words)
 
-# %% ../../nbs/generation/clauses.ipynb #067efeba
+# %% ../../nbs/generation/clauses.ipynb #a3982ca8
 def without_start(
     text:str, # Words that end with a noun
 )->str:
@@ -48,11 +48,12 @@ def without_start(
         if bare in ARTICLES: words = words[i+(bare in ('the','some')):]; break
     return ' '.join(words).strip(' "\'()[]:*')
 
-# %% ../../nbs/generation/clauses.ipynb #8bfbd5bc
+# %% ../../nbs/generation/clauses.ipynb #3be4206e
 _MODS = rf"(?:{'|'.join(sorted(DYES, key=len, reverse=True))})"
 _MODS = rf'({_MODS}(?:(?:,\s*|\s+and\s+|,\s*and\s+|\s+or\s+|\s+){_MODS})*)'
-_AFTER = re.compile(rf'\s*(?:\(\s*{_MODS}\s*\)|,?\s*(?:(?:that|which)\s+)?(?:is|are|was|were|in|(?:appears?|seems?) to be)'
-                    rf'\s+(?:an?\s+)?{_MODS}(?=\s*(?:[,.;!?)|]|$|\n|(?:and|or|but|with|while)(?![\w-]))))', re.I)
+_AFTER = re.compile(rf'\s*(?:\(\s*{_MODS}\s*\)|,?\s*(?:(?:that|which)\s+)?'
+                    rf'(?:is|are|was|were|in|(?:appears?|seems?) to be)\s+(?:an?\s+)?{_MODS}'
+                    r'(?=\s*(?:[,.;!?)|]|$|\n|(?:and|or|but|with|while)(?![\w-]))))', re.I)
 
 def dyes_first(
     text:str,
@@ -62,14 +63,14 @@ def dyes_first(
         if m := _AFTER.match(text, b): text = f'{text[:a]}{m[1] or m[2]} {text[a:b]}{text[m.end():]}'
     return text
 
-# %% ../../nbs/generation/clauses.ipynb #e877916b
+# %% ../../nbs/generation/clauses.ipynb #f4e02da2
 NONE = re.compile(r"(?<![\w-])(?:no|not|none|n/a|null|nothing|unknown|unclear|cannot|can't|isn't|aren't|doesn't|hidden"
-                  r'|without|barefoot|out of (?:frame|view|sight|the frame)|cropped (?:out|off)|obscured|unable|unspecified'
-                  r'|invisible)(?![\w-])', re.I)
-_CUT = re.compile(r'([,;.!?\n|+&]|\s/\s|(?<![\w-])(?:and|or|with|over|underneath|under|beneath|plus|but|while|maybe)(?![\w-]))',
-                  re.I)
+                  r'|without|barefoot|out of (?:frame|view|sight|the frame)|cropped (?:out|off)|obscured|unable'
+                  r'|unspecified|invisible)(?![\w-])', re.I)
+_CUT = re.compile(r'([,;.!?\n|+&]|\s/\s|(?<![\w-])(?:and|or|with|over|underneath|under|beneath|plus|but|while'
+                  r'|maybe)(?![\w-]))', re.I)
 
-# %% ../../nbs/generation/clauses.ipynb #27c2f3df
+# %% ../../nbs/generation/clauses.ipynb #ea29368a
 class _Reader:
     "Garments of a clause, piece by piece"
     def __init__(self): self.found,self.open,self.tail = [],'',False # [slot, text]; words before a noun; after 'with'?
@@ -91,7 +92,7 @@ class _Reader:
             self.open,self.tail = f'{self.open} {sep} {own}'.replace(' ,', ',') if self.open else own,False
         else: self.open,self.tail = '',False
 
-# %% ../../nbs/generation/clauses.ipynb #99411bf8
+# %% ../../nbs/generation/clauses.ipynb #639c4931
 def garments_in(
     text:str, # A clause, or several
 ): # [(slot, text)], and the words left over at the end that would describe another garment
@@ -108,7 +109,7 @@ def garments_in(
         else: reader.other(sep, piece)
     return [tuple(o) for o in reader.found],reader.open
 
-# %% ../../nbs/generation/clauses.ipynb #ae1ef007
+# %% ../../nbs/generation/clauses.ipynb #fb8a5950
 _LITTLE = {*ARTICLES, 'and','over','pair','of','with'}
 
 def key_of(

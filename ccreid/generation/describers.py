@@ -7,7 +7,7 @@ Docs: https://ccreid.github.io/ccreid/generation/describers.html.md"""
 # %% auto #0
 __all__ = ['DESCRIBERS', 'ImageDescriber', 'Describer', 'InstructBlipDescriber', 'load_describer']
 
-# %% ../../nbs/generation/describers.ipynb #72d2c5c8
+# %% ../../nbs/generation/describers.ipynb #0c2a2df5
 from typing import Protocol
 from fastcore.basics import patch
 from ..data.transforms import _rgb
@@ -16,7 +16,7 @@ from .edits import Interface
 from .questions import QUESTIONS,prompt_of
 from .talkers import Talker,read_talker
 
-# %% ../../nbs/generation/describers.ipynb #8fae3a40
+# %% ../../nbs/generation/describers.ipynb #74f64ce3
 class ImageDescriber(Interface, Protocol):
     "Anything that says what people in images wear; `settings` say what decides its words"
     def __call__(self,
@@ -25,7 +25,7 @@ class ImageDescriber(Interface, Protocol):
     )->list:         # A text each, `Said` where it is known whether it was cut off
         ...
 
-# %% ../../nbs/generation/describers.ipynb #31427367
+# %% ../../nbs/generation/describers.ipynb #f0d439b9
 class Describer(Talker):
     "A model of transformers that sees an image and answers"
     @checked
@@ -41,18 +41,24 @@ class Describer(Talker):
     def __call__(self, images, rows=None): # `Said`, one each
         return self.say([self.prompt(self.asked, image=True)]*len(images), [_rgb(im) for im in images])
 
+# %% ../../nbs/generation/describers.ipynb #560162ac
 class InstructBlipDescriber(Describer):
     "InstructBLIP: a question without a template around it"
-    def prompt(self, text, image=True): return text # what is asked; the image stands before it
+    def prompt(self,
+        text:str, # What is asked; the network puts the image before it
+        image:bool=True,
+    )->str:
+        "A question as it is"
+        return text
 
-# %% ../../nbs/generation/describers.ipynb #5680b9ed
+# %% ../../nbs/generation/describers.ipynb #2a9a78ca
 @patch(as_prop=True)
 def settings(self:Describer)->dict:
     "What decides its answers, for the record"
     own = super(Describer, self).settings
     return dict(describer=own.pop('model'), asked=self.asked, **own)
 
-# %% ../../nbs/generation/describers.ipynb #5928d0e0
+# %% ../../nbs/generation/describers.ipynb #7fd86960
 DESCRIBERS = { # Name -> hub id
     'llava': 'llava-hf/llava-1.5-7b-hf', 'llava-next': 'llava-hf/llava-v1.6-mistral-7b-hf',
     'qwen2-vl': 'Qwen/Qwen2-VL-7B-Instruct', 'qwen2.5-vl': 'Qwen/Qwen2.5-VL-7B-Instruct',

@@ -8,7 +8,7 @@ Docs: https://ccreid.github.io/ccreid/generation/describing.html.md"""
 __all__ = ['most_frequent', 'is_whole', 'summarise', 'repaired', 'as_released', 'describe_clothes', 'Description', 'Descriptions',
            'read_description', 'random_clothes', 'random_description']
 
-# %% ../../nbs/generation/describing.ipynb #fa3cabf0
+# %% ../../nbs/generation/describing.ipynb #075251ca
 import re
 from collections import Counter
 from .answers import FAULTS,PARTS,Answer,read_answer
@@ -20,7 +20,7 @@ from .wardrobe import random_clothes,random_description
 
 _all_ = ['Description','Descriptions','read_description','random_clothes','random_description'] # offered here too
 
-# %% ../../nbs/generation/describing.ipynb #7e73cbe0
+# %% ../../nbs/generation/describing.ipynb #9eedc69d
 def _votes(answers, part):
     "Garments of a part by what they mean, with the texts that mean it; the most frequent first"
     texts = {}
@@ -38,7 +38,7 @@ def most_frequent(
     first = next(iter(_votes(answers, part).values()), [''])
     return Counter(first).most_common(1)[0][0]
 
-# %% ../../nbs/generation/describing.ipynb #7e5da853
+# %% ../../nbs/generation/describing.ipynb #23977abd
 def is_whole(
     text:str, # Of an upper garment
 )->bool:
@@ -53,7 +53,7 @@ def _lower(answers, upper):
     own = [Answer(lower=_under(a.lower)) for a in answers if a.whole]
     return most_frequent(own, 'lower') if 2*sum(bool(a.lower) for a in own)>=len(own) else ''
 
-# %% ../../nbs/generation/describing.ipynb #c583bff8
+# %% ../../nbs/generation/describing.ipynb #dffffe6c
 def _read(answers): return [a if isinstance(a, Answer) else read_answer(a) for a in answers]
 
 def summarise(
@@ -64,7 +64,7 @@ def summarise(
     upper = most_frequent(answers, 'upper')
     return Description(upper, _lower(answers, upper), most_frequent(answers, 'footwear'))
 
-# %% ../../nbs/generation/describing.ipynb #39abc69e
+# %% ../../nbs/generation/describing.ipynb #70827602
 def _chosen(texts, answers, part):
     "Of several garments the one that most answers name, or whose words they use most"
     votes = {key: len(own) for key,own in _votes(answers, part).items()}
@@ -87,7 +87,7 @@ def repaired(
     else: lower = part('lower', lambda: _lower(answers, upper))
     return Description(upper, lower, part('footwear', lambda: most_frequent(answers, 'footwear'))),count
 
-# %% ../../nbs/generation/describing.ipynb #bdebbd75
+# %% ../../nbs/generation/describing.ipynb #7a248f70
 def as_released(
     summary:str, # What a language model said
 )->Description: # `items` are what the released code would paint by
@@ -96,7 +96,7 @@ def as_released(
     found = read_answer('\n'.join(items))
     return Description(*((*getattr(found, p), '')[0] for p in PARTS), items)
 
-# %% ../../nbs/generation/describing.ipynb #a21bf2d7
+# %% ../../nbs/generation/describing.ipynb #7f0745ba
 def _described(answers, summaries, rule, count):
     "Clothes id -> `Description`"
     res = {}
@@ -115,15 +115,32 @@ def _report(count, about):
     faults = ', '.join(f'{n[k]} {words}' for k,words in FAULTS.items() if n[k])
     said = [f"{n['clothes']} clothes described by {about} from {n['images']} images ({n['found']} found)",
             f"answers: {faults or 'no faults'}", f"parts unknown: {n['unknown']}"]
-    said += [f"parts chosen of several: {n['chosen']}"]*bool(n['chosen']) + [f"parts filled: {n['filled']}"]*bool(n['filled'])
+    said += [f'parts {words}: {n[k]}' for k,words in dict(chosen='chosen of several', filled='filled').items() if n[k]]
     said += [f"clothes without an answer: {n['none']}, {'made up' if n['made_up'] else 'left out'}"]*bool(n['none'])
     return '; '.join(said)
 
-# %% ../../nbs/generation/describing.ipynb #68801cdd
+# %% ../../nbs/generation/describing.ipynb #b3faff1b
+def _check(rule, missing, summarizer):
+    "`ValueError` for a word that is none of those known"
+    for name,value,known in ('rule',rule,('paper','released')), ('missing',missing,('skip','random')):
+        if value not in known: raise ValueError(f"{name} is {' or '.join(known)}, not {value!r}")
+    if rule=='released' and summarizer is None:
+        raise ValueError("rule='released' reads what a summarizer says: pass one")
+
+def _ask(table, describer, summarizer, folder, rule, images, progress):
+    "Clothes id -> `Description`; what was counted; who described"
+    own,passed = clothes_rows(table, images)
+    answers,found = ask_about_images(own, describer, folder, progress)
+    summaries = ask_for_summaries(own, answers, describer, summarizer, folder) if summarizer else {}
+    count = Counter(passed_over=passed, clothes=len(own), images=sum(map(len, own.values())), found=found)
+    about = str(describer.settings.get('describer') or type(describer).__name__)
+    return _described(answers, summaries, rule, count),count,about
+
+# %% ../../nbs/generation/describing.ipynb #a24fd5c9
 def describe_clothes(
     table,      # Sample table, such as `dataset.train`
     describer,  # Called with (images, rows=): a text each; `.settings` say what decides the texts
-    summarizer=None, # Called with a list of lists of texts: a text each. None: the most frequent garment of each part
+    summarizer=None, # Called with lists of texts: a text for each list. None: the most frequent garment of each part
     folder=None, # Where answers are kept, by clothes id and prompt
     *, rule:str='paper', # Or 'released': without the repair, see `as_released`
     images:int=0, # Of each clothes id, evenly chosen; 0: all
@@ -133,20 +150,9 @@ def describe_clothes(
 )->Descriptions: # Clothes id -> `Description`; `.counts` say how it went
     "Describe all clothes of a data set; prints what was counted, `ValueError` in one line for what cannot be done"
     _check(rule, missing, summarizer)
-    own,passed = clothes_rows(table, images)
-    answers,found = ask_about_images(own, describer, folder, progress)
-    summaries = ask_for_summaries(own, answers, describer, summarizer, folder) if summarizer else {}
-    count = Counter(passed_over=passed, clothes=len(own), images=sum(map(len, own.values())), found=found)
-    told = _described({c: answers[c] for c in own}, summaries, rule, count)
+    told,count,about = _ask(table, describer, summarizer, folder, rule, images, progress)
     res = {c: d or random_description(seed, c) for c,d in told.items() if d or missing=='random'}
     count['none'] = sum(not d for d in told.values())
     count['made_up'] = count['none']*(missing=='random')
-    about = str(describer.settings.get('describer') or type(describer).__name__)
     print(_report(count, about))
     return Descriptions(res, counts=count, about=about)
-
-def _check(rule, missing, summarizer):
-    for name,value,known in ('rule',rule,('paper','released')), ('missing',missing,('skip','random')):
-        if value not in known: raise ValueError(f"{name} is {' or '.join(known)}, not {value!r}")
-    if rule=='released' and summarizer is None:
-        raise ValueError("rule='released' reads what a summarizer says: pass one")

@@ -7,7 +7,7 @@ Docs: https://ccreid.github.io/ccreid/generation/descriptions.html.md"""
 # %% auto #0
 __all__ = ['FORMS', 'Description', 'read_description', 'Descriptions']
 
-# %% ../../nbs/generation/descriptions.ipynb #2a9c3015
+# %% ../../nbs/generation/descriptions.ipynb #a35fcb35
 import html
 from collections import Counter
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from .answers import PARTS,read_answer
 from .garment_words import nouns_in
 from ..values import folded
 
-# %% ../../nbs/generation/descriptions.ipynb #a149dc8c
+# %% ../../nbs/generation/descriptions.ipynb #f187b88a
 @dataclass(frozen=True)
 class Description:
     "What is worn on three parts of the body; '' where nothing is, or nothing is known"
@@ -34,7 +34,7 @@ def missing(self:Description)->tuple: # Of `PARTS`
     whole = any(slot=='whole' for *_,slot in nouns_in(self.upper))
     return tuple(p for p in PARTS if not getattr(self, p) and not (p=='lower' and whole))
 
-# %% ../../nbs/generation/descriptions.ipynb #f8945672
+# %% ../../nbs/generation/descriptions.ipynb #aea3662f
 def _listed(texts): return f"{', '.join(texts[:-1])} and {texts[-1]}" if len(texts)>1 else ''.join(texts)
 
 FORMS = dict(
@@ -51,7 +51,7 @@ def text(self:Description,
     if form not in FORMS: raise ValueError(f"form is {', '.join(FORMS)}, not {form!r}")
     return FORMS[form](self)
 
-# %% ../../nbs/generation/descriptions.ipynb #1e051c45
+# %% ../../nbs/generation/descriptions.ipynb #95560df7
 def read_description(
     text:str, # A line `upper | lower | footwear`, or a sentence
 )->Description: # Of several garments that exclude each other the first
@@ -61,7 +61,7 @@ def read_description(
     found = read_answer(text)
     return Description(*((getattr(found, p) or ('',))[0] for p in PARTS))
 
-# %% ../../nbs/generation/descriptions.ipynb #f59eceb4
+# %% ../../nbs/generation/descriptions.ipynb #a08f7b68
 class Descriptions(dict):
     "Clothes id -> `Description`"
     def __init__(self,

@@ -7,24 +7,26 @@ Docs: https://ccreid.github.io/ccreid/generation/garment_words.html.md"""
 # %% auto #0
 __all__ = ['SLOTS', 'SLOT', 'PART', 'slot_of', 'nouns_in']
 
-# %% ../../nbs/generation/garment_words.ipynb #0c53c201
+# %% ../../nbs/generation/garment_words.ipynb #6a009c0d
 import re
 
-# %% ../../nbs/generation/garment_words.ipynb #006bf3a0
+# %% ../../nbs/generation/garment_words.ipynb #ad243dfa
 SLOTS = dict(
     outer='jacket coat blazer cardigan waistcoat vest gilet parka windbreaker raincoat overcoat trenchcoat anorak cape '
           'poncho bomber',
     inner='t-shirt tshirt tee shirt blouse polo sweater jumper pullover hoodie sweatshirt jersey top turtleneck '
           'singlet camisole tunic undershirt crop-top',
-    whole='dress gown sundress jumpsuit romper playsuit overalls dungarees onesie boilersuit suit tracksuit robe kimono',
+    whole='dress gown sundress jumpsuit romper playsuit overalls dungarees onesie boilersuit suit tracksuit robe '
+          'kimono',
     under='leggings tights stockings',
-    lower='trousers pants jeans shorts skirt miniskirt chinos slacks joggers sweatpants culottes khakis bottoms capris',
+    lower='trousers pants jeans shorts skirt miniskirt chinos slacks joggers sweatpants culottes khakis bottoms '
+          'capris',
     footwear='shoe sneaker trainer boot bootie sandal heels loafer slipper flip-flop moccasin clog pumps oxfords '
              'flats footwear',
     other='hat cap beanie scarf glove mitten sock bag backpack handbag purse belt glasses sunglasses watch necklace '
           'tie hood mask umbrella phone bracelet ring earring headphone lanyard')
 
-# %% ../../nbs/generation/garment_words.ipynb #6a10009f
+# %% ../../nbs/generation/garment_words.ipynb #253911d4
 SLOT = {noun: slot for slot,nouns in SLOTS.items() for noun in nouns.split()}
 PART = dict(outer='upper', inner='upper', whole='upper', under='lower', lower='lower', footwear='footwear', other='')
 
@@ -35,7 +37,8 @@ def _pattern(nouns):
 
 _BARE = {n.replace('-', ''): slot for n,slot in SLOT.items()}
 _NOUN = re.compile(_pattern(SLOT), re.I)
-_PAIRS = re.compile(r'(?:dress (?:shirt|shoe|boot|pant|trouser|slack)|(?:track)?suit (?:jacket|coat|vest|pant|trouser|bottom))', re.I)
+_PAIRS = re.compile(r'(?:dress (?:shirt|shoe|boot|pant|trouser|slack)|'
+                    r'(?:track)?suit (?:jacket|coat|vest|pant|trouser|bottom))', re.I)
 
 def slot_of(
     noun:str, # One of them, in the singular or the plural
@@ -44,7 +47,7 @@ def slot_of(
     last = re.sub('[- ]', '', noun.lower())
     return next(_BARE[o] for o in (last, last[:-1], last[:-2]) if o in _BARE)
 
-# %% ../../nbs/generation/garment_words.ipynb #196a0d26
+# %% ../../nbs/generation/garment_words.ipynb #d5fea71c
 def nouns_in(
     text:str, # Any
 )->list: # (start, end, slot) of each garment that is named

@@ -42,13 +42,15 @@ def load_inpainter(networks): # `Networks`
     kw = dict(batch=networks.batch, **networks.where) | (dict(pipeline=cls) if cls else {})
     return networks.load('inpainter', ClothesInpainter.from_pretrained, name, **kw)
 
+# %% ../../nbs/generation/jobs.ipynb #21fb84cc
+_here = 'ccreid.generation.'
 PARTS = dict( # Of every paper
     parser=Part(SEGFORMER, load_parser, MannequinParser, 'clothes and parts of the body'),
     inpainter=Part(SD2, load_inpainter, MannequinInpainter, 'clothes painted by a text'),
-    describer=Part('llava', 'ccreid.generation.describers:load_describer', 'ccreid.generation.lapses:MannequinDescriber',
+    describer=Part('llava', _here+'describers:load_describer', _here+'lapses:MannequinDescriber',
                    'clothes of an image in words'),
-    summarizer=Part('llama', 'ccreid.generation.summarizers:load_summarizer',
-                    'ccreid.generation.summarizers:no_summarizer', 'one description of many; none: the most frequent'),
+    summarizer=Part('llama', _here+'summarizers:load_summarizer', _here+'summarizers:no_summarizer',
+                    'one description of many; none: the most frequent'),
     labels=Part('auto', name_of_labels, None, "the parser's classes: auto, lip, atr or pascal"))
 
 # %% ../../nbs/generation/jobs.ipynb #0f7af6bb

@@ -7,7 +7,7 @@ Docs: https://ccreid.github.io/ccreid/generation/keeping.html.md"""
 # %% auto #0
 __all__ = ['clothes_rows', 'ask_about_images', 'ask_for_summaries']
 
-# %% ../../nbs/generation/keeping.ipynb #7f851e15
+# %% ../../nbs/generation/keeping.ipynb #63642590
 import json
 from pathlib import Path
 from ..data.images import read_image
@@ -17,7 +17,7 @@ from .questions import evenly
 from .rate import Rate
 from .seeds import digest,image_key
 
-# %% ../../nbs/generation/keeping.ipynb #92bc6fbd
+# %% ../../nbs/generation/keeping.ipynb #d48301c3
 def clothes_rows(
     table,        # Sample table
     images:int=0, # Of each clothes id, evenly chosen; 0: all
@@ -29,7 +29,7 @@ def clothes_rows(
     own = {int(c): evenly(rows.to_dict('records'), images) for c,rows in table[real].groupby('clothes')}
     return own,int((~real).sum())
 
-# %% ../../nbs/generation/keeping.ipynb #5817539b
+# %% ../../nbs/generation/keeping.ipynb #dceb5476
 def _job(clothes, rows, settings):
     "What decides the answers about a clothes id"
     return json.loads(to_json(dict(clothes=clothes, dataset=str(rows[0].get('dataset', '')), settings=settings,
@@ -40,6 +40,7 @@ def _file(folder, kind, job):
 
 def _is_said(o): return isinstance(o, list) and len(o)==2 and isinstance(o[0], str) and isinstance(o[1], bool)
 
+# %% ../../nbs/generation/keeping.ipynb #0a850f41
 def _found(folder, kind, job, n):
     "Texts on record, None where there are none; `ValueError` in one line for a damaged file"
     if folder is None or not (path := _file(folder, kind, job)).exists(): return None
@@ -57,7 +58,7 @@ def _keep(folder, kind, job, said):
     pairs = [[str(o), getattr(o, 'cut', False)] for o in said]
     write_whole(_file(folder, kind, job), to_json(dict(job=job, said=pairs), indent=1, ensure_ascii=False))
 
-# %% ../../nbs/generation/keeping.ipynb #6c716194
+# %% ../../nbs/generation/keeping.ipynb #441c841f
 def _texts(said, n, whose):
     "What a model gave back; `ValueError` where it is not one text each"
     said = [o if isinstance(o, str) else '' for o in said]
@@ -73,6 +74,7 @@ def _about(rows, describer, step, tell):
         tell(len(part))
     return said
 
+# %% ../../nbs/generation/keeping.ipynb #0768d5b8
 def ask_about_images(
     own,         # Clothes id -> rows, as of `clothes_rows`
     describer,   # Called with (images, rows=), with `settings`
@@ -91,7 +93,7 @@ def ask_about_images(
         _keep(folder, 'answers', jobs[c], there[c])
     return {c: there[c] for c in own},found
 
-# %% ../../nbs/generation/keeping.ipynb #c321599c
+# %% ../../nbs/generation/keeping.ipynb #dd47bef1
 def ask_for_summaries(
     own,        # Clothes id -> rows
     answers,    # Clothes id -> texts

@@ -7,7 +7,7 @@ Docs: https://ccreid.github.io/ccreid/generation/lapses.html.md"""
 # %% auto #0
 __all__ = ['NO_LAPSES', 'DECLARED_LAPSES', 'LISTS', 'true_description', 'Lapses', 'MannequinDescriber', 'wrong_parts']
 
-# %% ../../nbs/generation/lapses.ipynb #d26190e0
+# %% ../../nbs/generation/lapses.ipynb #a788cea3
 import json
 from dataclasses import dataclass,replace
 import numpy as np
@@ -20,7 +20,7 @@ from .descriptions import Description
 from .seeds import image_seed
 from .stand_ins import paths_of
 
-# %% ../../nbs/generation/lapses.ipynb #789443d0
+# %% ../../nbs/generation/lapses.ipynb #2e2367ee
 _PLACES = dict(upper=('outer','upper','dress'), lower=('lower',), footwear=('shoes',))
 
 def _worn(path):
@@ -37,7 +37,7 @@ def true_description(
     "What a drawn person wears; `FileNotFoundError` or `ValueError` for a file that no world wrote"
     return Description(**{part: _text(own) for part,own in _worn(path).items()})
 
-# %% ../../nbs/generation/lapses.ipynb #91747fa9
+# %% ../../nbs/generation/lapses.ipynb #bed19207
 @dataclass(frozen=True)
 class Lapses:
     "How often an answer falls short; chances"
@@ -51,7 +51,7 @@ class Lapses:
 NO_LAPSES = Lapses()
 DECLARED_LAPSES = Lapses(omitted=.2, wrong=.15, empty=.03, contradictory=.05, language=.02, cut=.05)
 
-# %% ../../nbs/generation/lapses.ipynb #3b15c6cb
+# %% ../../nbs/generation/lapses.ipynb #7a7ff53f
 def _mistaken(g, rng):
     "A garment as somebody sees it who errs"
     others = [k.name for k in KINDS.values() if k.slot==g.slot and k.name!=g.kind]
@@ -70,7 +70,7 @@ def _seen(worn, lapses, rng):
         texts[part].append(_text([_mistaken(g, rng) for g in seen[part]]))
     return texts
 
-# %% ../../nbs/generation/lapses.ipynb #5ad92f07
+# %% ../../nbs/generation/lapses.ipynb #289bbcc0
 def _list(mark, end='\n'): return lambda texts: end.join(f'{mark(k)}{t}' for k,t in enumerate(texts))
 
 LISTS = (_list(lambda k: f'{k+1}. '), _list(lambda k: f'{k+1}) ', ' '), _list(lambda k: f'({"abcdefgh"[k]}) '),
@@ -88,8 +88,9 @@ def _written(texts, rng):
     flat = [t for own in texts.values() for t in own]
     return LISTS[form]([flat[i] for i in rng.permutation(len(flat))]) if flat else 'No clothes are visible.' 
 
-# %% ../../nbs/generation/lapses.ipynb #bdaeb2c8
-_ABROAD = ('La persona lleva una camiseta roja y unos pantalones negros.', 'Die Person trägt eine blaue Jacke und weiße Schuhe.',
+# %% ../../nbs/generation/lapses.ipynb #3f522c83
+_ABROAD = ('La persona lleva una camiseta roja y unos pantalones negros.',
+           'Die Person trägt eine blaue Jacke und weiße Schuhe.',
            '这个人穿着红色T恤、牛仔裤和白色运动鞋。', 'Une femme porte une robe noire et des chaussures.')
 
 def _fallen(text, lapses, rng):
@@ -100,7 +101,7 @@ def _fallen(text, lapses, rng):
     if chance<lapses.empty+lapses.language+lapses.cut: return Said(text[:int(len(text)*rng.uniform(.3, .9))], True)
     return Said(text)
 
-# %% ../../nbs/generation/lapses.ipynb #6110c088
+# %% ../../nbs/generation/lapses.ipynb #0949526c
 class MannequinDescriber:
     "Stand-in for a `Describer`: what the scene's person wears, with lapses"
     def __init__(self,
@@ -116,7 +117,7 @@ class MannequinDescriber:
         rng = np.random.default_rng(image_seed(self.seed, path, 0))
         return _fallen(_written(_seen(_worn(path), self.lapses, rng), rng), self.lapses, rng)
 
-# %% ../../nbs/generation/lapses.ipynb #c76b61fd
+# %% ../../nbs/generation/lapses.ipynb #8631e01b
 def wrong_parts(
     said:Description, # What was said
     true:Description, # What is worn

@@ -7,7 +7,7 @@ Docs: https://ccreid.github.io/ccreid/generation/questions.html.md"""
 # %% auto #0
 __all__ = ['QUESTIONS', 'SUMMARIES', 'INVENTION', 'prompt_of', 'evenly', 'joined']
 
-# %% ../../nbs/generation/questions.ipynb #8ad90b27
+# %% ../../nbs/generation/questions.ipynb #9f7dfef9
 _THREE = ('Answer in three lines, with colour and pattern:\nUpper body: ...\nLower body: ...\nFootwear: ...\n'
           'A dress or a jumpsuit is worn on the upper body. Write "none" where nothing is worn or seen.')
 
@@ -22,7 +22,7 @@ SUMMARIES = dict( # To a model that reads the answers; they follow
 
 INVENTION = f'Make up random clothes for a person: an upper garment, a lower garment and footwear. {_THREE}' 
 
-# %% ../../nbs/generation/questions.ipynb #5b804373
+# %% ../../nbs/generation/questions.ipynb #c725e514
 def prompt_of(
     name:str, # A name in `known`, or a prompt of your own
     known:dict, # `QUESTIONS` or `SUMMARIES`
@@ -32,7 +32,7 @@ def prompt_of(
     if len(name.split())>1: return name
     raise ValueError(f"prompt is {', '.join(known)}, or a sentence of your own, not {name!r}")
 
-# %% ../../nbs/generation/questions.ipynb #9522d856
+# %% ../../nbs/generation/questions.ipynb #bfe81006
 def evenly(
     items, # A list
     n:int, # How many; 0: all

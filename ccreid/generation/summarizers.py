@@ -7,13 +7,13 @@ Docs: https://ccreid.github.io/ccreid/generation/summarizers.html.md"""
 # %% auto #0
 __all__ = ['SUMMARIZERS', 'Summarizer', 'load_summarizer', 'no_summarizer']
 
-# %% ../../nbs/generation/summarizers.ipynb #364f3310
+# %% ../../nbs/generation/summarizers.ipynb #05e5b7d5
 from fastcore.basics import patch
 from .arguments import checked
 from .questions import INVENTION,SUMMARIES,joined,prompt_of
 from .talkers import Talker,read_talker
 
-# %% ../../nbs/generation/summarizers.ipynb #4bdd96ce
+# %% ../../nbs/generation/summarizers.ipynb #6a8e995e
 class Summarizer(Talker):
     "A causal language model of transformers that reads many answers and gives one"
     @checked
@@ -33,7 +33,7 @@ class Summarizer(Talker):
         "One text for each list of answers"
         return self.say([self.prompt(self.asked+joined(a, self.given, self.most)) for a in answers])
 
-# %% ../../nbs/generation/summarizers.ipynb #29f476de
+# %% ../../nbs/generation/summarizers.ipynb #04abdff2
 @patch(as_prop=True)
 def settings(self:Summarizer)->dict:
     "What decides its answers, for the record"
@@ -48,7 +48,7 @@ def invent(self:Summarizer,
     "Random clothes, as of the control in Tables A1 and A3: no image is described"
     return self.say([self.prompt(f'{INVENTION}\n({k+1})') for k in range(n)], temperature=temperature)
 
-# %% ../../nbs/generation/summarizers.ipynb #812a13d1
+# %% ../../nbs/generation/summarizers.ipynb #33b4b68f
 SUMMARIZERS = { # Name -> hub id
     'llama': 'meta-llama/Llama-2-7b-chat-hf', 'llama-3.1': 'meta-llama/Llama-3.1-8B-Instruct',
     'qwen2.5': 'Qwen/Qwen2.5-7B-Instruct', 'qwen3': 'Qwen/Qwen3-8B'}
@@ -64,7 +64,7 @@ def from_pretrained(cls:Summarizer,
     model,tokenizer,name = read_talker(SUMMARIZERS.get(str(name).lower(), name), 'text', device, dtype)
     return cls(model, tokenizer, name=name, device=device, dtype=dtype, **kw)
 
-# %% ../../nbs/generation/summarizers.ipynb #c979b612
+# %% ../../nbs/generation/summarizers.ipynb #0879c1e2
 def load_summarizer(networks): # `Networks`
     "The summarizer, with the weights of that name; None for `none`"
     name = networks.names['summarizer']

@@ -7,7 +7,7 @@ Docs: https://ccreid.github.io/ccreid/generation/talkers.html.md"""
 # %% auto #0
 __all__ = ['Talker', 'read_talker']
 
-# %% ../../nbs/generation/talkers.ipynb #d9ea6f46
+# %% ../../nbs/generation/talkers.ipynb #86888eaf
 import numpy as np
 import torch
 from fastcore.basics import patch
@@ -21,7 +21,15 @@ from .placing import default_dtype,place
 from .seeds import digest
 from .segmenters import load_network
 
-# %% ../../nbs/generation/talkers.ipynb #ed79fd18
+# %% ../../nbs/generation/talkers.ipynb #53232f14
+def _padded(processor):
+    "Its tokenizer, which fills up prompts at their beginning: new tokens follow the end"
+    tokenizer = getattr(processor, 'tokenizer', processor)
+    tokenizer.padding_side = 'left'
+    if tokenizer.pad_token is None: tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+# %% ../../nbs/generation/talkers.ipynb #cf441c66
 class Talker:
     "A language model of transformers and its processor or tokenizer"
     @checked
@@ -41,11 +49,9 @@ class Talker:
         self.temperature,self.top_p = temperature,top_p
         self.device = torch.device(device or settings.get('device'))
         self.dtype = dtype or default_dtype(self.device)
-        self.model,self.tokenizer = place(model.eval(), self.device, self.dtype),getattr(processor, 'tokenizer', processor)
-        self.tokenizer.padding_side = 'left'           # new tokens follow the prompt
-        if self.tokenizer.pad_token is None: self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.model,self.tokenizer = place(model.eval(), self.device, self.dtype),_padded(processor)
 
-# %% ../../nbs/generation/talkers.ipynb #49342a46
+# %% ../../nbs/generation/talkers.ipynb #147d8784
 @patch(as_prop=True)
 def settings(self:Talker)->dict:
     "What decides what it says, for the record"
@@ -64,7 +70,7 @@ def prompt(self:Talker,
     return self.processor.apply_chat_template([dict(role='user', content=content)], tokenize=False,
                                               add_generation_prompt=True)
 
-# %% ../../nbs/generation/talkers.ipynb #97b1b11e
+# %% ../../nbs/generation/talkers.ipynb #4ce914d5
 @patch
 def encode(self:Talker, prompts, images=None):
     "Prompts, with their images, as tensors on the device"
@@ -86,16 +92,21 @@ def _said(self:Talker, tokens):
     ended = bool(self._ends() & set(tokens.tolist()))
     return Said(self.tokenizer.decode(tokens, skip_special_tokens=True).strip(), not ended and len(tokens)>=self.words)
 
-# %% ../../nbs/generation/talkers.ipynb #f86df5b1
+# %% ../../nbs/generation/talkers.ipynb #ade7f1aa
 @patch
 def _generate(self:Talker, prompts, images=None, **kw):
     x = self.encode(prompts, images)
     with torch.inference_mode():
         out = self.model.generate(**x, max_new_tokens=self.words, num_beams=1, pad_token_id=self.tokenizer.pad_token_id,
                                   **kw)
-    n = x['input_ids'].shape[1]
-    return [self._said(row[n if len(row)>=n and torch.equal(row[:n], own) else 0:]) for row,own in zip(out, x['input_ids'])]
+    return [self._said(_new(row, own)) for row,own in zip(out, x['input_ids'])]
 
+def _new(row, prompt):
+    "The tokens after the prompt; some models give no others"
+    n = len(prompt)
+    return row[n:] if len(row)>=n and torch.equal(row[:n], prompt) else row
+
+# %% ../../nbs/generation/talkers.ipynb #97aecf50
 @patch
 def _draw(self:Talker, prompt, image, temperature):
     "One answer of drawn tokens, by the prompt, the image and the seed"
@@ -106,7 +117,7 @@ def _draw(self:Talker, prompt, image, temperature):
         return self._generate([prompt], None if image is None else [image], do_sample=True, temperature=temperature,
                               top_p=self.top_p, top_k=0)[0]
 
-# %% ../../nbs/generation/talkers.ipynb #9cd1f50a
+# %% ../../nbs/generation/talkers.ipynb #e25c1483
 @patch
 def say(self:Talker,
     prompts, # Texts, as of `prompt`
@@ -124,7 +135,7 @@ def say(self:Talker,
                               top_p=None, top_k=None)
     return res
 
-# %% ../../nbs/generation/talkers.ipynb #ca6843c3
+# %% ../../nbs/generation/talkers.ipynb #7b8fbd3a
 def _classes(kind, dtype):
     "Which classes of transformers a folder's network and processor have"
     def choose(config):

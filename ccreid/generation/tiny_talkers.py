@@ -7,13 +7,14 @@ Docs: https://ccreid.github.io/ccreid/generation/tiny_talkers.html.md"""
 # %% auto #0
 __all__ = ['byte_tokenizer', 'tiny_language', 'tiny_llava', 'tiny_qwen', 'tiny_instructblip']
 
-# %% ../../nbs/generation/tiny_talkers.ipynb #c561001d
+# %% ../../nbs/generation/tiny_talkers.ipynb #290184fa
 import ccreid.compat
 import torch
 from ..weights import need
 
-# %% ../../nbs/generation/tiny_talkers.ipynb #cbd9cce2
-_TEMPLATE = ("{% for m in messages %}{{ m['role'] | upper }}: {% if m['content'] is string %}{{ m['content'] }}{% else %}"
+# %% ../../nbs/generation/tiny_talkers.ipynb #fd1c0279
+_TEMPLATE = ("{% for m in messages %}{{ m['role'] | upper }}: "
+    "{% if m['content'] is string %}{{ m['content'] }}{% else %}"
     "{% for c in m['content'] %}{% if c['type']=='image' %}IMAGE{% else %}{{ c['text'] }}{% endif %}{% endfor %}"
     "{% endif %} {% endfor %}{% if add_generation_prompt %}ASSISTANT: {% endif %}")
 
@@ -34,7 +35,7 @@ def byte_tokenizer(
     if template: res.chat_template = _TEMPLATE.replace('IMAGE', image)
     return res
 
-# %% ../../nbs/generation/tiny_talkers.ipynb #677fbd32
+# %% ../../nbs/generation/tiny_talkers.ipynb #812218cf
 def _made(cls, config, seed):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -58,7 +59,7 @@ def tiny_language(
     tokenizer = byte_tokenizer()
     return _made(LlamaForCausalLM, LlamaConfig(**_text(tokenizer)), seed),tokenizer
 
-# %% ../../nbs/generation/tiny_talkers.ipynb #a05b48b1
+# %% ../../nbs/generation/tiny_talkers.ipynb #9a812145
 def tiny_llava(
     seed:int=0, # Of the random weights
 ): # LlavaForConditionalGeneration, LlavaProcessor
@@ -74,7 +75,7 @@ def tiny_llava(
                                num_additional_image_tokens=1, chat_template=tokenizer.chat_template)
     return _made(LlavaForConditionalGeneration, config, seed),processor
 
-# %% ../../nbs/generation/tiny_talkers.ipynb #2b3ef0b0
+# %% ../../nbs/generation/tiny_talkers.ipynb #cd9fe9e8
 def tiny_qwen(
     seed:int=0, # Of the random weights
 ): # Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
@@ -87,14 +88,14 @@ def tiny_qwen(
     start,end,image,video = (tokenizer.convert_tokens_to_ids(f'<|{n}|>') for n in names)
     rope = dict(type='mrope', rope_type='default', mrope_section=[2,3,3], rope_theta=10_000.)
     config = Qwen2_5_VLConfig(text_config=_text(tokenizer, rope_scaling=rope),
-        vision_config=dict(depth=2, hidden_size=16, num_heads=2, intermediate_size=32, out_hidden_size=32, patch_size=14,
-            initializer_range=.3, spatial_merge_size=2, window_size=56, fullatt_block_indexes=[1]),
+        vision_config=dict(depth=2, hidden_size=16, num_heads=2, intermediate_size=32, out_hidden_size=32,
+            patch_size=14, initializer_range=.3, spatial_merge_size=2, window_size=56, fullatt_block_indexes=[1]),
         image_token_id=image, video_token_id=video, vision_start_token_id=start, vision_end_token_id=end)
     processor = Qwen2_5_VLProcessor(Qwen2VLImageProcessor(min_pixels=28*28, max_pixels=4*28*28), tokenizer,
                                     Qwen2VLVideoProcessor(), chat_template=tokenizer.chat_template)
     return _made(Qwen2_5_VLForConditionalGeneration, config, seed),processor
 
-# %% ../../nbs/generation/tiny_talkers.ipynb #1883b101
+# %% ../../nbs/generation/tiny_talkers.ipynb #4961f0b5
 def tiny_instructblip(
     seed:int=0, # Of the random weights
 ): # InstructBlipForConditionalGeneration, InstructBlipProcessor
@@ -103,9 +104,9 @@ def tiny_instructblip(
     from transformers import BlipImageProcessor,InstructBlipConfig,InstructBlipForConditionalGeneration
     from transformers import InstructBlipProcessor
     tokenizer = byte_tokenizer('<image>', template=False)
-    asked = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, encoder_hidden_size=16,
-                 cross_attention_frequency=1, max_position_embeddings=512, pad_token_id=0, initializer_range=.3,
-                 vocab_size=len(tokenizer))
+    asked = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+                 encoder_hidden_size=16, cross_attention_frequency=1, max_position_embeddings=512, pad_token_id=0,
+                 initializer_range=.3, vocab_size=len(tokenizer))
     config = InstructBlipConfig(vision_config=_SIGHT, qformer_config=asked, num_query_tokens=4,
         text_config=dict(model_type='llama', **_text(tokenizer)),
         image_token_index=tokenizer.convert_tokens_to_ids('<image>'))

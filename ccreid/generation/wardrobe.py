@@ -7,13 +7,13 @@ Docs: https://ccreid.github.io/ccreid/generation/wardrobe.html.md"""
 # %% auto #0
 __all__ = ['random_description', 'random_clothes', 'invented_clothes']
 
-# %% ../../nbs/generation/wardrobe.ipynb #8c438bc0
+# %% ../../nbs/generation/wardrobe.ipynb #8766f808
 from dataclasses import replace
 import numpy as np
 from ..data.mannequins.garments import COLOURS,KINDS,PATTERNS,Garment
 from .descriptions import Description,Descriptions,read_description
 
-# %% ../../nbs/generation/wardrobe.ipynb #6c5b8efa
+# %% ../../nbs/generation/wardrobe.ipynb #c9ed74db
 _KINDS = {part: tuple(k.name for k in KINDS.values() if k.slot==slot)
           for part,slot in dict(upper='upper', lower='lower', footwear='shoes').items()}
 
@@ -30,6 +30,7 @@ def random_description(
     rng = np.random.default_rng([seed, number])
     return Description(*(_made_up(rng, part) for part in _KINDS))
 
+# %% ../../nbs/generation/wardrobe.ipynb #7a233ea9
 def random_clothes(
     table,      # Sample table
     seed:int=0,
@@ -39,7 +40,7 @@ def random_clothes(
     return Descriptions({c: random_description(seed, c) for c in ids}, about=f'chance, seed {seed}',
                         counts=dict(clothes=len(ids)))
 
-# %% ../../nbs/generation/wardrobe.ipynb #aa89aae9
+# %% ../../nbs/generation/wardrobe.ipynb #49916164
 def invented_clothes(
     table,      # Sample table
     summarizer, # With `invent(n)`: n texts
