@@ -86,7 +86,7 @@ def test_the_folder_is_named_by_set_and_kind_and_benchmarks_are_known(ccreid, ro
 
 @pytest.mark.parametrize('words, says', [
     (['chpsg','--shard','2/2'], 'from 0 to n-1'), (['chpsg','--shard','1/0'], "--shard: expected i/n with i from 0 to n-1, got '1/0'"), (['chpsg','--shard','half'], "'half'"), (['shsg','--shard','-1/2'], None),
-    (['gan'], 'chpsg, shsg'), (['chpsg','--people','3'], 'option of shsg'), (['shsg','--variants','3'], 'option of chpsg'), (['chpsg','--model','inpainter'], 'NAME=VALUE'),
+    (['gan'], 'chpsg, shsg'), (['chpsg','--people','3'], 'option of shsg'), (['shsg','--variants','3'], 'chpsg; shsg has people'), (['chpsg','--model','inpainter'], 'NAME=VALUE'),
     (['chpsg','--model','painter=x'], "'painter'"), (['chpsg','--variants','0'], 'variants'), (['chpsg','--limit','-1'], 'limit'), (['chpsg','--batch','0'], 'batch'), (['shsg','--garments','0'], 'at least 1')])
 def test_what_makes_no_sense_is_one_line(ccreid, root, tmp_path, words, says):
     result = ccreid('generate', *words, '--data','prcc', '--root',root, '--device','cpu', '--out',tmp_path/'o')

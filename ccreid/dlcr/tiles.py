@@ -11,9 +11,10 @@ __all__ = ['TILES', 'ENDINGS', 'read_lines', 'count_tiles', 'read_tiles', 'write
 import os
 from pathlib import Path
 from PIL import Image
-from ..data.images import read_image
+from ..data.depth import Refused
+from ..data.images import read_image, refusal, size_of
 from ..data.samples import DataError, validate
-from ..data.strips import cut_tile, tile_box, tile_path
+from ..data.strips import cut_tile, tile_path
 from ..files import shown, write_whole
 from ..generation.descriptions import Description, read_description
 from ..generation.records import encode_png
@@ -50,7 +51,7 @@ def read_tiles(
     "The tiles of a strip; `DataError` where it cannot be read, or has not so many tiles of one width"
     count,image = count_tiles(path) if count is None else count,read_image(path)
     try: return [cut_tile(image, i, count) if count>1 else image for i in range(count)]
-    except Exception as e: raise DataError(f'{shown(path)}: {e}') from None
+    except Refused as e: raise refusal(path, e) from None
 
 # %% ../../nbs/dlcr/tiles.ipynb #902ed66d
 def write_tiles(
@@ -87,9 +88,9 @@ def _checked(path):
     "(count of tiles, descriptions) of a strip, or why there are none"
     try:
         text,n = _text_of(path),count_tiles(path)
-        with Image.open(path) as im: tile_box(im.size, 0, n)
+        size_of(tile_path(path, 0, n))
         return n,read_lines(text) if text.exists() else [Description()]*n
-    except Exception as e: return f'{shown(path)}: {e}' if not isinstance(e, DataError) else str(e)
+    except DataError as e: return str(e).splitlines()[0]
 
 # %% ../../nbs/dlcr/tiles.ipynb #264f2e01
 def _rows(found):
