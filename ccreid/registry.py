@@ -6,7 +6,8 @@ Docs: https://ccreid.github.io/ccreid/registry.html.md"""
 
 # %% auto #0
 __all__ = ['GROUP', 'SEEDS', 'METHOD', 'COMMON', 'CHAINS', 'resolve', 'Option', 'Images', 'Part', 'Row', 'Evaluation',
-           'evaluated', 'Command', 'Chain', 'names', 'load', 'register', 'forget', 'chains', 'All', 'rows_of']
+           'evaluated', 'Command', 'DataSet', 'Benchmark', 'Chain', 'names', 'load', 'register', 'forget', 'chains',
+           'All', 'rows_of']
 
 # %% ../nbs/registry.ipynb #102bcd0e
 import importlib, re, warnings
@@ -14,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from importlib.metadata import entry_points
+from fastcore.basics import patch
 from .values import Rule
 
 # %% ../nbs/registry.ipynb #8fd1db3a
@@ -58,6 +60,7 @@ class Images:
     folder:str = '' # Kind whose images are read where photographs are trained on; empty: its own
     alone:bool = False # Are they trained on without the real images?
     split:str = 'train' # Of the images they are made of; those of `query` are only evaluated with, from their folder
+    read:str|Callable|None = None # Of (folder, dataset): the table of a folder in another layout; None where it is none
 
 @dataclass(frozen=True)
 class Part:
@@ -141,8 +144,24 @@ class Command:
     examples:str = '' # Lines
     reads_data:bool = False # Does it take the options of data sets, such as --data and those of single layouts?
 
-# %% ../nbs/registry.ipynb #73c51e03
+# %% ../nbs/registry.ipynb #9cd7bb51
 @dataclass(frozen=True)
+class DataSet:
+    "A data set that a chain brings; functions may be given by address"
+    layout:str|Callable # From its options to a `Layout`
+    protocols:str|Callable # From their options to a list of `Protocol`s
+    source:str = '' # Where the protocols come from
+    example:str|Callable|None = None # Gives a small world's arguments, and a function from the world to its files
+
+@dataclass(frozen=True)
+class Benchmark:
+    "A benchmark that a chain makes of one of the library's worlds; functions may be given by address"
+    of:str # Name of a benchmark of the library
+    take:str|Callable # Of its `ReIDDataset`, gives that of this benchmark
+    settings:dict = field(default_factory=dict) # What it changes in the recipes of benchmarks
+
+# %% ../nbs/registry.ipynb #73c51e03
+@dataclass(frozen=True, repr=False)
 class Chain:
     "What a paper brings; functions may be given by address"
     name:str # One word
@@ -155,19 +174,23 @@ class Chain:
     images:dict = field(default_factory=dict) # `Images` by name
     parts:dict = field(default_factory=dict) # `Part` by name
     pretrain:dict = field(default_factory=dict) # Epochs of a pretraining on its images, by method; '' for all others
+    data:dict = field(default_factory=dict) # `DataSet` by name
+    benchmarks:dict = field(default_factory=dict) # `Benchmark` by name
     evaluations:dict = field(default_factory=dict) # `Evaluation` by name
     rows:tuple = () # `Row`s
     demo:dict = field(default_factory=dict) # Settings of `ccreid demo`'s rows, by name of the row
     commands:dict = field(default_factory=dict) # `Command` by name
     pages:tuple = () # Its pages: notebooks under nbs/, or addresses on the web
 
-    def __repr__(self): return f'Chain {self.name}: {_counts(self)}'
-
 # %% ../nbs/registry.ipynb #9a3d56e5
 def _counts(chain):
     "How many things of each kind"
     counts = [(f.name, len(getattr(chain, f.name))) for f in fields(chain) if f.name not in ('name','title')]
     return ', '.join(f'{n} {k}' for k,n in counts if n) or 'nothing'
+
+# %% ../nbs/registry.ipynb #c61d8d02
+@patch
+def __repr__(self:Chain): return f'Chain {self.name}: {_counts(self)}'
 
 # %% ../nbs/registry.ipynb #3345c4b6
 _first = 'foundations','baselines'
@@ -230,7 +253,8 @@ COMMON = frozenset("""
     hash as_dict""".split()) # Names that a recipe has already
 
 # %% ../nbs/registry.ipynb #952a845f
-_shared = 'options','methods','addons','images','parts','evaluations','demo','commands' # names are those of all chains
+# kinds whose names are those of all chains
+_shared = 'options','methods','addons','images','parts','evaluations','demo','commands','data','benchmarks'
 _name = re.compile(r'[^\s+=,]+( [^\s+=,]+)*')
 
 def _unfit(chain):
@@ -280,7 +304,8 @@ def chains()->list: # Of `Chain`, in the order of `names()`
     return found
 
 # %% ../nbs/registry.ipynb #e5fd8de4
-_classes = dict(options=Option, images=Images, parts=Part, evaluations=Evaluation, commands=Command)
+_classes = dict(options=Option, images=Images, parts=Part, evaluations=Evaluation, commands=Command, data=DataSet,
+                benchmarks=Benchmark)
 
 def _is(thing, wanted): return all(hasattr(thing, f.name) for f in fields(wanted))
 
