@@ -57,8 +57,7 @@ class Images:
     show:str|Callable|None = None # Of (images made, people=, height=): a figure
     folder:str = '' # Kind whose images are read where photographs are trained on; empty: its own
     alone:bool = False # Are they trained on without the real images?
-    split:str = 'train' # Of the images they are made of; those of `query` are never trained on
-    read:str|Callable|None = None # Of (folder, dataset): the table of a folder in another layout; None where it is none
+    split:str = 'train' # Of the images they are made of; those of `query` are only evaluated with, from their folder
 
 @dataclass(frozen=True)
 class Part:

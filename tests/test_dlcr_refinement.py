@@ -392,6 +392,24 @@ def test_images_of_the_test_are_not_trained_on_and_count_for_the_data(world, row
     assert data_hash(world.dataset)!=data_hash(world.dataset, folders=[world.folder])
     with pytest.raises(ValueError, match='Rows want toy-queries images'): reproduce('toy', tmp_path/'d.json', tmp_path, data=world.dataset, rows=['voting alone'], seeds=(0,))
 
+def test_on_a_benchmark_the_variants_are_made_when_they_are_wanted(world, tmp_path, monkeypatch):
+    "The miniature of a kind of the test, in the folder of the benchmark; the evaluations work on the learner"
+    made = []
+    def miniature(dataset, folder):
+        made.append(folder)
+        return expand(dataset.query, lambda images,rows,variants,seeds: [im.transpose(0) for im in images], folder, variants=2, progress=False)
+    way = Evaluation('toy', 'ccreid.dlcr.evaluating:evaluate_refined', 'toy-queries', REFINE.options)
+    register(Chain('toy', images={'toy-queries': Images('variants', miniature, split='query')}, evaluations={'toy': way}, rows=ROWS))
+    try:
+        place, seen = experiments._Benchmarks(tmp_path, ChainResults(tmp_path/'e.json', 'toy')), []
+        place.sets['mannequins'] = Sets(world.dataset, tmp_path, 'mannequins')
+        monkeypatch.setattr(experiments, 'run_row', lambda r, sets, seed, device, by_epoch, **kw: seen.append((r.hash, kw)))
+        for row in ROWS: place.run(row, 0, 'cpu')
+        assert [list(kw.get('evaluations', {})) for _,kw in seen]==[['+ refinement','voting alone']]*3+[[]] and made==[tmp_path/'mannequins-toy-queries']
+        results,table,about = seen[0][1]['evaluations']['+ refinement'](world.learn)
+        assert about['given']==dict(top_m=3) and 'of 20 queries; 0 without any' in about['said'] and set(results)==set(seen[0][1]['evaluations']['voting alone'](world.learn)[0])
+    finally: forget('toy')
+
 def test_chains_with_rows_that_evaluate_nothing_are_refused():
     stray = evaluated(Row('gone', 'identity'), 'view', 'toy', base='view')
     with pytest.raises(ValueError, match="row 'view' evaluates 'gone', which is none"): register(Chain('toy', rows=(stray,)))
