@@ -62,6 +62,7 @@ class Images:
     split:str = 'train' # Of the images they are made of; those of `query` are only evaluated with, from their folder
     read:str|Callable|None = None # Of (folder, dataset): the table of a folder in another layout; None where it is none
 
+# %% ../nbs/registry.ipynb #9011ca51
 @dataclass(frozen=True)
 class Part:
     "A network that generation needs, by the name under which `models.NAME` gives it"
