@@ -14,6 +14,7 @@ from ccreid.data.transforms import train_transform
 from ccreid.evaluation.pictures import pair_distances, plot_distances
 from ccreid.evaluation.protocols import Protocol
 from ccreid.recipes import build, recipe
+from ccreid.training.asking import evaluate_all
 from ccreid.training.embedding import embed
 from ccreid.training.export import export_reid, load_reid, parity
 from ccreid.training.learner import reid_learner
@@ -207,5 +208,5 @@ def test_the_sets_that_agw_is_made_for(tmp_path, layout, people, cameras, infrar
     ds = world.write(tmp_path/'w', layout=layout)
     small = dict(backbone='resnet_mini', pretrained=False, size=(32,16), identities=2, images=4, epochs=1, warmup=0)
     learn = fit(build(recipe(layout, 'agw', **small), ds, device='cpu'))
-    figures = learn.evaluate(ds)
+    figures,_ = evaluate_all(learn, ds)
     assert figures and all(0<=m.rank(1)<=1 and m.queries for m in figures.values()) and set(figures)<=set(ds.protocols)
