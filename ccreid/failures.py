@@ -89,8 +89,8 @@ KINDS = [
 ]
 
 # %% ../nbs/failures.ipynb #35b359f9
-EXTRAS = {**dict.fromkeys(('diffusers','transformers','peft','accelerate'), 'generate'), 'mediapipe': 'pose', 'onnxruntime': 'faces',
-          'ray': 'scale', 'faiss': 'scale'} # Package → optional part of ccreid that brings it
+EXTRAS = {**dict.fromkeys(('diffusers','transformers','peft','accelerate'), 'generate'), 'mediapipe': 'pose',
+          'onnxruntime': 'faces', 'ray': 'scale', 'faiss': 'scale'} # Package → optional part of ccreid that brings it
 
 def _chain(e):
     seen = []

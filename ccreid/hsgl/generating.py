@@ -184,13 +184,11 @@ def choose(
     "Select and take off, or read what was chosen; `FileExistsError` for another folder, else as `select` and networks"
     names = [Path(os.path.relpath(p, dataset.root)).as_posix() for p in dataset.train.path]
     if _of_others(out): raise FileExistsError(f'{out} holds something else than hard samples: choose another folder')
-    images = digest('\n'.join(sorted(names)))[:16]
-    keypoints = models.keypoints.settings
-    job = dict(data=dataset.name, images=images, people=people, garments=garments, rule=rule, keypoints=keypoints,
-               taken_off_by=_taken_off_by(models)) | _otherwise(limits, quality)
+    job = dict(data=dataset.name, images=digest('\n'.join(sorted(names)))[:16], people=people, garments=garments,
+               rule=rule, keypoints=models.keypoints.settings, taken_off_by=_taken_off_by(models))
+    job |= _otherwise(limits, quality)
     with hold(out/'.choosing', f'{out}: another process is choosing, waiting for it', wait=True):
-        clear_making(out)
-        clear_making(out/'garments')
+        for folder in (out, out/'garments'): clear_making(folder)
         return _complete(dataset, out, models, job, names, progress)
 
 # %% ../../nbs/hsgl/generating.ipynb #0121d674
@@ -206,8 +204,7 @@ def make_hard(
 ): # As of `expand`, with clothes labels by garment
     "SHSG: the best images of each person in garments that all share"
     out,tryon = Path(out).expanduser().absolute(),models.tryon
-    bar = Rate() if progress is True else progress or None
-    limits = {k: kwargs.pop(k) for k in LIMITS if k in kwargs}
+    bar,limits = Rate() if progress is True else progress or None,{k: kwargs.pop(k) for k in LIMITS if k in kwargs}
     rows,library,made = choose(dataset, out, models, people, garments, rule, bar, quality, **limits)
     reasons = ', '.join(f'{n} {k}' for k,n in made['reasons'].items() if k!='accepted')
     print(f'{len(rows)} images of {rows.identity.nunique()} people in {len(library)} garments; '
