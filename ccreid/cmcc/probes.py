@@ -95,6 +95,5 @@ def plot_masks(
         ax[0].imshow(model.preprocessing.denormalise(image))
         for a,m in zip(ax[1:], masks): a.imshow(m[0], vmin=0, vmax=1, cmap='magma', aspect='auto')
         for a in ax: a.set(xticks=[], yticks=[])
-    for a,name in zip(axs[:,0], ('image','clothes','identity')): a.set_ylabel(name)
-    plt.close(fig)
-    return fig
+    for a,name in zip(axs[:,0], ('image','clothes','identity')): a.set(ylabel=name)
+    return plt.close(fig) or fig
