@@ -7,13 +7,13 @@ Docs: https://ccreid.github.io/ccreid/dlcr/guide.html.md"""
 # %% auto #0
 __all__ = ['COMMANDS']
 
-# %% ../../nbs/dlcr/guide.ipynb #7ca0b712
+# %% ../../nbs/dlcr/guide.ipynb #f32e056c
 from ..commands.shared import add_data,add_device,add_out,add_pairs,add_seed,folder_of_run,pairs,read_dataset
 from ..options import of_rule,place
 from ..registry import Command
 from ..values import number,whole
 
-# %% ../../nbs/dlcr/guide.ipynb #23508241
+# %% ../../nbs/dlcr/guide.ipynb #c35bb194
 def _add_training(parser):
     "How the discriminator is trained"
     parser.add_argument('--rule', choices=['paper','released'], default='paper',
@@ -26,7 +26,7 @@ def _add_training(parser):
     parser.add_argument('--variants', type=of_rule(whole(1)), metavar='N',
                         help='only the first N generated variants of each image')
 
-# %% ../../nbs/dlcr/guide.ipynb #4b01a894
+# %% ../../nbs/dlcr/guide.ipynb #8cbff475
 def _options(parser):
     "Options of `ccreid guide`"
     add_data(parser)
@@ -40,7 +40,7 @@ def _options(parser):
     add_pairs(parser, '--model', 'PART=NAME', 'the inpainter that will be guided, inpainter=NAME, '
               'or a setting of it, inpainter.size=HxW')
 
-# %% ../../nbs/dlcr/guide.ipynb #4212c040
+# %% ../../nbs/dlcr/guide.ipynb #51d41c32
 def _folder(options):
     "Where the run writes"
     usual = dict(rule='paper', batch=8, lr=3e-4, width=64, depth=3, variants=None, precision=None)
@@ -57,7 +57,7 @@ def _generated(options, dataset):
     if not len(samples): raise ValueError(f'{options.generated}: no image is of the first {options.variants} variants')
     return samples
 
-# %% ../../nbs/dlcr/guide.ipynb #a4308c67
+# %% ../../nbs/dlcr/guide.ipynb #f6c09040
 def _say(figures):
     "A line an epoch"
     print(f"epoch {figures['epoch']+1}: loss {figures['loss']:.3f} (1.386 cannot tell), "
@@ -77,7 +77,7 @@ def _run(options):
     train_discriminator(dataset.train, samples, models.inpainter, out, progress=_say, seen=Rate(), **own)
     print(f'{out/FILE}: guide with --model discriminator={out}')
 
-# %% ../../nbs/dlcr/guide.ipynb #a4e6082c
+# %% ../../nbs/dlcr/guide.ipynb #775fd995
 COMMANDS = dict(guide=Command('train a discriminator that guides an inpainter', _options, _run,
 """ccreid guide --data prcc --root ~/data/prcc --generated runs/prcc-KIND --model inpainter=NAME
   ccreid generate KIND --data prcc --root ~/data/prcc --model inpainter=NAME --model discriminator=runs/prcc-guide-0""",

@@ -7,7 +7,7 @@ Docs: https://ccreid.github.io/ccreid/dlcr/guiding.html.md"""
 # %% auto #0
 __all__ = ['GUIDANCE', 'DiscriminatorGuidance', 'guiding', 'GuidedInpainter', 'guided', 'load_discriminator', 'inpainter_of']
 
-# %% ../../nbs/dlcr/guiding.ipynb #9987fae1
+# %% ../../nbs/dlcr/guiding.ipynb #41eba4df
 from contextlib import contextmanager
 from fastcore.basics import GetAttr,patch
 import torch
@@ -20,7 +20,7 @@ from ..registry import Part
 from ..training.frozen import weights_sum
 from ..values import number
 
-# %% ../../nbs/dlcr/guiding.ipynb #4427d75e
+# %% ../../nbs/dlcr/guiding.ipynb #996f2e39
 class DiscriminatorGuidance:
     "A discriminator's part in the estimates of a diffusion model; `ValueError` for a weight below 0"
     @checked
@@ -40,7 +40,7 @@ class DiscriminatorGuidance:
         return dict(discriminator=weights_sum(self.net), rule=self.net.config['rule'], weight=float(self.weight),
                     above=self.above)
 
-# %% ../../nbs/dlcr/guiding.ipynb #813d421d
+# %% ../../nbs/dlcr/guiding.ipynb #8c59cab8
 def _once(x):
     "Half of a batch that holds the same twice, else all of it; and how often it is needed"
     n = len(x)//2
@@ -61,7 +61,7 @@ def correction(self:DiscriminatorGuidance,
     noise = guided_noise(torch.zeros_like(h), h, abar, self.weight)
     return torch.cat([prediction_factor(scheduler.config.prediction_type, abar)*noise]*times)
 
-# %% ../../nbs/dlcr/guiding.ipynb #beb1fd9f
+# %% ../../nbs/dlcr/guiding.ipynb #79b28d84
 def _misfit(net, pipe):
     "Why a discriminator cannot guide a pipeline, '' for nothing"
     own,abar = net.config,pipe.scheduler.alphas_cumprod
@@ -85,7 +85,7 @@ def check(self:DiscriminatorGuidance,
     prediction_factor(pipe.scheduler.config.prediction_type, torch.tensor(.5))
     return pipe
 
-# %% ../../nbs/dlcr/guiding.ipynb #8feacd8d
+# %% ../../nbs/dlcr/guiding.ipynb #b6184d05
 @contextmanager
 def guiding(
     pipe, # Pipeline of diffusers with a UNet
@@ -104,7 +104,7 @@ def guiding(
     finally:
         if handle: handle.remove()
 
-# %% ../../nbs/dlcr/guiding.ipynb #66ac2345
+# %% ../../nbs/dlcr/guiding.ipynb #35c48459
 class GuidedInpainter(GetAttr):
     "A `ClothesInpainter` guided by a discriminator; `ValueError` where they do not fit"
     _default = 'inpaint'
@@ -133,7 +133,7 @@ def guided(
     guidance.check(inpaint)
     return GuidedInpainter(inpaint, guidance) if guidance.weight else inpaint
 
-# %% ../../nbs/dlcr/guiding.ipynb #b0b49e27
+# %% ../../nbs/dlcr/guiding.ipynb #acec3ca3
 @patch(cls_method=True)
 def from_pretrained(cls:DiscriminatorGuidance,
     name, # Of its file, or of the folder that `ccreid guide` wrote
@@ -151,7 +151,7 @@ def load_discriminator(networks): # `Networks`
 
 GUIDANCE = dict(discriminator=Part('', load_discriminator, None, 'guides the inpainter: a file of `ccreid guide`'))
 
-# %% ../../nbs/dlcr/guiding.ipynb #95a59cc2
+# %% ../../nbs/dlcr/guiding.ipynb #41cbfc4b
 def inpainter_of(
     models, # `Networks` or `StandIns`
 ): # `ClothesInpainter`, or one that is guided
