@@ -48,8 +48,8 @@ def dense(features, k1=30, k2=6, eps=.5, min_samples=4):
     return DBSCAN(eps=eps, min_samples=min_samples, metric='precomputed').fit_predict(np.maximum(J, 0))
 
 def ours(features, k1=30, k2=6, eps=.5, min_samples=4):
-    from ccreid.evaluation.neighbours import jaccard_distance, cluster
-    return cluster(jaccard_distance(features, k1, k2), eps, min_samples).numpy()
+    from ccreid.evaluation.neighbours import cluster
+    return cluster(features, eps, min_samples, k1=k1, k2=k2).numpy()
 
 def one_knn(features):
     from ccreid.evaluation.reciprocal import nearest

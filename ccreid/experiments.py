@@ -18,6 +18,8 @@ from pathlib import Path
 from fastcore.basics import patch
 from .data.mannequins import benchmark
 from .data.samplers import PKSampler
+from .data.strips import file_of
+from .evaluations import evaluations_of
 from .files import hold, read_json, shown, to_json, write_whole
 from .recipes import Recipe, readers_of
 from .registry import CHAINS, SEEDS, All, Row, resolve, rows_of
@@ -82,13 +84,19 @@ def made(self:Sets, kind:str): # Of images
 def read(self:Sets, kind:str): # Of images
     "The data set with the images of a folder; `ValueError` where none is named"
     from ccreid.generation.jobs import add_samples, read_generated
-    images = _known(kind)
-    job = images.folder or kind
-    folder = self.folders.get(kind, self.folders.get(job))
+    job,folder = _known(kind).folder or kind,self.folder_of(kind)
     if folder is None: raise ValueError(
         f'A row wants {job} images: make them with `ccreid generate {job}`, and name their folder: '
         f'--generated {job}=FOLDER')
+    if _known(kind).split!='train': raise ValueError(f'{kind} are images of the test: nothing is trained on them')
     return _alone(kind, add_samples(self[''], read_generated(folder, self[''])))
+
+@patch
+def folder_of(self:Sets, kind:str): # Of images
+    "Folder of the images of a kind: of a benchmark's, which are made; else the one that is named, None without"
+    if self.folders is not None: return self.folders.get(kind, self.folders.get(_known(kind).folder or kind))
+    self[kind]
+    return self.root/f'{self.name}-{kind}'
 
 # %% ../nbs/experiments.ipynb #7e4de6f0
 def _start_of(file): return file.with_name(f'{file.stem}-start.safetensors')
@@ -128,7 +136,7 @@ def run_row(
     device=None, # CUDA if there is one, unless given
     by_epoch:bool=False, # Evaluate after every epoch too
     tests:dict|None=None, # Other data sets to evaluate on too, by name
-    **kwargs, # Of `run`
+    **kwargs, # Of `run`, such as `evaluations`
 )->dict: # As of `run`; with a pretraining its images seen and seconds; `by_epoch`, its figures in per cent
     "One run of a row: pretraining if there is one, training, evaluation"
     curve = [RetrievalEval(sets[''], every=1)] if by_epoch else []
@@ -151,29 +159,37 @@ class _Benchmarks:
     def rows(self, rows): return rows
     def done(self, row, seed): pass
     def run(self, row, seed, device):
-        "One run"
-        tests = dict(tests={name: self.of(name)[''] for name in row.tests}) if row.tests else {}
-        return run_row(row.recipe, self.of(row.data), seed, device, row.by_epoch, **tests)
+        "One run, with all evaluations of its network"
+        sets,row = self.of(row.data),row.owner
+        more = dict(tests={name: self.of(name)[''] for name in row.tests}) if row.tests else {}
+        if found := evaluations_of(self.results.rows, row, sets[''], sets.folder_of): more['evaluations'] = found
+        return run_row(row.recipe, sets, seed, device, row.by_epoch, **more)
 
 # %% ../nbs/experiments.ipynb #a7a7c75f
 def data_hash(
     dataset, # `ReIDDataset`
     generated=(), # The same with generated images
+    folders=(), # Of images that networks are only evaluated with
 )->str: # Ten hexadecimal digits: other images, labels or generated files have others
     "What a data set of one's own is trained and tested on"
     test = compared_table(dataset)
     labels = [f'{os.path.relpath(p, dataset.root)} {i} {c} {s}' for p,i,c,s in
               zip(test.path, test.identity, test.clothes, test.split)]
     files = [p for d in generated for p in d.train.path[d.train.generated_by!='']]
-    made = [(os.path.basename(p), os.path.getsize(p)) for p in files]
+    files += [p for folder in folders for p in sorted(Path(folder).expanduser().rglob('*.png'))]
+    made = [(os.path.basename(p), os.path.getsize(file_of(p))) for p in files]
     return hashlib.sha256(to_json([train_hash(dataset), labels, made]).encode()).hexdigest()[:10]
 
 # %% ../nbs/experiments.ipynb #338fc812
 def _kinds_of(row):
     "Kinds of images that a row is trained on, by the name of the folder they are in"
-    kinds,images = {row.changes.get(k) for k in ('generated','pretrain')}-{None,'','real'},All('images')
+    images,ways = All('images'),All('evaluations')
+    kinds = {row.changes.get(k) for k in ('generated','pretrain')}
+    if row.evaluation in ways: kinds.add(ways[row.evaluation].images)
+    kinds -= {None,'','real'}
     return {images[k].folder or k if k in images else k for k in kinds}
 
+# %% ../nbs/experiments.ipynb #7e131970
 def _left_out(rows, folders, log):
     "Rows that can be run with the images that are there; `ValueError` for folders of no kind, or a kind without one"
     images = All('images')
@@ -190,19 +206,28 @@ def _left_out(rows, folders, log):
         + ' '.join(f'--generated {k}=FOLDER' for k in lacking) + '\nor choose rows without: --rows')
     return rows
 
+# %% ../nbs/experiments.ipynb #4c65dea9
+def _by_role(sets, folders):
+    "Data sets with the images that are trained on, and folders of the others"
+    images = All('images')
+    trained = [kind for kind in sorted(folders) if images[kind].split=='train']
+    return [sets[kind] for kind in trained], [folders[kind] for kind in sorted(folders) if kind not in trained]
+
 # %% ../nbs/experiments.ipynb #b578bf89
 class _OwnData:
     "One data set for all rows; a run that was killed goes on from its checkpoint"
     def __init__(self, dataset, name, root, results, folders, **kwargs):
         self.sets,self.name,self.results,self.kwargs = Sets(dataset, root, name, folders),name,results,kwargs
-        results.on(name, data_hash(dataset, [self.sets[kind] for kind in sorted(folders)]))
+        results.on(name, data_hash(dataset, *_by_role(self.sets, folders)))
     def rows(self, rows):
         "The same rows on this data set"
-        return [replace(row, data=self.name, tests=()) for row in rows]
+        return [row.on(self.name) for row in rows]
     def run(self, row, seed, device):
-        "One run"
-        file = self.results.checkpoint_of(row, seed)
-        return run_row(row.recipe, self.sets, seed, device, row.by_epoch, checkpoint=file, **self.kwargs)
+        "One run, with the evaluations of its network whose images are there"
+        file,row = self.results.checkpoint_of(row, seed),row.owner
+        found = evaluations_of(self.results.rows, row, self.sets[''], self.sets.folder_of)
+        more = dict(evaluations=found) if found else {}
+        return run_row(row.recipe, self.sets, seed, device, row.by_epoch, checkpoint=file, **more, **self.kwargs)
     def done(self, row, seed):
         "What the record makes superfluous goes"
         file = self.results.checkpoint_of(row, seed)
@@ -212,7 +237,8 @@ class _OwnData:
 
 # %% ../nbs/experiments.ipynb #8ef8df32
 def _told(record):
-    return ', '.join(f"{k} R1 {per_cent(p['R1'])}" for k,p in record['protocols'].items())
+    others = {k for about in record.get('evaluated', {}).values() for k in about['protocols'].values()}
+    return ', '.join(f"{k} R1 {per_cent(p['R1'])}" for k,p in record['protocols'].items() if k not in others)
 
 def _unfinished(results, runs, minutes, over, log):
     "Say what was not started, and what others are doing"
@@ -237,6 +263,8 @@ def _work_off(runs, place, minutes, device, log):
             record = place.run(row, seed, device)
             results.add(row, record)
             place.done(row, seed)
+            if results.missing([claimed]): raise ValueError(f'{row.name}, seed {seed}: the record that is there has '
+                                                            'other figures than the same training now')
         log(f"{n-len(results.missing(runs))}/{n} {row.name}, seed {seed}: {_told(record)} ({record['seconds']:.0f} s)")
     return False
 

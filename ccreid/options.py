@@ -91,10 +91,10 @@ def leave_out(
     _said.add(text)
 
 # %% ../nbs/options.ipynb #02cfc895
-_words = dict(options='option', images='kind of images', parts='part', commands='command')
+_words = dict(options='option', images='kind of images', parts='part', commands='command', evaluations='evaluation')
 
 def of_chains(
-    kind:str, # `options`, `images`, `parts` or `commands`
+    kind:str, # `options`, `images`, `parts`, `evaluations` or `commands`
     wanted:type, # Class of each
     taken=(), # Names that are none of theirs to give
 )->dict: # By name

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields, replace, asdict
 import torch
 from fastcore.basics import patch
 from .data.batches import reid_dataloaders
-from .data.mannequins.benchmarks import BENCHMARKS
+from .data.mannequins.benchmarks import BENCHMARKS, is_benchmark
 from .data.transforms import FILTERS, Preprocessing
 from .models import vits
 from .registry import METHOD, All, chains
@@ -140,6 +140,11 @@ MINI_EPOCHS = 16 # Length of a run on the mannequins
 # What each data set changes in the paper's recipe
 SETTINGS = {'prcc': {}, 'ltcc': {}} | {name: _mini for name in BENCHMARKS}
 
+def _settings_of(data):
+    "What a data set, or a chain's benchmark, changes"
+    if data in SETTINGS or not is_benchmark(data): return dict(SETTINGS.get(data, {}))
+    return _mini | All('benchmarks')[data].settings
+
 # %% ../nbs/recipes.ipynb #bad185eb
 def miniature(
     recipe:Recipe, # Settings in epochs of the paper
@@ -224,10 +229,11 @@ def recipe(
     options = {k: changes.pop(k) for k in list(changes) if k not in RULES}
     options = {k: v for k,v in options.items() if v is not None}
     _are_read(method, options)
-    base,mini = replace(_paper, data=data, method=method, **_published(data, first)),data in BENCHMARKS
+    base,mini = replace(_paper, data=data, method=method, **_published(data, first)),is_benchmark(data)
     if mini: base = replace(base, identities=_paper.identities, pad=round(base.pad*_mini['size'][0]/base.size[0]))
-    base = replace(base, **SETTINGS.get(data, {}), pretrain_epochs=_pretrain_epochs(changes.get('pretrain'), first))
-    epochs = changes.pop('epochs', MINI_EPOCHS if mini else base.epochs)
+    own = _settings_of(data)
+    epochs = changes.pop('epochs', own.pop('epochs', MINI_EPOCHS) if mini else base.epochs)
+    base = replace(base, **own, pretrain_epochs=_pretrain_epochs(changes.get('pretrain'), first))
     return replace(miniature(base, epochs), options=options, **changes)
 
 # %% ../nbs/recipes.ipynb #092189c7

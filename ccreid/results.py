@@ -10,13 +10,12 @@ __all__ = ['Results', 'ChainResults']
 # %% ../nbs/results.ipynb #e52c9129
 import os,time,warnings
 from contextlib import ExitStack,contextmanager
-from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from fastcore.basics import patch
 from .registry import Row,rows_of
 from .data.mannequins import world_hash
-from .files import Unfit,clear_making,hold,read_json,reading,shown,to_json,write_whole
+from .files import Unfit,clear_making,hold,plain,read_json,reading,shown,to_json,write_whole
 from .results_records import _full,_hash,_run_of,_slim,pack,unpack
 
 # %% ../nbs/results.ipynb #1c070649
@@ -62,21 +61,40 @@ def now(self:Results, row:Row)->tuple: # One of the chain's
     if (k := repr(row)) not in self._hashes: self._hashes[k] = row.recipe.hash
     return self._hashes[k],'+'.join(map(self.world_of, (row.data, *row.tests)))
 
+# %% ../nbs/results.ipynb #2b6d0df0
+def _seen(r, row):
+    "A record as that of a row; None where it holds no such evaluation"
+    found = r.get('evaluated', {})
+    theirs = {k for about in found.values() for k in about['protocols'].values()}
+    if row.trained is None:
+        return dict(r, protocols={k: p for k,p in r['protocols'].items() if k not in theirs}) if theirs else r
+    about = found.get(row.name)
+    if about is None or (about['evaluation'],about['given'])!=(row.evaluation,plain(row.given)): return None
+    return dict(r, row=row.name, protocols={k: r['protocols'][at] for k,at in about['protocols'].items()})
+
 # %% ../nbs/results.ipynb #498a4170
+def _missing(records, runs, now):
+    "Runs, pairs of `Row` and seed, that no record holds; `now` gives the hashes of a row"
+    done = {}
+    for r in records: done.setdefault(_run_of(r), []).append(r)
+    def holds(row, seed): return any(_seen(r, row) for r in done.get((row.owner.name, seed, *now(row)), ()))
+    return [(row,seed) for row,seed in runs if not holds(row, seed)]
+
 @patch
 def of(self:Results,
     row:Row, # One of the chain's
     fresh:bool=True, # The fresh records, or the stale ones?
 )->list: # Sorted by seed; of two of one run only the first
     "Records of a row"
-    found = [r for r in self.records if r['row']==row.name and ((r['recipe_hash'],r['world'])==self.now(row))==fresh]
-    return sorted({_run_of(r): r for r in found[::-1]}.values(), key=lambda r: r['seed'])
+    found = [r for r in self.records if r['row']==row.owner.name]
+    found = [r for r in found if ((r['recipe_hash'],r['world'])==self.now(row))==fresh]
+    found = [seen for r in found[::-1] if (seen := _seen(r, row))]
+    return sorted({_run_of(r): r for r in found}.values(), key=lambda r: r['seed'])
 
 @patch
 def missing(self:Results, runs)->list: # Of pairs of `Row` and seed
     "Runs that have no fresh record"
-    done = {_run_of(r) for r in self.records}
-    return [(row,seed) for row,seed in runs if (row.name,seed,*self.now(row)) not in done]
+    return _missing(self.records, runs, self.now)
 
 # %% ../nbs/results.ipynb #6a12ff67
 @patch
@@ -99,6 +117,29 @@ def _write(self:Results, stored, identities):
     write_whole(self.path, to_json(top)[:-1] + ', "records": [\n' + ',\n'.join(map(to_json, stored)) + '\n]}\n')
     self.read()
 
+# %% ../nbs/results.ipynb #0e676d97
+def _agree(a, b):
+    "Have two records of one run the same figures, where both have some?"
+    return all(a['protocols'][k]==b['protocols'][k] for k in a['protocols'].keys() & b['protocols'].keys()) and (
+        a['protocols'].keys()==b['protocols'].keys() or bool(a.get('evaluated') or b.get('evaluated')))
+
+def _joined(old, new):
+    "A record with the evaluations that another record of the same run has beside its own"
+    return dict(old, protocols=new['protocols'] | old['protocols'],
+                evaluated=new['evaluated'] | old.get('evaluated', {}))
+
+# %% ../nbs/results.ipynb #c0cf7267
+@patch
+def _with(self:Results, new, slim):
+    "What is stored with a record in it, or joined to that of the same run; None where nothing is to be added"
+    there = [k for k,r in enumerate(self.records) if _run_of(r)==_run_of(new)]
+    if not there: return self._stored+[slim]
+    if not all(_agree(self.records[k], new) for k in there): return warnings.warn(
+        f"{shown(self.path)} has other figures of {new['row']}, seed {new['seed']}: these stay. "
+        "To do the run anew, `remove` them first", stacklevel=3)
+    more = [k for k in there if new.get('evaluated', {}).keys()-self.records[k].get('evaluated', {}).keys()]
+    return more and [_joined(s, slim) if k in more else s for k,s in enumerate(self._stored)]
+
 # %% ../nbs/results.ipynb #3ac9a7c3
 @patch
 def add(self:Results,
@@ -112,12 +153,9 @@ def add(self:Results,
         except (AttributeError,KeyError,TypeError,ValueError) as e:
             which = f"Row {record.get('row')!r}, seed {record.get('seed')!r}"
             raise ValueError(shown(f'{which} is not kept: {e}')) from None
-        there = [r for r in self.records if _run_of(r)==_run_of(new)]
-        if any(r['protocols']!=new['protocols'] for r in there):
-            warnings.warn(f"{shown(self.path)} has other figures of {new['row']}, seed {new['seed']}: these stay. "
-                "To do the run anew, `remove` them first")
-        if not there: self._write(self._stored+[slim], identities)
-    return not there
+        stored = self._with(new, slim)
+        if stored: self._write(stored, identities)
+    return bool(stored)
 
 # %% ../nbs/results.ipynb #b130cb1d
 @patch
@@ -133,7 +171,7 @@ def remove(self:Results,
 # %% ../nbs/results.ipynb #5d2aec4d
 @patch
 def _claim_file(self:Results, row, seed):
-    return self._beside('claims')/f'{_hash([row.name, seed, *self.now(row)])[:16]}.lock'
+    return self._beside('claims')/f'{_hash([row.owner.name, seed, *self.now(row)])[:16]}.lock'
 
 @patch
 def _free(self:Results, path, lock):
@@ -233,15 +271,14 @@ def of(self:ChainResults,
 )->list: # Sorted by seed
     "Records of a row"
     found = {}
-    for part in dict.fromkeys((row.part, 'core')):
+    for part in dict.fromkeys((row.owner.part, 'core')):
         for r in self.parts[part].of(row, fresh): found.setdefault(_run_of(r), r)
     return sorted(found.values(), key=lambda r: r['seed'])
 
 @patch
 def missing(self:ChainResults, runs)->list: # Of pairs of `Row` and seed
     "Runs that have no fresh record"
-    done = {_run_of(r) for r in self.records}
-    return [(row,seed) for row,seed in runs if (row.name,seed,*self.parts[row.part].now(row)) not in done]
+    return _missing(self.records, runs, self.parts['core'].now)
 
 # %% ../nbs/results.ipynb #da741c2b
 @patch
@@ -250,8 +287,8 @@ def add(self:ChainResults,
     record:dict, # Of `run`
 )->bool: # Whether it was kept
     "Keep the record of a run in the file of its part"
-    part = self.parts[row.part]
-    return part.add(dict(row=row.name, world=part.now(row)[1]) | record)
+    part = self.parts[row.owner.part]
+    return part.add(dict(row=row.owner.name, world=part.now(row)[1]) | record)
 
 @patch
 def remove(self:ChainResults,
@@ -270,7 +307,7 @@ def on(self:ChainResults,
     "The rows on a data set of one's own, in place of their benchmarks"
     latest = [r['world'] for r in self.records if r.get('data')==data]
     self.set_world(data, world or (latest[-1] if latest else ''))
-    self.rows = [replace(row, data=data, tests=()) for row in self.rows]
+    self.rows = [row.on(data) for row in self.rows]
     return self
 
 # %% ../nbs/results.ipynb #8197b8d0
@@ -282,7 +319,7 @@ def claim(self:ChainResults,
     "Hold the first run that nobody has done and nobody is doing, as long as the block lasts"
     self.read()
     with ExitStack() as held:
-        for part,group in groupby(self.missing(runs), lambda run: run[0].part):
+        for part,group in groupby(self.missing(runs), lambda run: run[0].owner.part):
             if run := held.enter_context(self.parts[part].claim(list(group))): break
         else: run = None
         yield run
@@ -291,11 +328,11 @@ def claim(self:ChainResults,
 @patch
 def claimed(self:ChainResults, runs)->list: # Of pairs of `Row` and seed
     "Runs that a living process has claimed"
-    wanted = {name: [o for o in runs if o[0].part==name] for name in self.parts}
+    wanted = {name: [o for o in runs if o[0].owner.part==name] for name in self.parts}
     return [o for name,some in wanted.items() if some for o in self.parts[name].claimed(some)]
 
 @patch
 def checkpoint_of(self:ChainResults, row:Row, seed:int)->Path: # One of the chain's, a seed
     "File for the checkpoint of a long run"
-    name = _hash([row.name, seed, *self.parts[row.part].now(row)])[:16]
+    name = _hash([row.owner.name, seed, *self.parts[row.owner.part].now(row)])[:16]
     return self.path.with_name(f'{self.path.stem}-runs')/f'{name}.pth'

@@ -97,7 +97,7 @@ def test_a_paper_of_another_package_stands_in_the_help(session):
     code,out,err = said['train_help']
     assert code==0 and err==LEFT_OUT                                            # once in a process
     assert all(not said[k][2].startswith('ccreid: The') for k in LINES if k!='train_help')
-    assert ', toy; each also with +hsal' in words(out)
+    assert ', toy; each also with +' in words(out) and '+hsal' in words(out)
     assert 'strength=VALUE weight of the pull between outfits (of toy): a number, at least 0; 1.0 if not given' in words(out)
     out = words(said['generate_help'][1])
     assert '--colours COLOURS toy-images: images made of each training image (2)' in out and 'toy-images training images in other colours' in out
@@ -119,7 +119,7 @@ def test_its_images_are_made_and_trained_on(session):
     folder,said = session
     assert said['make'][0]==0 and 'toy-images: 108 images made' in said['make'][1], said['make']
     code,_,err = said['wrong']
-    assert code==2 and 'variants is an option of chpsg; toy-images has colours' in err
+    assert code==2 and 'variants is an option of ' in err and 'chpsg; toy-images has colours' in err
     assert said['images'][0]==0 and '108 generated images (TOY-IMAGES)' in said['images'][1], said['images'][2]
     run, = (folder/'runs').glob('prcc-toy-toy-images-0-*')
     assert json.loads((run/'metrics.json').read_text())['recipe']['generated']=='toy-images'

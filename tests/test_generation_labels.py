@@ -19,7 +19,7 @@ from ccreid.generation.jobs import PARTS, Networks, StandIns
 from ccreid.generation.label_sets import ATR, LABELS, PASCAL, label_set, to_lip
 from ccreid.generation.parsing import SegformerParser, clothes_mask, tiny_parser
 from ccreid.generation.scripted_parser import SIZES, ScriptedParser, fit_square, is_script, load_any_parser, load_script
-from ccreid.generation.segmenters import load_segmenter
+from ccreid.generation.segmenters import load_network
 from ccreid.weights import WeightsNotFound
 
 transformers.utils.logging.disable_progress_bar()
@@ -121,7 +121,7 @@ def test_what_fits_comes_back_bit_by_bit(tmp_path):
     folder = saved(tmp_path/'x', model)
     state = load_file(folder/'model.safetensors')
     save_file({**state, 'a.position_ids': torch.arange(3)}, folder/'model.safetensors', metadata=dict(format='pt'))
-    got,_ = load_segmenter(folder, semantic)
+    got,_ = load_network(folder, semantic)
     assert all(torch.equal(v, got.state_dict()[k]) for k,v in model.state_dict().items())
 
 @pytest.mark.parametrize('change,says', [(lambda s: s.pop('decode_head.classifier.bias'), '1 weights are missing, 0 unknown and 0 of'), (lambda s: s.update(extra=torch.ones(1)), '0 weights are missing, 1 unknown'),
@@ -130,7 +130,7 @@ def test_one_weight_that_does_not_fit(tmp_path, change, says):
     folder = saved(tmp_path/'x', segformer(4))
     state = load_file(folder/'model.safetensors'); change(state)
     save_file(state, folder/'model.safetensors', metadata=dict(format='pt'))
-    for load in lambda: load_segmenter(folder, semantic), lambda: Foreground.from_pretrained(folder, device='cpu'): assert says in one_line(load)
+    for load in lambda: load_network(folder, semantic), lambda: Foreground.from_pretrained(folder, device='cpu'): assert says in one_line(load)
 
 @pytest.mark.parametrize('load', [SegformerParser.from_pretrained, Foreground.from_pretrained])
 def test_folders_that_hold_something_else(tmp_path, load):
@@ -310,7 +310,7 @@ def test_bad_thresholds():
 
 def test_parts_are_words_and_networks(tmp_path, script, monkeypatch):
     folder,path = saved(tmp_path/'x', segformer(20)),script(20)
-    assert Networks('cpu').labels=='auto' and Networks('cpu').ground is None and list(PARTS)==['parser','inpainter','labels']
+    assert Networks('cpu').labels=='auto' and Networks('cpu').ground is None and list(PARTS)==['parser','inpainter','describer','summarizer','labels']
     assert Networks('cpu', parser=str(folder), labels='lip').parser.lip.tolist()==list(range(20))
     assert 'without names' in one_line(lambda: Networks('cpu', parser=str(folder)).parser)
     monkeypatch.setitem(SIZES, 'lip', 64)

@@ -86,7 +86,7 @@ def test_the_folder_is_named_by_set_and_kind_and_benchmarks_are_known(ccreid, ro
 
 @pytest.mark.parametrize('words, says', [
     (['chpsg','--shard','2/2'], 'from 0 to n-1'), (['chpsg','--shard','1/0'], "--shard: expected i/n with i from 0 to n-1, got '1/0'"), (['chpsg','--shard','half'], "'half'"), (['shsg','--shard','-1/2'], None),
-    (['gan'], 'chpsg, shsg'), (['chpsg','--people','3'], 'option of shsg'), (['shsg','--variants','3'], 'option of chpsg'), (['chpsg','--model','inpainter'], 'NAME=VALUE'),
+    (['gan'], 'chpsg, shsg'), (['chpsg','--people','3'], 'option of shsg'), (['shsg','--variants','3'], 'chpsg; shsg has people'), (['chpsg','--model','inpainter'], 'NAME=VALUE'),
     (['chpsg','--model','painter=x'], "'painter'"), (['chpsg','--variants','0'], 'variants'), (['chpsg','--limit','-1'], 'limit'), (['chpsg','--batch','0'], 'batch'), (['shsg','--garments','0'], 'at least 1')])
 def test_what_makes_no_sense_is_one_line(ccreid, root, tmp_path, words, says):
     result = ccreid('generate', *words, '--data','prcc', '--root',root, '--device','cpu', '--out',tmp_path/'o')
@@ -114,6 +114,22 @@ def test_choices_are_made_once(ccreid, root, whole, tmp_path, monkeypatch):
     for text,says in {'{"job":':'is damaged', '[]':'is no record of what was chosen: it holds list', '{"job": {}}':'is damaged'}.items():
         (tmp_path/'s'/'choices.json').write_text(text)
         assert says in one_line(make(ccreid, 'shsg', root, tmp_path/'s'))
+
+def test_limits_of_the_selection(ccreid, root, whole, tmp_path, capsys):
+    "Settings of the pose test reach it, are on record, and may not change within a folder"
+    def begin(name, *args): return ccreid('generate', 'shsg', '--data', 'prcc', '--root', str(root), '--out', str(tmp_path/name), *ARGS['shsg'], *args)
+    code, out, err = begin('all')
+    assert code==0, err
+    job = json.loads((tmp_path/'all'/'choices.json').read_text())['job']
+    assert not {'seen','quality'} & job.keys() # as usual: as before there were settings
+    assert 'no image was accepted' in one_line(begin('none', '--seen', '1', '--rule', 'paper'))
+    code, out, err = begin('other', '--level', '0.2', '--quality', 'released-prcc')
+    assert code==0, err
+    job = json.loads((tmp_path/'other'/'choices.json').read_text())['job']
+    assert (job['level'], job['quality'])==(.2, 'released-prcc')
+    assert 'level 0.2, not None' in one_line(begin('other', '--quality', 'released-prcc'))
+    assert 'level None, not 0.2' in one_line(begin('all', '--level', '0.2'))
+    assert 'at most 1' in one_line(begin('x', '--seen', '1.5'))
 
 def test_killed_between_two_garments(ccreid, root, whole, tmp_path, monkeypatch):
     one, taken = MannequinTryOff.one, []

@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from ccreid.data.mannequins import (BENCHMARKS, COLOURS, DECLARED, DOMAINS, HAIR, KEYPOINTS, KINDS, LIP, PATTERNS, VIEWS, Garment, Imperfections,
-    MannequinWorld, benchmark, describe, find_scene, parse_caption, redress, truth, wear, world_hash)
+    MannequinWorld, PRETRAINING, benchmark, describe, find_scene, parse_caption, redress, truth, wear, world_hash)
 from ccreid.data.mannequins.body import SKIN, Identity
 from ccreid.data.mannequins.garments import SLOTS, dress
 
@@ -202,3 +202,27 @@ def test_a_shared_wardrobe():
     w = MannequinWorld(30, outfits=2, shared=6, seed=1)
     assert len({w.outfit(i,k) for i in range(30) for k in range(2)})<=6
     assert all(w.outfit(i,0)!=w.outfit(i,1) for i in range(30))
+
+# ---- what benchmarks are drawn in does not follow the list of places
+
+FROZEN = {'mannequins': 'b4fd4be971b0159e', 'mannequins-ltcc': '6d588cecaea2a7a3', 'mannequins-ir': 'dc7ea76804315e85', 'mannequins-dg': '47b646c03d336fbc'}
+
+@pytest.mark.parametrize('name', FROZEN)
+def test_the_hashes_of_the_frozen_worlds(name):
+    assert set(FROZEN)<=set(BENCHMARKS) and world_hash(name)==FROZEN[name]
+
+def test_no_place_is_ever_added_to_the_benchmark_of_domains():
+    from ccreid.data.mannequins.benchmarks import benchmark_worlds
+    from ccreid.data.mannequins.layout_pictures import small_worlds
+    four = ['plaza','campus','station','market']
+    assert list(BENCHMARKS['mannequins-dg']['domains'])==list(benchmark_worlds('mannequins-dg'))==list(small_worlds('mannequins-dg'))==four
+    assert list(DOMAINS[:4])==four and len(DOMAINS)>4
+
+def test_no_benchmark_is_drawn_where_networks_are_pretrained():
+    from ccreid.data.mannequins.benchmarks import benchmark_worlds
+    from ccreid.data.mannequins.cameras import _TINT
+    from ccreid.data.mannequins.scenes import PLACES
+    assert tuple(PLACES)==DOMAINS and set(_TINT)==set(DOMAINS) and DOMAINS[4:]==tuple(PRETRAINING)
+    drawn = {w.domain for name in BENCHMARKS for w in benchmark_worlds(name).values()}
+    assert drawn=={'plaza','campus','station','market'} and not drawn & set(PRETRAINING)
+    for d in PRETRAINING: assert MannequinWorld(2, domain=d).render(1).image.size==(64,128)

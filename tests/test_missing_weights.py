@@ -9,9 +9,12 @@ import torch
 
 from ccreid import weights
 from ccreid.generation.inpainting import ClothesInpainter, tiny_inpainter, tiny_pipeline
+from ccreid.generation.describers import Describer
 from ccreid.generation.parsing import SegformerParser, tiny_parser
 from ccreid.generation.idm_vton import IDMVTON
 from ccreid.generation.keypoints import MediaPipeKeypoints
+from ccreid.generation.summarizers import Summarizer
+from ccreid.generation.tiny_talkers import tiny_instructblip, tiny_language, tiny_llava, tiny_qwen
 from ccreid.generation.try_off import DiffusionTryOff
 from ccreid.weights import WeightsNotFound, locate, need
 
@@ -29,8 +32,8 @@ def home(tmp_path, monkeypatch):
 
 LOADERS = dict(parser=lambda home, **kw: SegformerParser.from_pretrained(**kw), inpainter=lambda home, **kw: ClothesInpainter.from_pretrained(**kw),
     try_off=lambda home, **kw: DiffusionTryOff.from_pretrained(None, **kw), try_on=lambda home, **kw: IDMVTON.from_pretrained(None, None, None, **kw),
-    keypoints=lambda home, **kw: MediaPipeKeypoints.from_pretrained(**kw))
-NAMED = dict(parser='mattmdjaga/segformer_b2_clothes', inpainter='sd2-community/stable-diffusion-2-inpainting', try_off='ixarchakos/tryOffAnyone', try_on='yisol/IDM-VTON', keypoints='pose_landmarker_heavy')
+    keypoints=lambda home, **kw: MediaPipeKeypoints.from_pretrained(**kw), describer=lambda home, **kw: Describer.from_pretrained(**kw), summarizer=lambda home, **kw: Summarizer.from_pretrained(**kw))
+NAMED = dict(parser='mattmdjaga/segformer_b2_clothes', inpainter='sd2-community/stable-diffusion-2-inpainting', try_off='ixarchakos/tryOffAnyone', try_on='yisol/IDM-VTON', keypoints='pose_landmarker_heavy', describer='llava-hf/llava-1.5-7b-hf', summarizer='meta-llama/Llama-2-7b-chat-hf')
 
 def one_line(error):
     text = str(error.value)
@@ -45,7 +48,7 @@ def test_nothing_on_disk_and_no_network(home, what):
     assert what=='keypoints' or 'HF_HUB_OFFLINE' in text
 
 @pytest.mark.parametrize('what, package, extra', [('parser','transformers','generate'), ('inpainter','diffusers','generate'), ('inpainter','transformers','generate'), ('try_off','diffusers','generate'),
-    ('try_on','diffusers','generate'), ('try_on','transformers','generate'), ('keypoints','mediapipe','pose')])
+    ('try_on','diffusers','generate'), ('try_on','transformers','generate'), ('keypoints','mediapipe','pose'), ('describer','transformers','generate'), ('summarizer','transformers','generate')])
 def test_a_package_is_not_installed(home, monkeypatch, what, package, extra):
     "Said before anything is looked for on the hub (the pose network, a file to be fetched by hand, may come first)"
     monkeypatch.setitem(sys.modules, package, None)
@@ -57,13 +60,13 @@ def test_a_package_is_not_installed(home, monkeypatch, what, package, extra):
     assert package in text.lower() and f'ccreid[{extra}]' in text and 'pip install' in text
 
 def test_tiny_networks_need_the_packages_too(monkeypatch):
-    for package,makers in dict(transformers=(tiny_parser,tiny_pipeline,tiny_inpainter), diffusers=(tiny_pipeline,)).items():
+    for package,makers in dict(transformers=(tiny_parser,tiny_pipeline,tiny_inpainter,tiny_language,tiny_llava,tiny_qwen,tiny_instructblip), diffusers=(tiny_pipeline,)).items():
         with monkeypatch.context() as m:
             m.setitem(sys.modules, package, None)
             for make in makers:
                 with pytest.raises(ImportError, match=rf'^{package} is not installed: pip install "ccreid\[generate\]"$'): make()
 
-@pytest.mark.parametrize('what', ['parser','inpainter','try_off','try_on'])
+@pytest.mark.parametrize('what', ['parser','inpainter','try_off','try_on','describer','summarizer'])
 def test_a_folder_without_the_networks(home, what):
     (home/'empty').mkdir()
     torch.save({}, home/'a.pth')

@@ -156,9 +156,15 @@ def attach(self:FIRe2,
     learn.add_term('far', self.far, LateWeight(self, self.far_weight))
 
 @patch
-def embed(self:FIRe2)->tuple: # Features [N,D] as they are, identities [N]
-    "Features of all training images as a test sees them, without the mirrored view"
-    return embed_training(self.learn, batch_size=self.batch_size), self.dls.train.dataset.labels['identity']
+def clustered(self:FIRe2)->Tensor: # [n] rows
+    "Training images that belong to clusters: all that are not `beside` the others"
+    return torch.from_numpy(~self.dls.train.dataset.beside).nonzero()[:,0]
+
+@patch
+def embed(self:FIRe2)->tuple: # Features [n,D] as they are, identities [n]
+    "Features of the training images that are clustered, as a test sees them, without the mirrored view"
+    rows,identity = self.clustered(),self.dls.train.dataset.labels['identity']
+    return embed_training(self.learn, rows, batch_size=self.batch_size), identity[rows.numpy()]
 
 # %% ../../nbs/baselines/fire.ipynb #3cb949af
 @patch
@@ -167,7 +173,9 @@ def before_epoch(self:FIRe2):
     if self.epoch<self.start_epoch: return
     features,identity = self.embed()
     device,found = self.dls.device,fine_labels(features, identity, self.k1, self.k2, self.eps)
-    self.z,centres,self.owner = (o.to(device) for o in found)
+    z,centres,self.owner = (o.to(device) for o in found)
+    self.z = z.new_full((len(self.dls.train.dataset),), -1)
+    self.z[self.clustered().to(device)] = z
     self.fine.begin(centres)
     self.new_optimiser()
     self.generator = torch.Generator(device).manual_seed(epoch_seed(self.learn.seed, self.epoch))
@@ -202,10 +210,14 @@ def far(self:FIRe2,
     output:dict, # With `map` [B,c,h,w]
     labels:dict, # With `identity` and `cluster` [B]
 )->Tensor: # Scalar
-    "The term `far`"
-    mixed = recompose(output['map'], draw_donors(labels['cluster'], generator=self.generator))
-    return cross_entropy(self.head(self.learn.model.pool(mixed)), labels['identity'], self.smoothing)
+    "The term `far`; images without a cluster neither borrow nor lend, and 0 where fewer than two have one"
+    m,cluster,identity = output['map'],labels['cluster'],labels['identity']
+    if not (known := cluster>=0).all(): m,cluster,identity = m[known],cluster[known],identity[known]
+    if len(m)<2: return m.new_zeros(())
+    mixed = recompose(m, draw_donors(cluster, generator=self.generator))
+    return cross_entropy(self.head(self.learn.model.pool(mixed)), identity, self.smoothing)
 
+# %% ../../nbs/baselines/fire.ipynb #8eededa3
 @patch
 def state_dict(self:FIRe2)->dict: # With `clusters`
     "How many clusters there were in each epoch; the clusters themselves are found again"

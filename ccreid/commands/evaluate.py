@@ -8,12 +8,27 @@ Docs: https://ccreid.github.io/ccreid/commands/evaluate.html.md"""
 __all__ = ['command']
 
 # %% ../../nbs/commands/evaluate.ipynb #bc6fead4
-import contextlib, sys
+import argparse, contextlib, sys
+from functools import partial
 from .shared import add_data, add_device, print_results, read_dataset
 from ..files import to_json
-from ..options import of_rule, place
-from ..registry import Command
+from ..options import help_text, leave_out, of_chains, of_rule, place
+from ..registry import Command, Evaluation
 from ..values import text
+
+# %% ../../nbs/commands/evaluate.ipynb #ed49f9ec
+def _flag(*words): return '--'+'-'.join(words).replace('_', '-')
+def _dest(*words): return ' '.join(('evaluation', *words))
+
+def _add_evaluation(parser, name, way):
+    "The options of another evaluation"
+    group = parser.add_argument_group(f'{name} (an evaluation beside the plain one)')
+    try: group.add_argument(_flag(name), type=place, metavar='FOLDER', dest=_dest(name), help=help_text(way.help))
+    except argparse.ArgumentError as e: return leave_out(f'The evaluation {name}', e)
+    for k,o in way.options.items():
+        about = o.help + ('' if o.default is None else f' ({o.default})')
+        try: group.add_argument(_flag(name, k), type=of_rule(o.rule), dest=_dest(name, k), help=help_text(about))
+        except argparse.ArgumentError as e: leave_out(f'The option {k} of the evaluation {name}', e)
 
 # %% ../../nbs/commands/evaluate.ipynb #42cc38d5
 def _options(parser):
@@ -27,6 +42,7 @@ def _options(parser):
     parser.add_argument('--protocol', type=of_rule(text()), help=
         'one protocol by name, or `all` (those of the test people that search the whole gallery)')
     parser.add_argument('--json', action='store_true', help='print JSON')
+    for name,way in of_chains('evaluations', Evaluation).items(): _add_evaluation(parser, name, way)
 
 # %% ../../nbs/commands/evaluate.ipynb #0c06f806
 def _protocols(options, dataset):
@@ -39,21 +55,45 @@ def _protocols(options, dataset):
     raise ValueError(f'{options.data} has no protocol {options.protocol!r}: choose from {names}')
 
 def _features(options, dataset, protocols):
-    "Rows and their features, from a file or by a model"
+    "Rows and their features, from a file or by a model; and a function that gives those of other images"
+    from ccreid.evaluations import Features, features_in
     from ccreid.experiments import compared_features, read_features
     from ccreid.training.export import load_reid
-    if options.features: return read_features(options.features, dataset, protocols)
-    model = load_reid(options.weights, options.device)
-    return compared_features(model, dataset, protocols, progress=not options.json)
+    if file := options.features: return *read_features(file, dataset, protocols), features_in(file, dataset)
+    model,progress = load_reid(options.weights, options.device),dict(progress=not options.json)
+    table,features = compared_features(model, dataset, protocols, **progress)
+    return table, features, Features(model, table, features, **progress)
 
 # %% ../../nbs/commands/evaluate.ipynb #a9d157ca
+def _asked(options):
+    "Folder and given options of each evaluation that is asked for; `ValueError` for an option without its folder"
+    given,found = {k: v for k,v in vars(options).items() if k.startswith('evaluation ')},{}
+    for name,way in of_chains('evaluations', Evaluation).items():
+        values = {k: given[d] for k in way.options if given.get(d := _dest(name, k)) is not None}
+        if given.get(_dest(name)): found[name] = given[_dest(name)],values
+        elif values: raise ValueError(f'{_flag(name, next(iter(values)))} is for {_flag(name)} FOLDER: give that too')
+    return found
+
+def _others(asked, look, dataset, protocols, say):
+    "Figures of the other evaluations that are asked for"
+    from ccreid.evaluations import evaluate_as
+    results = {}
+    for name,(folder,values) in asked.items():
+        found,_,said = evaluate_as(name, look, dataset, protocols, folder, **values)
+        results |= {f'{k} + {name}': m for k,m in found.items()}
+        say(f'{name}: {said}')
+    return results
+
+# %% ../../nbs/commands/evaluate.ipynb #3e26cd6a
 def _run(options):
     "Evaluate"
     from ccreid.evaluation.metrics import evaluate
+    say,asked = partial(print, file=sys.stderr if options.json else sys.stdout),_asked(options)
     with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout): dataset = read_dataset(options)
     protocols = _protocols(options, dataset)
-    table,features = _features(options, dataset, protocols.values())
+    table,features,look = _features(options, dataset, protocols.values())
     results = {name: evaluate(features, table, p) for name,p in protocols.items()}
+    results |= _others(asked, look, dataset, protocols, say)
     if options.json: print(to_json({name: m.as_dict() for name,m in results.items()}))
     else: print_results(results)
 

@@ -76,6 +76,7 @@ def _values(options):
 # %% ../../nbs/commands/generate.ipynb #7cf48a26
 _COMMON = dict( # Parts of all generators
     parser='clothes and parts of the body', inpainter='clothes painted by a text',
+    describer='clothes of an image in words', summarizer='one description of many; none: the most frequent',
     labels="the parser's classes: auto, lip, atr or pascal")
 
 def _add_parts(parser):
@@ -113,6 +114,7 @@ def _options(parser):
 def _run(options):
     "Generate what is missing"
     from ccreid.generation.jobs import generate, models_for
+    from ccreid.generation.terms import reminder
     if options.kind not in (kinds := _kinds()):
         raise ValueError(f"Unknown kind of images {options.kind!r}: choose from {', '.join(kinds)}")
     values,parts = _values(options),pairs(options.model)
@@ -124,6 +126,7 @@ def _run(options):
     n = samples.attrs['expansion']
     print(f"{options.kind}: {n['made']} images made, {n['found']} were there, {sum(n['skipped'].values())} skipped, "
           f"{n['left']} left to make\n{len(samples)} images in {out}")
+    if said := reminder(samples.dataset.unique()): print(said)
 
 # %% ../../nbs/commands/generate.ipynb #c8abf3e3
 command = Command('generate training images for a data set', _options, _run,

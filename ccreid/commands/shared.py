@@ -68,9 +68,9 @@ def _value(text):
 
 def _takers():
     "Arguments of layouts: whose they are, with what they are there if not given"
-    from ccreid.data.layouts import LAYOUTS
+    from ccreid.data.layouts import all_layouts
     takers = {}
-    for name,layout in LAYOUTS.items():
+    for name,layout in all_layouts().items():
         for o,p in inspect.signature(layout).parameters.items(): takers.setdefault(o, []).append(f'{name}: {p.default}')
     return takers
 
@@ -98,10 +98,10 @@ def read_dataset(
 ): # `ReIDDataset`
     "The data set that a command names; `ValueError` or `DataError` in a line or two where it is not there"
     from ccreid.data.layouts import load_dataset
-    from ccreid.data.mannequins import BENCHMARKS, benchmark
+    from ccreid.data.mannequins.benchmarks import benchmark, is_benchmark
     from ccreid import settings
     root = options.root or settings.get('data')
-    if options.data in BENCHMARKS: return benchmark(options.data, root)
+    if is_benchmark(options.data): return benchmark(options.data, root)
     return load_dataset(options.data, root, **layout_options(options))
 
 # %% ../../nbs/commands/shared.ipynb #78d5239e

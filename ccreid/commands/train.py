@@ -108,7 +108,7 @@ def _with_generated(options, dataset, r):
           f"{about['damaged']} gone or damaged" + '. Trained on them alone'*options.only_generated)
     joined,kind = add_samples(dataset, samples),by.lower()+'-alone'*options.only_generated
     if options.only_generated: joined = only_generated(joined)
-    return joined, r if r.generated else replace(r, generated=kind)
+    return joined, r if 'generated' in pairs(options.set) else replace(r, generated=kind)
 
 # %% ../../nbs/commands/train.ipynb #b1caa43d
 def _dataset(options, r):

@@ -78,9 +78,12 @@ class Folder:
 
 # %% ../../nbs/data/folders.ipynb #5be73524
 @patch
-def path(self:Folder, relative): # `os.path.join` takes five times as long
+def path(self:Folder,
+    relative, # A path below the root; or an absolute one, of an index whose images lie elsewhere
+):
     "The absolute path of a relative one"
-    return f'{self.root}{os.sep*(self.root[-1]!=os.sep)}{relative}'
+    if relative[:1]=='/' or relative[1:2]==':': return relative
+    return f'{self.root}{os.sep*(self.root[-1]!=os.sep)}{relative}' # `os.path.join` takes five times as long
 
 # %% ../../nbs/data/folders.ipynb #ca3a3eaf
 @patch

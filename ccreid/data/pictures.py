@@ -61,6 +61,7 @@ class ReIDImages:
     ):
         self.transform,self.cache,self.clean = transform,cache,clean and Preprocessing(clean)
         self.paths,self.labels,self.views = [],{},{} # views: name → transform of a further view
+        self.beside = np.zeros(0, bool) # rows that no method clusters, such as generated partners of others
         self.append(table)
 
     def __len__(self): return len(self.paths)
@@ -74,6 +75,7 @@ class ReIDImages:
 @patch
 def append(self:ReIDImages,
     table:pd.DataFrame, # More pictures, such as generated ones
+    beside:bool=False,  # Are they beside the others, so that no method clusters them?
 )->int:                 # Position of the first of them
     "Add rows, which samplers may then draw"
     start = len(self.paths)
@@ -82,7 +84,17 @@ def append(self:ReIDImages,
     new |= dict(modality=modality_of(table), generated=(made.fillna('').astype(str)!='').to_numpy(np.int64))
     for k,v in new.items(): self.labels[k] = np.concatenate([self.labels.get(k, np.zeros(0, np.int64)), v])
     self.paths += table.path.tolist()
+    self.beside = np.concatenate([self.beside, np.full(len(table), beside)])
     return start
+
+# %% ../../nbs/data/pictures.ipynb #8d562342
+@patch
+def cut(self:ReIDImages,
+    length:int, # Rows that stay
+):
+    "Take rows that were added away again"
+    self.paths,self.beside = self.paths[:length],self.beside[:length]
+    self.labels = {k: v[:length] for k,v in self.labels.items()}
 
 # %% ../../nbs/data/pictures.ipynb #7d0d17bf
 @patch

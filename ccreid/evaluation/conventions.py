@@ -15,6 +15,7 @@ from dataclasses import replace
 import pandas as pd
 from .cross_modality import DrawnPerCamera, SharedRoom
 from .protocols import STANDARD, SAME_CLOTHES, CLOTHES_CHANGING, Protocol
+from ..registry import All, resolve
 
 # %% ../../nbs/evaluation/conventions.ipynb #dc90493c
 CONVENTIONS = {} # Name of a data set -> function from options to its protocols
@@ -128,13 +129,19 @@ def mannequins_ir():
     return three_settings() + across()
 
 # %% ../../nbs/evaluation/conventions.ipynb #0b898f41
+def _of_a_chain(name):
+    "Function that gives the protocols of a chain's data set, None where no chain has one of that name"
+    brought = All('data')
+    return resolve(brought[name].protocols) if name in brought else None
+
+# %% ../../nbs/evaluation/conventions.ipynb #1ab5eda8
 def conventions(
     name:str,  # Data set, in capitals or not; an unknown one gets the three settings
     **options, # Of its protocols
 )->dict:       # Name of a protocol -> `Protocol`
     "A data set's protocols; raises `ValueError` on an unknown option"
     plain = str(name).lower().removesuffix('-validation')
-    f = CONVENTIONS.get(plain, three_settings)
+    f = CONVENTIONS.get(plain) or _of_a_chain(plain) or three_settings
     known = inspect.signature(f).parameters
     if wrong := [o for o in options if o not in known]:
         raise ValueError(f"the protocols of {name} have no option {wrong[0]!r}"
@@ -165,7 +172,7 @@ def _where_in_words(where):
 
 def _junk_in_words(p):
     "What a protocol's junk rule removes"
-    if 'rule' in vars(type(p)): return 'everybody by camera 2, for queries of camera 3'
+    if isinstance(p, SharedRoom): return 'everybody by camera 2, for queries of camera 3'
     seen = {'': None, 'camera': 'same camera', 'tracklet': 'same tracklet'}.get(p.seen_by, f'same {p.seen_by}')
     clothes = {'standard': None, 'same-clothes': 'other clothes', 'clothes-changing': 'same clothes'}[p.setting]
     parts = [words for words in (seen, clothes) if words]

@@ -137,7 +137,7 @@ def _finite(part, first):
 
 # %% ../../nbs/evaluation/metrics.ipynb #fbb89694
 def metrics_from_distances(
-    distances,            # [Q,G] tensor or array, smaller is nearer; any device; half precision is widened
+    distances,            # [Q,G] tensor or array, smaller is nearer, half precision is widened; or `f(i, j)` -> [j-i,G]
     query:pd.DataFrame,   # Q rows of labels
     gallery:pd.DataFrame, # G rows of labels
     protocol:Protocol,    # Junk rule, or the name of one of the three settings
@@ -146,14 +146,16 @@ def metrics_from_distances(
     tolerance:float=0.,   # Distances that differ by no more than this are tied
 )->RetrievalMetrics:
     "Metrics of ready distances; raises `ValueError` on wrong shapes, nan, infinite or complex entries"
-    distances, protocol = real_numbers(distances, 'distances'), protocol_of(protocol)
-    if tuple(distances.shape) != (len(query), len(gallery)):
-        raise ValueError(f"distances has shape {tuple(distances.shape)}, but query has {len(query)} rows and gallery "
-                         f"{len(gallery)}")
-    if min(distances.shape) == 0:
+    if not callable(distances):
+        distances, size = real_numbers(distances, 'distances'), (len(query), len(gallery))
+        if tuple(distances.shape) != size:
+            raise ValueError(f"distances has shape {tuple(distances.shape)}, but query has {size[0]} rows and gallery "
+                             f"{size[1]}")
+    if not len(query) or not len(gallery):
         raise ValueError(f"nothing to compare: {len(query)} queries, {len(gallery)} gallery images")
-    rows = lambda i, j: _finite(distances[i:j], i)
-    return _chunked(rows, query, gallery, protocol, distances.device, chunk_bytes, tolerance, ranks)
+    part = distances if callable(distances) else lambda i, j: distances[i:j]
+    rows, device = lambda i, j: _finite(part(i, min(j, len(query))), i), getattr(distances, 'device', 'cpu')
+    return _chunked(rows, query, gallery, protocol_of(protocol), device, chunk_bytes, tolerance, ranks)
 
 # %% ../../nbs/evaluation/metrics.ipynb #d1bc3bd5
 def _checked(features, table, what):

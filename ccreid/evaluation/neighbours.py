@@ -101,15 +101,21 @@ def neighbours(self:JaccardDistance,
     return _both(near)
 
 # %% ../../nbs/evaluation/neighbours.ipynb #e0054167
+def _least_sum(eps):
+    "What the sums of minima of pairs within `eps` reach; a little less, for rounding"
+    if not 0 <= eps < 1: raise ValueError(f"eps must lie in [0,1), not {eps}: at 1 every pair is a neighbour")
+    return max(0., 2*(1 - eps)/(2 - eps) - 1e-5)
+
 def jaccard_distance(
     features,           # [N,D] tensor or array
     k1:int=30,          # Neighbours, the image itself included
     k2:int=6,           # Rows averaged by query expansion, its own included
     half:int|None=None, # Neighbours of the strict sets (None: k1/2, rounded)
+    eps:float|None=None, # Pairs farther apart are not wanted, and stand at 1 (None: all are)
 )->JaccardDistance:     # `.similarity`, `.toarray()`, `.neighbours(eps)`
     "Jaccard distance of k-reciprocal encodings, exact and sparse"
     V = encode(features, k1, k2, half)
-    sums = min_sums(V, V)
+    sums = min_sums(V, V, 0. if eps is None else _least_sum(eps))
     sums.data /= 2 - sums.data
     return JaccardDistance(sums)
 
@@ -122,7 +128,7 @@ def cluster(
 )->LongTensor:          # [N] cluster of each image, -1 for outliers
     "Density clustering (DBSCAN) on the sparse graph of Jaccard distances"
     from sklearn.cluster import DBSCAN
-    if not isinstance(distances, JaccardDistance): distances = jaccard_distance(distances, **kwargs)
+    if not isinstance(distances, JaccardDistance): distances = jaccard_distance(distances, eps=eps, **kwargs)
     graph = distances.neighbours(eps)
     graph = sparse.csr_matrix((graph.data, graph.indices.astype(np.int32), graph.indptr.astype(np.int32)),
                               shape=graph.shape)

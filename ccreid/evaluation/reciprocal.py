@@ -17,18 +17,22 @@ from torch.nn import functional as F
 from .comparing import real_numbers
 
 # %% ../../nbs/evaluation/reciprocal.ipynb #1cad1cc2
-def unit_rows(
-    features,         # [N,D] tensor or array
-    what='features',  # How an error calls them
-)->Tensor:            # [N,D] float32, each row of length 1 (a zero row stays zero)
-    "L2-normalised features; raises `ValueError` on nan, infinite or complex values"
+def _rows(features, what='features'):
+    "[N,D] float32; raises `ValueError` on nan, infinite or complex values"
     features = real_numbers(features, what).float()
     if features.ndim != 2 or len(features) == 0:
         raise ValueError(f"{what} must be a matrix [N,D] with at least one row, not {tuple(features.shape)}")
     if not (fine := features.sum(1).isfinite()).all():
         raise ValueError(f"{what}: {int((~fine).sum())} of {len(fine)} rows hold nan or infinite values, first row "
                          f"{(~fine).nonzero()[0].item()}")
-    return F.normalize(features)
+    return features
+
+def unit_rows(
+    features,         # [N,D] tensor or array
+    what='features',  # How an error calls them
+)->Tensor:            # [N,D] float32, each row of length 1 (a zero row stays zero)
+    "L2-normalised features; raises `ValueError` on nan, infinite or complex values"
+    return F.normalize(_rows(features, what))
 
 # %% ../../nbs/evaluation/reciprocal.ipynb #3a5cc984
 def _best(found, k):
@@ -45,11 +49,11 @@ def nearest(
     chunk_bytes:int=2**26,# Memory of a block of similarities
 )->tuple:                 # (cosines [N,k], indices [N,k]), most similar first, the image itself at place 0
     "The `k` nearest images of every image under the cosine, on the features' device"
-    f, size = unit_rows(features), max(k, int((chunk_bytes/8)**.5))
+    f, size = _rows(features), max(k, int((chunk_bytes/8)**.5))
     starts = range(0, len(f), size)
     found = [[] for _ in starts]                                  # candidates of each block of rows
     for (a, i), (b, j) in combinations_with_replacement(enumerate(starts), 2):
-        block = f[i:i+size] @ f[j:j+size].T
+        block = F.normalize(f[i:i+size]) @ F.normalize(f[j:j+size]).T    # no second copy of all features
         if a == b: block.fill_diagonal_(torch.inf)
         for rows, at, s in ((a, j, block), (b, i, block.T))[:1 + (a != b)]:
             top = s.contiguous().topk(min(k, s.shape[1]), dim=1)

@@ -19,7 +19,7 @@ from .. import settings
 from ..data.transforms import _rgb
 from .arguments import checked
 from .parsing import full_batches
-from .segmenters import load_segmenter
+from .segmenters import load_network
 
 # %% ../../nbs/generation/foreground.ipynb #ce7d6f97
 def in_front(
@@ -114,5 +114,5 @@ def from_pretrained(cls:Foreground,
         if config.get('model_type')=='clipseg':
             return transformers.CLIPSegForImageSegmentation,transformers.CLIPSegProcessor,{}
         return transformers.AutoModelForSemanticSegmentation,transformers.AutoImageProcessor,{}
-    model,processor = load_segmenter(name, choose)
+    model,processor = load_network(name, choose)
     return cls(model, processor, name=Path(name).name if Path(name).is_dir() else str(name), **kw)

@@ -22,7 +22,7 @@ from ..data.mannequins.garments import LIP
 from ..data.transforms import _rgb
 from .edits import Interface
 from .label_sets import ATR,LABELS,label_set
-from .segmenters import load_segmenter
+from .segmenters import load_network
 from ..weights import need
 
 # %% ../../nbs/generation/parsing.ipynb #c200efb5
@@ -125,7 +125,7 @@ def from_pretrained(cls:SegformerParser,
         bare = labels in LABELS and not config.keys() & {'id2label','num_labels'}
         own = dict(num_labels=len(LABELS[labels])) if bare else {}
         return AutoModelForSemanticSegmentation,AutoImageProcessor,own
-    model,processor = load_segmenter(name, choose)
+    model,processor = load_network(name, choose)
     return cls(model, processor, name=Path(name).name if Path(name).is_dir() else str(name), labels=labels, **kw)
 
 # %% ../../nbs/generation/parsing.ipynb #951e78f2

@@ -15,6 +15,7 @@ from fastcore.basics import patch
 from pathlib import Path
 from ..files import Unfit,hold,plain,read_json,reading,shown,to_json,write_whole
 from .seeds import digest,file_names,image_key,image_seed
+from .terms import terms_of
 
 # %% ../../nbs/generation/records.ipynb #e7421771
 @contextmanager
@@ -95,11 +96,11 @@ def describe_job(
     generated_by:str,  # Name of the generator
     settings:dict,     # What else decides how its images look
 )->dict:               # Ready for JSON, with a hash
-    "What makes two calls the same job"
+    "What makes two calls the same job; beside it, and not part of it, the terms of the source"
     job = dict(format=1, seed=int(seed), datasets=sorted(set(map(str, datasets))),
                generated_by=str(generated_by), settings=settings)
     job = plain(json.loads(json.dumps(job, default=str, sort_keys=True)))
-    return dict(**job, hash=digest(json.dumps(job, sort_keys=True))[:16])
+    return dict(**job, hash=digest(json.dumps(job, sort_keys=True))[:16], terms=terms_of(datasets))
 
 # %% ../../nbs/generation/records.ipynb #0fedb1f0
 def read_job(

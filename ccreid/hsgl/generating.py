@@ -26,7 +26,7 @@ from ..generation.seeds import digest
 from ..generation.try_off import DiffusionTryOff
 from .coarse import generate_coarse_samples
 from .garments import GarmentLibrary,collect_garments
-from .selection import select
+from .selection import LIMITS,select
 from .try_on import generate_hard_samples
 
 # %% ../../nbs/hsgl/generating.ipynb #0cc00d07
@@ -116,7 +116,7 @@ def _chosen(path, job, names):
     with reading(path, *kind):
         if not all(fits(o.get(k)) for k,fits in _fields.items()):
             raise Unfit(f'is damaged: it does not say what was chosen; {kind[1]}')
-        if wrong := [f"{k} {o['job'].get(k)}, not {job[k]}" for k in job if o['job'].get(k)!=job[k]]:
+        if wrong := [f"{k} {o['job'].get(k)}, not {job.get(k)}" for k in job|o['job'] if o['job'].get(k)!=job.get(k)]:
             raise Unfit(f"was begun otherwise: {', '.join(wrong)}. Choose another folder")
         if strange := {*o['people'], *o['garments']}-set(names):
             raise Unfit(f'is damaged: {min(strange)} is no training image; {kind[1]}')
@@ -130,8 +130,9 @@ def _of_others(out):
 
 def _select(dataset, models, job, names, progress):
     "The record of a new selection"
+    limits = {k: job[k] for k in LIMITS if k in job}
     chosen = select(dataset, models.keypoints, n=job['people'], m=job['garments'], rule=job['rule'],
-                    progress=progress)
+                    quality_rule=job.get('quality', 'paper'), progress=progress, **limits)
     name_of = dict(zip(dataset.train.path, names))
     people,garments = ([name_of[p] for p in rows.path] for rows in (chosen.people, chosen.garments))
     reasons = {k: int(n) for k,n in chosen.reasons().items()}
@@ -163,6 +164,11 @@ def _taken_off_by(models):
     own = {f'{part}.{k}': str(v) for (part,k),v in given.items() if part in ('tryoff','ground')}
     return {k: names[k] for k in ('tryoff','ground') if names.get(k)} | own
 
+def _otherwise(limits, quality):
+    "What of the selection is not as usual: on record only then"
+    return {k: v for k,v in limits.items() if v!=LIMITS.get(k)} | (dict(quality=quality) if quality!='paper' else {})
+
+
 # %% ../../nbs/hsgl/generating.ipynb #d5fa04d0
 def choose(
     dataset, # `ReIDDataset`
@@ -172,17 +178,17 @@ def choose(
     garments:int=5, # m: images of the data set that give garments
     rule:str='ordered', # Pose test: one of `POSE_RULES`; ours, the paper's is `paper`
     progress=None, # Called with (done, total)
+    quality:str='paper', # Rule of the quality, one of `QUALITY_RULES`
+    **limits, # Of the pose test, see `LIMITS`
 ): # Rows to dress, `GarmentLibrary`, and what is on record, with `reasons`
     "Select and take off, or read what was chosen; `FileExistsError` for another folder, else as `select` and networks"
     names = [Path(os.path.relpath(p, dataset.root)).as_posix() for p in dataset.train.path]
     if _of_others(out): raise FileExistsError(f'{out} holds something else than hard samples: choose another folder')
-    images = digest('\n'.join(sorted(names)))[:16]
-    keypoints = models.keypoints.settings
-    job = dict(data=dataset.name, images=images, people=people, garments=garments, rule=rule, keypoints=keypoints,
-               taken_off_by=_taken_off_by(models))
+    job = dict(data=dataset.name, images=digest('\n'.join(sorted(names)))[:16], people=people, garments=garments,
+               rule=rule, keypoints=models.keypoints.settings, taken_off_by=_taken_off_by(models))
+    job |= _otherwise(limits, quality)
     with hold(out/'.choosing', f'{out}: another process is choosing, waiting for it', wait=True):
-        clear_making(out)
-        clear_making(out/'garments')
+        for folder in (out, out/'garments'): clear_making(folder)
         return _complete(dataset, out, models, job, names, progress)
 
 # %% ../../nbs/hsgl/generating.ipynb #0121d674
@@ -193,12 +199,13 @@ def make_hard(
     *, people:int=5, # n: images of each identity to dress
     garments:int=5,  # m: garments
     rule:str='ordered', # Pose test, see `choose`
-    progress=True, **kwargs, # Of `expand`
+    quality:str='paper', # Rule of the quality, likewise
+    progress=True, **kwargs, # Limits of the pose test, see `LIMITS`; and of `expand`
 ): # As of `expand`, with clothes labels by garment
     "SHSG: the best images of each person in garments that all share"
     out,tryon = Path(out).expanduser().absolute(),models.tryon
-    bar = Rate() if progress is True else progress or None
-    rows,library,made = choose(dataset, out, models, people, garments, rule, bar)
+    bar,limits = Rate() if progress is True else progress or None,{k: kwargs.pop(k) for k in LIMITS if k in kwargs}
+    rows,library,made = choose(dataset, out, models, people, garments, rule, bar, quality, **limits)
     reasons = ', '.join(f'{n} {k}' for k,n in made['reasons'].items() if k!='accepted')
     print(f'{len(rows)} images of {rows.identity.nunique()} people in {len(library)} garments; '
           f'of {len(dataset.train)} training images: {reasons}')

@@ -6,14 +6,14 @@ Docs: https://ccreid.github.io/ccreid/data/mannequins/package.html.md"""
 
 # %% auto #0
 __all__ = ['COLOURS', 'KINDS', 'LIP', 'PATTERNS', 'Garment', 'describe', 'parse_caption', 'wear', 'HAIR', 'KEYPOINTS', 'VIEWS',
-           'Identity', 'draw_identity', 'DOMAINS', 'Mannequin', 'MannequinWorld', 'Imperfections', 'PERFECT',
-           'DECLARED', 'LAYOUTS', 'MANIFEST', 'contact_sheet', 'find_scene', 'redress', 'truth', 'BENCHMARKS',
-           'benchmark', 'world_hash']
+           'Identity', 'draw_identity', 'DOMAINS', 'PRETRAINING', 'Mannequin', 'MannequinWorld', 'Imperfections',
+           'PERFECT', 'DECLARED', 'LAYOUTS', 'MANIFEST', 'contact_sheet', 'find_scene', 'redress', 'truth',
+           'BENCHMARKS', 'benchmark', 'world_hash']
 
 # %% ../../../nbs/data/mannequins/package.ipynb #164abf4f
 from .garments import COLOURS, KINDS, LIP, PATTERNS, Garment, describe, parse_caption, wear
 from .body import HAIR, KEYPOINTS, VIEWS, Identity, draw_identity
-from .scenes import DOMAINS
+from .scenes import DOMAINS, PRETRAINING
 from .drawing import contact_sheet
 from .redressing import DECLARED, PERFECT, Imperfections
 from .world import Mannequin, MannequinWorld
@@ -22,6 +22,6 @@ from .benchmarks import BENCHMARKS, benchmark, world_hash
 
 # %% ../../../nbs/data/mannequins/package.ipynb #22b6ef9c
 _all_ = ['COLOURS','KINDS','LIP','PATTERNS','Garment','describe','parse_caption','wear','HAIR','KEYPOINTS','VIEWS',
-    'Identity','draw_identity',
-    'DOMAINS','Mannequin','MannequinWorld','Imperfections','PERFECT','DECLARED','LAYOUTS','MANIFEST','contact_sheet',
+    'Identity','draw_identity', 'DOMAINS','PRETRAINING',
+    'Mannequin','MannequinWorld','Imperfections','PERFECT','DECLARED','LAYOUTS','MANIFEST','contact_sheet',
     'find_scene','redress','truth', 'BENCHMARKS','benchmark','world_hash']

@@ -17,8 +17,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from . import plans_folder, plans_infrared, plans_standard # they enter their plans
 from .plans import PLANS, TEXTS
-from .scenes import DOMAINS
 from .world import MannequinWorld
+from ...registry import All, resolve
 
 # %% ../../../nbs/data/mannequins/layout_pictures.ipynb #6f9fdb6a
 SMALL = { # Layout -> arguments of its small world
@@ -39,20 +39,31 @@ SMALL = { # Layout -> arguments of its small world
     'mannequins-dg': dict(identities=(2,1,2), images=1)}
 
 # %% ../../../nbs/data/mannequins/layout_pictures.ipynb #60d9fefc
+def _example(name):
+    "Arguments of a small world of a chain's data set, and the function that plans its files; None for another name"
+    brought = All('data')
+    return resolve(brought[name].example)() if name in brought and brought[name].example else None
+
 def _planned(name, world):
     "(plan, texts) of a layout for a world"
     layout = 'mannequins' if name.startswith('mannequins') else name
+    if layout not in PLANS: return _example(name)[1](world)
     plan = PLANS[layout](world)
     return plan, TEXTS[layout](world, plan)
 
+# %% ../../../nbs/data/mannequins/layout_pictures.ipynb #21c36d17
 def small_worlds(
-    name:str, # Layout, mannequins-ir or mannequins-dg
+    name:str, # Layout, mannequins-ir or mannequins-dg, or a chain's data set
 )->dict:      # Folder ('' or a domain) -> `MannequinWorld`
     "The worlds that show a layout"
     known = dict.fromkeys((*PLANS, 'mannequins-ir', 'mannequins-dg'))
-    if name not in known: raise ValueError(f"there is no plan for the layout {name!r}: use one of {', '.join(known)}")
-    args = SMALL.get(name, dict(identities=(2,0,2), outfits=1, images=2)) | dict(size=(144,72), seed=5)
-    return {d: MannequinWorld(**args, domain=d or 'plaza') for d in (DOMAINS if name=='mannequins-dg' else ('',))}
+    own = None if name in known else _example(name)
+    if name not in known and own is None:
+        raise ValueError(f"there is no plan for the layout {name!r}: use one of {', '.join(known)}")
+    args = own[0] if own else SMALL.get(name, dict(identities=(2,0,2), outfits=1, images=2))
+    args = args | dict(size=(144,72), seed=5)
+    domains = ('plaza','campus','station','market') if name=='mannequins-dg' else ('',) # those of the benchmark
+    return {d: MannequinWorld(**args, domain=d or 'plaza') for d in domains}
 
 # %% ../../../nbs/data/mannequins/layout_pictures.ipynb #72cb4b2f
 def kind(
