@@ -19,8 +19,8 @@ from ccreid.dlcr import latents as latents_module
 from ccreid.dlcr.discriminator import FILE, LIMIT, LatentDiscriminator, add_noise, draw_times, vp_abar, vp_times
 from ccreid.dlcr.discriminator_training import CHECKPOINT, fit_discriminator, noisy_batches, train_discriminator
 from ccreid.dlcr.guidance import discriminator_loss, guided_noise, log_ratio_gradient, posterior_mean, prediction_factor
-from ccreid.dlcr.guide import COMMANDS
-from ccreid.dlcr.guiding import GUIDANCE, DiscriminatorGuidance, GuidedInpainter, guided, guiding, inpainter_of
+from ccreid.dlcr.guide import COMMANDS, GUIDANCE
+from ccreid.dlcr.guiding import DiscriminatorGuidance, GuidedInpainter, guided, guiding, inpainter_of
 from ccreid.dlcr.latents import encode, latents_of, scaling_of
 from ccreid.generation.expansion import expand
 from ccreid.generation.inpainting import tiny_inpainter, tiny_pipeline
@@ -34,19 +34,23 @@ from ccreid.weights import WeightsNotFound
 
 diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.disable_progress_bar()
+SCALING = 4.3 # of the autoencoder of random weights, so that its latents have a spread of 1
 ABAR = tiny_pipeline().scheduler.alphas_cumprod
 
 
 def network(seed=0, **kw):
     torch.manual_seed(seed)
-    return LatentDiscriminator(ABAR, **{**dict(width=8, depth=2, scaling=.18215), **kw})
+    return LatentDiscriminator(ABAR, **{**dict(width=8, depth=2, scaling=SCALING), **kw})
 
 @pytest.fixture(scope='module')
 def world(tmp_path_factory):
     return MannequinWorld(identities=(3,0,2), images=1, size=(64,32), seed=4).write(tmp_path_factory.mktemp('w')/'w', layout='prcc', workers=1)
 
 @pytest.fixture(scope='module')
-def inpaint(): return tiny_inpainter(size=(64,32), batch=4)
+def inpaint():
+    painter = tiny_inpainter(size=(64,32), batch=4)
+    painter.pipe.vae.register_to_config(scaling_factor=SCALING)
+    return painter
 
 @pytest.fixture(scope='module')
 def made(world, inpaint, tmp_path_factory):
@@ -57,7 +61,7 @@ def made(world, inpaint, tmp_path_factory):
 @pytest.fixture(scope='module')
 def trained(world, inpaint, made, tmp_path_factory):
     out = tmp_path_factory.mktemp('run')
-    return out, *train_discriminator(world.train, made[1], inpaint, out, width=16, epochs=8, lr=3e-3)
+    return out, *train_discriminator(world.train, made[1], inpaint, out, width=16, epochs=20, lr=3e-3)
 
 @pytest.fixture(scope='module')
 def asked(world):
@@ -299,12 +303,12 @@ def test_a_data_set_and_a_folder_become_a_file_and_again_the_same_bytes(trained,
     out, net, history = trained
     before = (out/FILE).read_bytes()
     about = LatentDiscriminator.from_pretrained(out).about
-    assert (about['real'],about['generated'],about['epochs'],about['size'])==(len(world.train), 2*len(world.train), 8, [64,32])
+    assert (about['real'],about['generated'],about['epochs'],about['size'])==(len(world.train), 2*len(world.train), 20, [64,32])
     assert net.config==dict(channels=4, width=16, depth=3, rule='paper', scaling=inpaint.pipe.vae.config.scaling_factor)
     assert torch.equal(net.abar, ABAR) and history[-1]['loss']<history[0]['loss']
-    train_discriminator(world.train, made[1], inpaint, out, width=16, epochs=8, lr=3e-3)
+    train_discriminator(world.train, made[1], inpaint, out, width=16, epochs=20, lr=3e-3)
     assert (out/FILE).read_bytes()==before
-    with pytest.raises(FileExistsError, match='images'): train_discriminator(world.train[:4], made[1], inpaint, out, width=16, epochs=8, lr=3e-3)
+    with pytest.raises(FileExistsError, match='images'): train_discriminator(world.train[:4], made[1], inpaint, out, width=16, epochs=20, lr=3e-3)
     with training.hold(out/'.lock'), pytest.raises(BlockingIOError): train_discriminator(world.train, made[1], inpaint, out)
 
 def test_what_has_no_latents_is_refused(world, made, tmp_path):
@@ -403,9 +407,9 @@ def test_the_released_discriminator_guides_early_steps_alone(inpaint):
     late.check(inpaint)                                                 # it fits by construction: its noise is another one
 
 @pytest.mark.parametrize('net,says', [
-    (lambda: LatentDiscriminator(torch.linspace(.99,.01,1000), width=8, scaling=.18215), 'another schedule'),
-    (lambda: LatentDiscriminator(ABAR[:500], width=8, scaling=.18215), 'another schedule'),
-    (lambda: network(scaling=.5), 'times 0.5, not 0.18215'), (lambda: network(channels=16), '16 channels, not 4')])
+    (lambda: LatentDiscriminator(torch.linspace(.99,.01,1000), width=8, scaling=SCALING), 'another schedule'),
+    (lambda: LatentDiscriminator(ABAR[:500], width=8, scaling=SCALING), 'another schedule'),
+    (lambda: network(scaling=.5), 'times 0.5, not 4.3'), (lambda: network(channels=16), '16 channels, not 4')])
 def test_a_discriminator_of_something_else_is_refused(inpaint, net, says):
     with pytest.raises(ValueError, match=says) as e: guided(inpaint, DiscriminatorGuidance(net(), name='mine'))
     assert '\n' not in str(e.value) and 'mine' in str(e.value) and inpaint.name in str(e.value)
@@ -431,7 +435,9 @@ def make_coats(dataset, out, models, **kwargs):
 
 @pytest.fixture
 def chain():
-    yield registry.register(Chain('coats', parts=GUIDANCE, commands=COMMANDS, images=dict(coats=Images('coats', job=make_coats))))
+    new = dict(parts={k: v for k,v in GUIDANCE.items() if k not in registry.All('parts')},         # what no chain has registered
+               commands={k: v for k,v in COMMANDS.items() if k not in registry.All('commands')})
+    yield registry.register(Chain('coats', **new, images=dict(coats=Images('coats', job=make_coats))))
     registry.forget('coats')
 
 def test_stand_ins_are_never_guided_and_settings_need_a_discriminator(chain, tmp_path):

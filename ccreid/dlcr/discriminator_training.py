@@ -7,7 +7,7 @@ Docs: https://ccreid.github.io/ccreid/dlcr/discriminator_training.html.md"""
 # %% auto #0
 __all__ = ['CHECKPOINT', 'noisy_batches', 'train_epoch', 'fit_discriminator', 'train_discriminator']
 
-# %% ../../nbs/dlcr/discriminator_training.ipynb #24389d9c
+# %% ../../nbs/dlcr/discriminator_training.ipynb #3ce97480
 import json,os
 import torch
 from pathlib import Path
@@ -19,7 +19,7 @@ from ..generation.seeds import digest,image_key
 from ..tensor_files import read_torch,torch_bytes
 from ..training.frozen import weights_sum
 
-# %% ../../nbs/dlcr/discriminator_training.ipynb #26f0352d
+# %% ../../nbs/dlcr/discriminator_training.ipynb #0992779b
 def _source(seed, epoch):
     "Random numbers of one epoch"
     return torch.Generator().manual_seed(int(digest(json.dumps([seed, epoch]))[:12], 16))
@@ -37,7 +37,7 @@ def noisy_batches(
             time,abar = draw_times(len(x), net.abar, net.config['rule'], g)
             yield add_noise(x.float(), abar, torch.randn(x.shape, generator=g)),time
 
-# %% ../../nbs/dlcr/discriminator_training.ipynb #b9610c6f
+# %% ../../nbs/dlcr/discriminator_training.ipynb #3677843d
 def train_epoch(
     net, opt, # Network and optimiser
     real, generated, batch:int, seed:int, epoch:int, # Of `noisy_batches`
@@ -55,7 +55,7 @@ def train_epoch(
         sums += len(r)*torch.stack([loss.detach(), right, torch.ones_like(right)]).cpu()
     return dict(epoch=epoch, loss=(sums[0]/sums[2]).item(), right=(sums[1]/sums[2]).item())
 
-# %% ../../nbs/dlcr/discriminator_training.ipynb #5ce03b7f
+# %% ../../nbs/dlcr/discriminator_training.ipynb #bee6fc3f
 CHECKPOINT = 'checkpoint.pth'
 _what = 'a checkpoint','choose another folder, or delete it to start afresh'
 
@@ -71,7 +71,7 @@ def _resume(path, plan, net, opt):
     opt.load_state_dict(state['opt'])
     return state['history']
 
-# %% ../../nbs/dlcr/discriminator_training.ipynb #30004dcd
+# %% ../../nbs/dlcr/discriminator_training.ipynb #4dcf4873
 def fit_discriminator(
     net, # `LatentDiscriminator`, on its device
     real, generated, # [N,C,h,w] and [M,C,h,w] latents, on the CPU
@@ -96,7 +96,7 @@ def fit_discriminator(
         if progress: progress(history[-1])
     return history
 
-# %% ../../nbs/dlcr/discriminator_training.ipynb #aeaf5af9
+# %% ../../nbs/dlcr/discriminator_training.ipynb #a9d8f5cd
 def _pipe_of(inpaint):
     "The pipeline of an inpainter; `ValueError` where it cannot be guided"
     pipe = getattr(inpaint, 'pipe', None)
@@ -113,7 +113,7 @@ def _network(pipe, rule, width, depth, seed, device):
                                   scaling_of(pipe.vae, rule))
     return net.to(device)
 
-# %% ../../nbs/dlcr/discriminator_training.ipynb #b0bf7b41
+# %% ../../nbs/dlcr/discriminator_training.ipynb #21221d6a
 def train_discriminator(
     train,     # Sample table of real training images
     generated, # Sample table of images generated of them
