@@ -59,7 +59,7 @@ def train_epoch(
 CHECKPOINT = 'checkpoint.pth'
 _what = 'a checkpoint','choose another folder, or delete it to start afresh'
 
-def _resume(path, plan, net, opt):
+def _resume(path, plan, net, opt, epochs):
     "Fill network and optimiser from a checkpoint; the figures so far"
     if path is None or not os.path.exists(path): return []
     state = read_torch(path, *_what)
@@ -67,6 +67,8 @@ def _resume(path, plan, net, opt):
         raise ValueError(f'{path} is no checkpoint of a discriminator: {_what[1]}')
     if other := [f'{k} {state["plan"].get(k)}, not {v}' for k,v in plan.items() if state['plan'].get(k)!=v]:
         raise FileExistsError(f"{path} was begun otherwise: {', '.join(other)}. Choose another folder")
+    if (n := len(state['history']))>epochs: raise FileExistsError(
+        f'{path} has {n} epochs already, not {epochs}. Choose another folder')
     net.load_state_dict(state['net'])
     opt.load_state_dict(state['opt'])
     return state['history']
@@ -77,8 +79,7 @@ def fit_discriminator(
     real, generated, # [N,C,h,w] and [M,C,h,w] latents, on the CPU
     epochs:int=50,   # The state after which the released code takes
     batch:int=8,     # Of each kind; 8 in released code
-    lr:float=3e-4, wd:float=1e-7, # Of Adam; likewise
-    seed:int=0,
+    lr:float=3e-4, wd:float=1e-7, seed:int=0, # Of Adam, likewise; of all that is random
     checkpoint=None, # File; what is there of the same run goes on
     progress=None,   # Called with the figures of each epoch
     **plan, # What else must be equal for a run to go on, plain values
@@ -86,13 +87,11 @@ def fit_discriminator(
     "Train by Eq. 5; `FileExistsError` for the checkpoint of another run, or of a longer one"
     opt = torch.optim.Adam(net.parameters(), lr, weight_decay=wd)
     plan = dict(net.config, batch=batch, lr=lr, wd=wd, seed=seed, **plan)
-    history = _resume(checkpoint, plan, net, opt)
-    if len(history)>epochs: raise FileExistsError(
-        f'{checkpoint} has {len(history)} epochs already, not {epochs}. Choose another folder')
+    history = _resume(checkpoint, plan, net, opt, epochs)
     for epoch in range(len(history), epochs):
         history.append(train_epoch(net, opt, real, generated, batch, seed, epoch))
-        if checkpoint is not None: write_whole(checkpoint, torch_bytes(
-            dict(plan=plan, net=net.state_dict(), opt=opt.state_dict(), history=history)))
+        state = dict(plan=plan, net=net.state_dict(), opt=opt.state_dict(), history=history)
+        if checkpoint is not None: write_whole(checkpoint, torch_bytes(state))
         if progress: progress(history[-1])
     return history
 
@@ -113,6 +112,14 @@ def _network(pipe, rule, width, depth, seed, device):
                                   scaling_of(pipe.vae, rule))
     return net.to(device)
 
+# %% ../../nbs/dlcr/discriminator_training.ipynb #cde1a63a
+def _latents(tables, pipe, inpaint, out, rule, seen):
+    "Latents by kind, and what a checkpoint has to remember of them"
+    size,at = list(inpaint.size),out/'latents'
+    z = {k: latents_of(t.path, pipe.vae, at/f'{k}-{rule}', size, rule, inpaint.batch, seen) for k,t in tables.items()}
+    images = [digest('\n'.join(map(image_key, t.path)))[:16] for t in tables.values()]
+    return z,dict(size=size, images=images, vae=weights_sum(pipe.vae))
+
 # %% ../../nbs/dlcr/discriminator_training.ipynb #21221d6a
 def train_discriminator(
     train,     # Sample table of real training images
@@ -121,20 +128,16 @@ def train_discriminator(
     out,       # Folder of latents, checkpoint and result
     rule:str='paper', # Of noise and latents
     width:int=64, depth:int=3, # Of the network
-    seed:int=0, batch:int=8,   # Of its weights and its training, and images of each kind at a time
-    progress=None, seen=None,  # As of `fit_discriminator` and of `latents_of`
-    **kwargs, # Of `fit_discriminator`: epochs, lr, wd
+    seed:int=0, # Of its weights and its training
+    seen=None,  # Called with (done, total) of the latents of each kind
+    **kwargs,   # Of `fit_discriminator`: epochs, batch, lr, wd, progress
 ): # `LatentDiscriminator`, and its history
     "Train a discriminator and write it; errors as of its parts, `BlockingIOError` where another process has the folder"
     pipe,out,tables = _pipe_of(inpaint),Path(out).expanduser().absolute(),dict(real=train, generated=generated)
     net = _network(pipe, rule, width, depth, seed, inpaint.device)
     with hold(out/'.lock'):
-        z = {k: latents_of(t.path, pipe.vae, out/'latents'/f'{k}-{rule}', inpaint.size, rule, inpaint.batch, seen)
-             for k,t in tables.items()}
-        images = [digest('\n'.join(map(image_key, t.path)))[:16] for t in tables.values()]
-        made_of = dict(size=list(inpaint.size), images=images, vae=weights_sum(pipe.vae))
-        history = fit_discriminator(net, z['real'], z['generated'], batch=batch, seed=seed, progress=progress,
-                                    checkpoint=out/CHECKPOINT, **made_of, **kwargs)
-        net.save(out/FILE, model=str(inpaint.name), data=str(train.dataset.iloc[0]), **{k: len(t) for k,t in tables.items()},
-                 size=list(inpaint.size), seed=seed, epochs=len(history), loss=history[-1]['loss'])
+        z,made_of = _latents(tables, pipe, inpaint, out, rule, seen)
+        history = fit_discriminator(net, **z, seed=seed, checkpoint=out/CHECKPOINT, **made_of, **kwargs)
+        about = {k: len(t) for k,t in tables.items()} | dict(model=str(inpaint.name), data=str(train.dataset.iloc[0]))
+        net.save(out/FILE, **about, size=made_of['size'], seed=seed, epochs=len(history), loss=history[-1]['loss'])
     return net.eval().requires_grad_(False),history

@@ -30,6 +30,7 @@ def scaling_of(
     _check(rule)
     return float(vae.config.scaling_factor) if rule=='paper' else 1.
 
+# %% ../../nbs/dlcr/latents.ipynb #d6f1aa8e
 @torch.no_grad()
 def encode(
     vae,    # AutoencoderKL
@@ -66,6 +67,16 @@ def _make(paths, vae, size, rule, batch):
     if not z.isfinite().all(): raise ValueError('latents of this autoencoder are too large for 16 bits')
     return z
 
+# %% ../../nbs/dlcr/latents.ipynb #e58d8ea8
+def _part_of(path, paths, vae, size, rule, batch):
+    "The latents of a part, from its file or into it"
+    told = _told(paths, vae, size, rule)
+    z = _kept(path, told)
+    if z is None:
+        z = _make(paths, vae, size, rule, batch)
+        write_whole(path, safetensors_bytes(dict(latents=z), told))
+    return z
+
 # %% ../../nbs/dlcr/latents.ipynb #0aec7c59
 def latents_of(
     paths,   # Of images, at least one
@@ -80,10 +91,7 @@ def latents_of(
     paths,found = list(map(str, paths)),[]
     if not paths: raise ValueError('there is no image to encode')
     for i in range(0, len(paths), _PART):
-        part = paths[i:i+_PART]
-        path,told = Path(folder, f'{i//_PART:05d}.safetensors'),_told(part, vae, size, rule)
-        z = _kept(path, told)
-        if z is None: write_whole(path, safetensors_bytes(dict(latents=(z := _make(part, vae, size, rule, batch))), told))
-        found.append(z)
+        part,path = paths[i:i+_PART],Path(folder, f'{i//_PART:05d}.safetensors')
+        found.append(_part_of(path, part, vae, size, rule, batch))
         if progress: progress(min(i+_PART, len(paths)), len(paths))
     return torch.cat(found)
