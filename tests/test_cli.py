@@ -137,6 +137,8 @@ def test_reproduce_goes_on_where_it_stopped(tmp_path, monkeypatch):
 def test_committed_results_are_of_this_world_and_these_recipes(chain):
     file = Path(__file__).parent.parent/'benchmarks'/'results'/f'{chain}.json'
     results = experiments.ChainResults(file, chain)
+    run = [row for row in experiments.CHAINS[chain] if results.file_of(row.part).exists()]    # a part without a file was never run, and pages say so
     if not results.records: pytest.skip(f'no row of {chain} has been run yet')
-    for row in experiments.CHAINS[chain]: assert [r['seed'] for r in results.of(row)]==list(row.seeds), f'{row.name} is stale: run `ccreid reproduce {chain} --rows {row.part}`'
-    assert len(results.records)==sum(len(row.seeds) for row in experiments.CHAINS[chain]) # and nothing else lies there
+    assert run or not list(file.parent.glob(f'{chain}*.json'))
+    for row in run: assert [r['seed'] for r in results.of(row)]==list(row.seeds), f'{row.name} is stale: run `ccreid reproduce {chain} --rows {row.part}`'
+    assert len(results.records)==sum(len(row.seeds) for row in run) # and nothing else lies there

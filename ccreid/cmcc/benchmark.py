@@ -170,18 +170,6 @@ def _default_folder():
     from ccreid import settings
     return Path(settings.get('data'))/'sysu_cmcc'
 
-def _options(parser):
-    "Options of `ccreid sysu-cmcc`"
-    parser.add_argument('--from-prcc', required=True, metavar='FOLDER', help='folder of PRCC')
-    parser.add_argument('--from-sysu', required=True, metavar='FOLDER', help='folder of SYSU-MM01')
-    parser.add_argument('--mapping', required=True,
-                        help='table prcc_id,sysu_id; or identity: equal numbers are one person')
-    parser.add_argument('--cameras', default='C', help="PRCC's cameras, such as C or AB (C)")
-    parser.add_argument('--exclude', default='', help='file with the images to take out, one path a line')
-    parser.add_argument('--split', default=None, help='table prcc_id,split (drawn by --draw)')
-    parser.add_argument('--draw', type=int, default=0, help='seed of the split (0)')
-    parser.add_argument('--to', default=None, help='folder of the index (sysu_cmcc in the data folder)')
-
 def _run(options):
     "Build the index and show it"
     ds = build_sysu_cmcc(options.from_prcc, options.from_sysu, options.mapping, tuple(options.cameras),

@@ -31,6 +31,19 @@ def bpl(
     from ccreid.cmcc.bpl import BPL
     return [BPL(0, r.pia_intra, r.pia_inter, r.pia_momentum, first=r.pia_first)]
 
+# %% ../../nbs/cmcc/chain.ipynb #e4f817fb
+def _options(parser):
+    "Options of `ccreid sysu-cmcc`, without torch"
+    parser.add_argument('--from-prcc', required=True, metavar='FOLDER', help='folder of PRCC')
+    parser.add_argument('--from-sysu', required=True, metavar='FOLDER', help='folder of SYSU-MM01')
+    parser.add_argument('--mapping', required=True,
+                        help='table prcc_id,sysu_id; or identity: equal numbers are one person')
+    parser.add_argument('--cameras', default='C', help="PRCC's cameras, such as C or AB (C)")
+    parser.add_argument('--exclude', default='', help='file with the images to take out, one path a line')
+    parser.add_argument('--split', default=None, help='table prcc_id,split (drawn by --draw)')
+    parser.add_argument('--draw', type=int, default=0, help='seed of the split (0)')
+    parser.add_argument('--to', default=None, help='folder of the index (sysu_cmcc in the data folder)')
+
 # %% ../../nbs/cmcc/chain.ipynb #7b21acaa
 DATA = dict(sysu_cmcc=DataSet(_at+'index:sysu_cmcc', _at+'index:protocols', "PIA's paper, §3", _at+'index:example'))
 _settings = dict(images=8, epochs=32) # of recipes: batches of 8 people with 4 + 4 images, and the length of a run
@@ -39,7 +52,7 @@ BENCHMARKS = {
     'mannequins-cmcc': Benchmark('mannequins-ir', _at+'miniature:confounded', _settings),
     'mannequins-cmcc-half': Benchmark('mannequins-ir', _at+'miniature:random_half', _settings)}
 
-COMMANDS = {'sysu-cmcc': Command('write the index of a SYSU-CMCC from PRCC and SYSU-MM01', _at+'benchmark:_options',
+COMMANDS = {'sysu-cmcc': Command('write the index of a SYSU-CMCC from PRCC and SYSU-MM01', _options,
     _at+'benchmark:_run', 'ccreid sysu-cmcc --from-prcc ~/data/prcc --from-sysu ~/data/SYSU-MM01 --mapping identity')}
 
 # %% ../../nbs/cmcc/chain.ipynb #2dd424f5

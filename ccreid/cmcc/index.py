@@ -14,8 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from ..data.folders import clean_path
 from ..data.reading import Layout, Part, find_root
-from ..evaluation.conventions import across
-from ..evaluation.cross_modality import DrawnPerCamera
 from ..data.samples import DataError
 from ..files import shown, write_whole
 
@@ -142,5 +140,7 @@ SOURCE = "PIA's paper, §3: both directions; gallery and junk rule are ours"
 
 def protocols()->list: # Of `Protocol`s
     "Both directions, over the whole gallery, and with galleries drawn as on SYSU-MM01"
+    from ccreid.evaluation.conventions import across
+    from ccreid.evaluation.cross_modality import DrawnPerCamera
     drawn = across(DrawnPerCamera, shots='single', seen_by='')
     return across(seen_by='') + [replace(p, name=f'{p.name}-drawn') for p in drawn]

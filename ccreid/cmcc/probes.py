@@ -85,16 +85,13 @@ def plot_masks(
     "Each image, the mask of its clothes branch and that of its identity branch"
     import matplotlib.pyplot as plt
     model = getattr(model_or_learner, 'model', model_or_learner)
-    device,training = next(model.parameters()).device,model.training
-    x = torch.cat(list(embedding_loader(table, model.preprocessing, len(table))))
-    model.eval()
-    try: out = model(x.to(device))
+    x,training = torch.cat(list(embedding_loader(table, model.preprocessing, len(table)))),model.training
+    try: out = model.eval()(x.to(next(model.parameters()).device))
     finally: model.train(training)
     fig,axs = plt.subplots(3, len(x), figsize=(.7*len(x),3.6), dpi=50, layout='constrained', squeeze=False)
     for ax,image,*masks in zip(axs.T, x, out['mask_clothes'].cpu(), out['mask_identity'].cpu()):
         ax[0].imshow(model.preprocessing.denormalise(image))
         for a,m in zip(ax[1:], masks): a.imshow(m[0], vmin=0, vmax=1, cmap='magma', aspect='auto')
         for a in ax: a.set(xticks=[], yticks=[])
-    for a,name in zip(axs[:,0], ('image','clothes','identity')): a.set_ylabel(name)
-    plt.close(fig)
-    return fig
+    for a,name in zip(axs[:,0], ('image','clothes','identity')): a.set(ylabel=name)
+    return plt.close(fig) or fig

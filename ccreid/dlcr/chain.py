@@ -11,6 +11,7 @@ __all__ = ['SETTINGS', 'IMAGES', 'PARTS', 'FULL', 'ROWS', 'chain', 'method', 'pa
 from ..registry import Chain, Images, Option, Part, Row, evaluated
 from ..values import text, whole, yes_or_no
 from .additions import REFINE, pair_options
+from .guide import COMMANDS, GUIDANCE
 
 # %% ../../nbs/dlcr/chain.ipynb #37e599f3
 def method(
@@ -61,7 +62,7 @@ IMAGES = { # Kinds of images
 # %% ../../nbs/dlcr/chain.ipynb #8b6d5cb6
 PARTS = dict( # Networks
     redrawer=Part('stable-diffusion-v1-5/stable-diffusion-v1-5', _jobs+'load_redrawer',
-                  'ccreid.generation.stand_ins:MannequinInpainter', 'whole pictures by a text, NAME or NAME@CLASS'))
+                  'ccreid.generation.stand_ins:MannequinInpainter', 'whole pictures by a text, NAME or NAME@CLASS')) | GUIDANCE
 
 # %% ../../nbs/dlcr/chain.ipynb #c234a46a
 def _row(name, generated, mode, base, **kwargs):
@@ -94,9 +95,11 @@ ROWS += [_row('CAL + perfect painter, progressive', 'dlcr-perfect', 'progressive
                    part='refinement')]
 
 # %% ../../nbs/dlcr/chain.ipynb #23e5fb04
-_pages = 'targets edits generating tiles miniature partners progressive refinement evaluating additions chain results'
+_pages = ('targets edits generating tiles miniature partners progressive refinement evaluating additions guidance '
+          'discriminator latents discriminator_training guiding guide chain results')
 
 chain = Chain('dlcr', 'Data expansion by diffusion and language models',
     options=pair_options('dlcr', 'pairs'), methods=dict(dlcr=method), settings=dict(dlcr=SETTINGS),
     addons=dict(pairs=pairs), images=IMAGES, parts=PARTS, evaluations=dict(refine=REFINE), rows=tuple(ROWS),
+    commands=COMMANDS,
     pages=tuple(f'dlcr/{o}.ipynb' for o in _pages.split()))

@@ -101,12 +101,11 @@ class LatentDiscriminator(nn.Module):
         _check(rule, width)
         self.config = dict(channels=channels, width=width, depth=depth, rule=rule, scaling=float(scaling))
         self.register_buffer('abar', abar.detach().float().cpu().clone())
-        widths = [width]+[2*width]*(depth-1)
+        widths,n = [width]+[2*width]*(depth-1),2*width if depth>1 else width
         self.told = nn.Sequential(nn.Linear(width, 2*width), nn.SiLU(), nn.Linear(2*width, 2*width), nn.SiLU())
         self.first = nn.Conv2d(channels, width, 3, padding=1)
         self.levels = nn.ModuleList(_Block(a, b, 2*width) for a,b in zip([width,*widths], widths))
-        self.last,self.norm = _Block(widths[-1], widths[-1], 2*width),nn.GroupNorm(8, widths[-1])
-        self.head = nn.Linear(widths[-1], 1)
+        self.last,self.norm,self.head = _Block(n, n, 2*width),nn.GroupNorm(8, n),nn.Linear(n, 1)
 
 # %% ../../nbs/dlcr/discriminator.ipynb #3848dd67
 @patch

@@ -77,11 +77,9 @@ def _resume(path, plan, net, opt, epochs):
 def fit_discriminator(
     net, # `LatentDiscriminator`, on its device
     real, generated, # [N,C,h,w] and [M,C,h,w] latents, on the CPU
-    epochs:int=50,   # The state after which the released code takes
-    batch:int=8,     # Of each kind; 8 in released code
-    lr:float=3e-4, wd:float=1e-7, seed:int=0, # Of Adam, likewise; of all that is random
-    checkpoint=None, # File; what is there of the same run goes on
-    progress=None,   # Called with the figures of each epoch
+    epochs:int=50, batch:int=8, # As in released code: the state taken, images of each kind at a time
+    lr:float=3e-4, wd:float=1e-7, seed:int=0, # Of Adam, likewise; of the order
+    checkpoint=None, progress=None, # File, of which the same run goes on; called with the figures of each epoch
     **plan, # What else must be equal for a run to go on, plain values
 )->list: # A dict for each epoch, see `train_epoch`
     "Train by Eq. 5; `FileExistsError` for the checkpoint of another run, or of a longer one"
@@ -112,32 +110,30 @@ def _network(pipe, rule, width, depth, seed, device):
                                   scaling_of(pipe.vae, rule))
     return net.to(device)
 
-# %% ../../nbs/dlcr/discriminator_training.ipynb #cde1a63a
-def _latents(tables, pipe, inpaint, out, rule, seen):
-    "Latents by kind, and what a checkpoint has to remember of them"
-    size,at = list(inpaint.size),out/'latents'
-    z = {k: latents_of(t.path, pipe.vae, at/f'{k}-{rule}', size, rule, inpaint.batch, seen) for k,t in tables.items()}
-    images = [digest('\n'.join(map(image_key, t.path)))[:16] for t in tables.values()]
-    return z,dict(size=size, images=images, vae=weights_sum(pipe.vae))
+# %% ../../nbs/dlcr/discriminator_training.ipynb #7182b5db
+def _about(inpaint, tables):
+    "What a discriminator is on record with"
+    counts = {k: len(t) for k,t in tables.items()}
+    return dict(model=str(inpaint.name), data=str(tables['real'].dataset.iloc[0]), size=list(inpaint.size), **counts)
 
 # %% ../../nbs/dlcr/discriminator_training.ipynb #21221d6a
 def train_discriminator(
-    train,     # Sample table of real training images
-    generated, # Sample table of images generated of them
-    inpaint,   # `ClothesInpainter` that will be guided
-    out,       # Folder of latents, checkpoint and result
-    rule:str='paper', # Of noise and latents
-    width:int=64, depth:int=3, # Of the network
-    seed:int=0, # Of its weights and its training
-    seen=None,  # Called with (done, total) of the latents of each kind
-    **kwargs,   # Of `fit_discriminator`: epochs, batch, lr, wd, progress
+    train, generated, # Sample tables of real training images, and of images generated of them
+    inpaint, out, # `ClothesInpainter` that will be guided; folder of latents, checkpoint and result
+    rule:str='paper', width:int=64, depth:int=3, # Of noise and latents; of the network
+    seed:int=0, batch:int=8,   # Of its weights and its training, and images of each kind at a time
+    progress=None, seen=None,  # As of `fit_discriminator` and of `latents_of`
+    **kwargs, # Of `fit_discriminator`: epochs, lr, wd
 ): # `LatentDiscriminator`, and its history
     "Train a discriminator and write it; errors as of its parts, `BlockingIOError` where another process has the folder"
     pipe,out,tables = _pipe_of(inpaint),Path(out).expanduser().absolute(),dict(real=train, generated=generated)
     net = _network(pipe, rule, width, depth, seed, inpaint.device)
     with hold(out/'.lock'):
-        z,made_of = _latents(tables, pipe, inpaint, out, rule, seen)
-        history = fit_discriminator(net, **z, seed=seed, checkpoint=out/CHECKPOINT, **made_of, **kwargs)
-        about = {k: len(t) for k,t in tables.items()} | dict(model=str(inpaint.name), data=str(train.dataset.iloc[0]))
-        net.save(out/FILE, **about, size=made_of['size'], seed=seed, epochs=len(history), loss=history[-1]['loss'])
+        z = {k: latents_of(t.path, pipe.vae, out/'latents'/f'{k}-{rule}', inpaint.size, rule, inpaint.batch, seen)
+             for k,t in tables.items()}
+        images = [digest('\n'.join(map(image_key, t.path)))[:16] for t in tables.values()]
+        made_of = dict(size=list(inpaint.size), images=images, vae=weights_sum(pipe.vae))
+        history = fit_discriminator(net, z['real'], z['generated'], batch=batch, seed=seed, progress=progress,
+                                    checkpoint=out/CHECKPOINT, **made_of, **kwargs)
+        net.save(out/FILE, **_about(inpaint, tables), seed=seed, epochs=len(history), loss=history[-1]['loss'])
     return net.eval().requires_grad_(False),history

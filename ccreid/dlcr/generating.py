@@ -19,6 +19,7 @@ from ..generation.jobs import count_left, label_by
 from ..generation.wardrobe import random_clothes
 from ..tables import DataError
 from .edits import PlainEdit, masked_edit, recolouring_edit
+from .guiding import inpainter_of
 from .targets import Targets
 
 # %% ../../nbs/dlcr/generating.ipynb #94f09a35
@@ -115,7 +116,7 @@ def make_described(
     out = Path(out).expanduser().absolute()
     targets = Targets(words_of(dataset, out, models, variants, words, summary, looks, seed, progress), seed, form)
     label_by(out, 'target' if labels=='target' else '')
-    made = _expanded(dataset.train, masked_edit(models.parser, models.inpainter, targets, mask), out, variants, seed,
+    made = _expanded(dataset.train, masked_edit(models.parser, inpainter_of(models), targets, mask), out, variants, seed,
                      progress, **kwargs)
     return made.assign(clothes=made.target.astype('int64')) if labels=='target' and len(made) else made
 
@@ -133,7 +134,7 @@ def make_queries(
     found = words_of(dataset, out, models, variants, words, summary, looks, seed, progress)
     targets = Targets(found, seed, form, shared)
     quickly(models)
-    edit = masked_edit(models.parser, models.inpainter, targets, mask, 'DLCR-queries')
+    edit = masked_edit(models.parser, inpainter_of(models), targets, mask, 'DLCR-queries')
     return _expanded(dataset.query, edit, out, variants, seed, progress, **kwargs)
 
 # %% ../../nbs/dlcr/generating.ipynb #4e031c38
@@ -145,7 +146,7 @@ def make_random(
     seed:int=0, progress=True, **kwargs, # Of `expand`
 ): # As of `expand`
     "Training images in made-up clothes, as many as there are clothes ids"
-    edit = masked_edit(models.parser, models.inpainter, _made_up(dataset, seed, form), mask, 'DLCR-random')
+    edit = masked_edit(models.parser, inpainter_of(models), _made_up(dataset, seed, form), mask, 'DLCR-random')
     return _expanded(dataset.train, edit, Path(out).expanduser().absolute(), variants, seed, progress, **kwargs)
 
 # %% ../../nbs/dlcr/generating.ipynb #39e15c98

@@ -73,7 +73,7 @@ def _misfit(net, pipe):
         return f"it has seen latents times {own['scaling']:g}, not {scaling_of(pipe.vae):g}"
     return ''
 
-# %% ../../nbs/dlcr/guiding.ipynb #ebdcd3a4
+# %% ../../nbs/dlcr/guiding.ipynb #7e7a1ef1
 @patch
 def check(self:DiscriminatorGuidance,
     inpaint, # `ClothesInpainter`
@@ -124,7 +124,7 @@ class GuidedInpainter(GetAttr):
         "As the inpainter, with its estimates corrected"
         with guiding(self.inpaint.pipe, self.guidance): return self.inpaint(images, masks, prompts, seeds, rows=rows)
 
-# %% ../../nbs/dlcr/guiding.ipynb #eb041ee8
+# %% ../../nbs/dlcr/guiding.ipynb #96d158a7
 def guided(
     inpaint,  # `ClothesInpainter`
     guidance, # `DiscriminatorGuidance`, or None

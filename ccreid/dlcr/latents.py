@@ -30,7 +30,7 @@ def scaling_of(
     _check(rule)
     return float(vae.config.scaling_factor) if rule=='paper' else 1.
 
-# %% ../../nbs/dlcr/latents.ipynb #d6f1aa8e
+# %% ../../nbs/dlcr/latents.ipynb #5aa619e7
 @torch.no_grad()
 def encode(
     vae,    # AutoencoderKL
@@ -79,19 +79,22 @@ def _part_of(path, paths, vae, size, rule, batch):
 
 # %% ../../nbs/dlcr/latents.ipynb #0aec7c59
 def latents_of(
-    paths,   # Of images, at least one
-    vae,     # AutoencoderKL
+    paths, vae, # Of images, at least one; AutoencoderKL
     folder,  # Where the parts go
     size,    # (H,W) at which the model paints
     rule:str='paper', # One of `RULES`
-    batch:int=8, # Images at a time
-    progress=None, # Called with (done, total)
+    batch:int=8, progress=None, # Images at a time; called with (done, total)
 )->torch.Tensor: # [N,C,h,w] float16, on the CPU
     "Latents, computed where they are not there; `DataError` for an image that cannot be read"
     paths,found = list(map(str, paths)),[]
     if not paths: raise ValueError('there is no image to encode')
     for i in range(0, len(paths), _PART):
-        part,path = paths[i:i+_PART],Path(folder, f'{i//_PART:05d}.safetensors')
-        found.append(_part_of(path, part, vae, size, rule, batch))
+        part = paths[i:i+_PART]
+        path,told = Path(folder, f'{i//_PART:05d}.safetensors'),_told(part, vae, size, rule)
+        z = _kept(path, told)
+        if z is None:
+            z = _make(part, vae, size, rule, batch)
+            write_whole(path, safetensors_bytes(dict(latents=z), told))
+        found.append(z)
         if progress: progress(min(i+_PART, len(paths)), len(paths))
     return torch.cat(found)

@@ -8,7 +8,7 @@ Docs: https://ccreid.github.io/ccreid/models/small_diffusion.html.md"""
 __all__ = ['ENDS', 'VOCABULARY', 'LENGTH', 'WIDTH', 'PARTS', 'caption_tokenizer', 'caption_encoder', 'small_vae', 'small_unet',
            'plain_input', 'new_small_diffusion', 'save_small_diffusion', 'small_diffusion', 'about_small_diffusion']
 
-# %% ../../nbs/models/small_diffusion.ipynb #0b502d30
+# %% ../../nbs/models/small_diffusion.ipynb #e2141228
 import json
 import re
 from pathlib import Path
@@ -19,14 +19,14 @@ from ..files import read_json,to_json,write_whole
 from ..tensor_files import _sum,read_safetensors
 from ..weights import WeightsNotFound,compare_weights,locate,need
 
-# %% ../../nbs/models/small_diffusion.ipynb #42a90dce
+# %% ../../nbs/models/small_diffusion.ipynb #7cb23d59
 ENDS = '<|startoftext|>','<|endoftext|>'
 VOCABULARY = (*ENDS, *COLOURS, *PATTERNS[1:], *KINDS)
 LENGTH = 32 # Tokens of a text, with both ends
 
 def _any(words): return r'\b(?:' + '|'.join(re.escape(w) for w in sorted(words, key=len, reverse=True)) + r')\b'
 
-# %% ../../nbs/models/small_diffusion.ipynb #6615b066
+# %% ../../nbs/models/small_diffusion.ipynb #3d5724c7
 def caption_tokenizer():
     "A tokenizer of transformers that hears the words of `VOCABULARY` and their synonyms, and nothing else"
     need('transformers', 'tokenizers')
@@ -43,7 +43,7 @@ def caption_tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=fast, model_max_length=LENGTH, bos_token=first, eos_token=last,
                                    pad_token=last, unk_token=last)
 
-# %% ../../nbs/models/small_diffusion.ipynb #41d3e315
+# %% ../../nbs/models/small_diffusion.ipynb #ad440b70
 WIDTH = 64 # Numbers that stand for a token, and that a condition of the UNet has
 
 def caption_encoder():
@@ -54,7 +54,7 @@ def caption_encoder():
         projection_dim=WIDTH, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=LENGTH,
         bos_token_id=0, eos_token_id=1, pad_token_id=1)).eval()
 
-# %% ../../nbs/models/small_diffusion.ipynb #d3ff1b12
+# %% ../../nbs/models/small_diffusion.ipynb #5b8ea8f8
 def small_vae():
     "diffusers' `AutoencoderKL`: [B,3,96,48] in [-1,1] to [B,4,12,6] and back"
     need('diffusers')
@@ -63,7 +63,7 @@ def small_vae():
         down_block_types=('DownEncoderBlock2D',)*4, up_block_types=('UpDecoderBlock2D',)*4, scaling_factor=1.,
         sample_size=96).eval()
 
-# %% ../../nbs/models/small_diffusion.ipynb #3e75e1f3
+# %% ../../nbs/models/small_diffusion.ipynb #d0e5d2ae
 def small_unet():
     "diffusers' `UNet2DConditionModel` with nine input channels, for latents of 12×6"
     need('diffusers')
@@ -79,7 +79,7 @@ def plain_input(
     "What the UNet takes where no picture is given: the mask all ones, the masked latents zero"
     return torch.cat([noisy, torch.ones_like(noisy[:,:1]), torch.zeros_like(noisy)], 1)
 
-# %% ../../nbs/models/small_diffusion.ipynb #8baffcb7
+# %% ../../nbs/models/small_diffusion.ipynb #7d9144bf
 PARTS = dict(unet='diffusion_pytorch_model.safetensors', vae='diffusion_pytorch_model.safetensors',
              text_encoder='model.safetensors')
 
@@ -97,7 +97,7 @@ def new_small_diffusion(
     return StableDiffusionInpaintPipeline(tokenizer=caption_tokenizer(), scheduler=scheduler, safety_checker=None,
         feature_extractor=None, requires_safety_checker=False, **nets)
 
-# %% ../../nbs/models/small_diffusion.ipynb #fb82590b
+# %% ../../nbs/models/small_diffusion.ipynb #4f1f3373
 def _half(net, part):
     "The weights in 16 bits; those of the text model by the names that old and new releases of transformers read"
     state = {k: v.detach().cpu().half().contiguous() for k,v in net.state_dict().items()}
@@ -110,7 +110,7 @@ def _as_files(net, part, about):
     state = _half(net, part)
     return save(state, dict(format='pt', ccreid=to_json({**about, 'sum': _sum(state, json.loads(to_json(about)))})))
 
-# %% ../../nbs/models/small_diffusion.ipynb #86ca473c
+# %% ../../nbs/models/small_diffusion.ipynb #2334e647
 def _rewrite(file, change):
     "Change a JSON file"
     write_whole(file, to_json({**read_json(file, 'a description'), **change}, indent=2) + '\n')
@@ -127,7 +127,7 @@ def save_small_diffusion(
     _rewrite(folder/'tokenizer'/'tokenizer_config.json', dict(tokenizer_class=kind))
     for part,file in PARTS.items(): write_whole(folder/part/file, _as_files(getattr(pipe, part), part, about))
 
-# %% ../../nbs/models/small_diffusion.ipynb #197308b5
+# %% ../../nbs/models/small_diffusion.ipynb #6bbfa435
 def small_diffusion(
     name='small_diffusion', # Shipped with the package; or a name or folder for `locate`
 ):                          # StableDiffusionInpaintPipeline, on the CPU, in 32 bits
