@@ -23,9 +23,8 @@ RULES = 'paper','released' # Readings of the training
 _BETA = .1,20.             # of the VP-SDE
 LIMIT = math.log((1-1e-5)/1e-5) # Logit where the released code cuts probabilities off: 11.5
 
-def _check(rule, width=8):
+def _check(rule):
     if rule not in RULES: raise ValueError(f"a rule is {' or '.join(RULES)}, not {rule!r}")
-    if width%8: raise ValueError(f'the width is a multiple of 8, not {width}')
 
 def vp_abar(
     time:Tensor, # τ in [0,1]
@@ -98,7 +97,8 @@ class LatentDiscriminator(nn.Module):
         scaling:float=1., # By which the autoencoder's latents were multiplied
     ):
         super().__init__()
-        _check(rule, width)
+        _check(rule)
+        if width%8: raise ValueError(f'the width is a multiple of 8, not {width}')
         self.config = dict(channels=channels, width=width, depth=depth, rule=rule, scaling=float(scaling))
         self.register_buffer('abar', abar.detach().float().cpu().clone())
         widths,n = [width]+[2*width]*(depth-1),2*width if depth>1 else width

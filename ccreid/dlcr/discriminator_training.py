@@ -59,7 +59,7 @@ def train_epoch(
 CHECKPOINT = 'checkpoint.pth'
 _what = 'a checkpoint','choose another folder, or delete it to start afresh'
 
-def _resume(path, plan, net, opt, epochs):
+def _resume(path, plan, net, opt):
     "Fill network and optimiser from a checkpoint; the figures so far"
     if path is None or not os.path.exists(path): return []
     state = read_torch(path, *_what)
@@ -67,8 +67,6 @@ def _resume(path, plan, net, opt, epochs):
         raise ValueError(f'{path} is no checkpoint of a discriminator: {_what[1]}')
     if other := [f'{k} {state["plan"].get(k)}, not {v}' for k,v in plan.items() if state['plan'].get(k)!=v]:
         raise FileExistsError(f"{path} was begun otherwise: {', '.join(other)}. Choose another folder")
-    if (n := len(state['history']))>epochs: raise FileExistsError(
-        f'{path} has {n} epochs already, not {epochs}. Choose another folder')
     net.load_state_dict(state['net'])
     opt.load_state_dict(state['opt'])
     return state['history']
@@ -85,11 +83,13 @@ def fit_discriminator(
     "Train by Eq. 5; `FileExistsError` for the checkpoint of another run, or of a longer one"
     opt = torch.optim.Adam(net.parameters(), lr, weight_decay=wd)
     plan = dict(net.config, batch=batch, lr=lr, wd=wd, seed=seed, **plan)
-    history = _resume(checkpoint, plan, net, opt, epochs)
+    history = _resume(checkpoint, plan, net, opt)
+    if len(history)>epochs: raise FileExistsError(
+        f'{checkpoint} has {len(history)} epochs already, not {epochs}. Choose another folder')
     for epoch in range(len(history), epochs):
         history.append(train_epoch(net, opt, real, generated, batch, seed, epoch))
-        state = dict(plan=plan, net=net.state_dict(), opt=opt.state_dict(), history=history)
-        if checkpoint is not None: write_whole(checkpoint, torch_bytes(state))
+        if checkpoint is not None: write_whole(checkpoint, torch_bytes(
+            dict(plan=plan, net=net.state_dict(), opt=opt.state_dict(), history=history)))
         if progress: progress(history[-1])
     return history
 

@@ -67,16 +67,6 @@ def _make(paths, vae, size, rule, batch):
     if not z.isfinite().all(): raise ValueError('latents of this autoencoder are too large for 16 bits')
     return z
 
-# %% ../../nbs/dlcr/latents.ipynb #e58d8ea8
-def _part_of(path, paths, vae, size, rule, batch):
-    "The latents of a part, from its file or into it"
-    told = _told(paths, vae, size, rule)
-    z = _kept(path, told)
-    if z is None:
-        z = _make(paths, vae, size, rule, batch)
-        write_whole(path, safetensors_bytes(dict(latents=z), told))
-    return z
-
 # %% ../../nbs/dlcr/latents.ipynb #0aec7c59
 def latents_of(
     paths, vae, # Of images, at least one; AutoencoderKL
