@@ -60,9 +60,9 @@ IMAGES = { # Kinds of images
     'dlcr-perfect': Images('the same of a generator without flaws, on mannequins', _mini+'dlcr_perfect', **_plan)}
 
 # %% ../../nbs/dlcr/chain.ipynb #8b6d5cb6
-PARTS = dict( # Networks
+PARTS = GUIDANCE | dict( # Networks
     redrawer=Part('stable-diffusion-v1-5/stable-diffusion-v1-5', _jobs+'load_redrawer',
-                  'ccreid.generation.stand_ins:MannequinInpainter', 'whole pictures by a text, NAME or NAME@CLASS')) | GUIDANCE
+                  'ccreid.generation.stand_ins:MannequinInpainter', 'whole pictures by a text, NAME or NAME@CLASS'))
 
 # %% ../../nbs/dlcr/chain.ipynb #c234a46a
 def _row(name, generated, mode, base, **kwargs):

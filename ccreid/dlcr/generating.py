@@ -116,8 +116,8 @@ def make_described(
     out = Path(out).expanduser().absolute()
     targets = Targets(words_of(dataset, out, models, variants, words, summary, looks, seed, progress), seed, form)
     label_by(out, 'target' if labels=='target' else '')
-    made = _expanded(dataset.train, masked_edit(models.parser, inpainter_of(models), targets, mask), out, variants, seed,
-                     progress, **kwargs)
+    edit = masked_edit(models.parser, inpainter_of(models), targets, mask)
+    made = _expanded(dataset.train, edit, out, variants, seed, progress, **kwargs)
     return made.assign(clothes=made.target.astype('int64')) if labels=='target' and len(made) else made
 
 # %% ../../nbs/dlcr/generating.ipynb #5639bfd9

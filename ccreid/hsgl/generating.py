@@ -196,15 +196,15 @@ def make_hard(
     dataset, # `ReIDDataset`
     out,     # Folder of choices, garments and images
     models,  # `Networks` or `StandIns`
-    *, people:int=5, # n: images of each identity to dress
-    garments:int=5,  # m: garments
-    rule:str='ordered', # Pose test, see `choose`
-    quality:str='paper', # Rule of the quality, likewise
-    progress=True, **kwargs, # Limits of the pose test, see `LIMITS`; and of `expand`
+    *, people:int=5, garments:int=5, # n: images of each identity to dress; m: garments
+    rule:str='ordered', quality:str='paper', # Pose test, and rule of the quality, see `choose`
+    seen:float=.7, level:float=.05, ears:float=.4, # Limits of the pose test, see `LIMITS`
+    apart:float=.08, score:float=.3, order:float=.2, # Likewise
+    progress=True, **kwargs, # Of `expand`
 ): # As of `expand`, with clothes labels by garment
     "SHSG: the best images of each person in garments that all share"
-    out,tryon = Path(out).expanduser().absolute(),models.tryon
-    bar,limits = Rate() if progress is True else progress or None,{k: kwargs.pop(k) for k in LIMITS if k in kwargs}
+    out,tryon,bar = Path(out).expanduser().absolute(),models.tryon,Rate() if progress is True else progress or None
+    limits = dict(seen=seen, level=level, ears=ears, apart=apart, score=score, order=order)
     rows,library,made = choose(dataset, out, models, people, garments, rule, bar, quality, **limits)
     reasons = ', '.join(f'{n} {k}' for k,n in made['reasons'].items() if k!='accepted')
     print(f'{len(rows)} images of {rows.identity.nunique()} people in {len(library)} garments; '
