@@ -303,7 +303,7 @@ def test_cssc_has_no_clusters_and_learns_from_pairs(world):
 def addon():
     "The name under which a chain has registered pairs, or one that is registered here"
     if 'pairs_mode' in All('options'):
-        yield All('options')['pairs_mode'].of[0]
+        yield next(o for o in All('options')['pairs_mode'].of if o in All('addons'))
         return
     register(Chain('toy-pairs', addons={'progressive': 'ccreid.dlcr.additions:progressive'}, options=pair_options('progressive')))
     yield 'progressive'

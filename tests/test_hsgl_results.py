@@ -97,7 +97,7 @@ def test_every_row_has_a_base_on_the_same_benchmark_and_the_core_is_small():
 def test_extended_rows_are_all_but_the_core():
     core, more = rows_of('hsgl'), rows_of('hsgl', 'extended')
     assert rows_of('hsgl', 'all')==core+more and not {r.name for r in core} & {r.name for r in more}
-    assert {r.part for r in more}=={'table','controls','ltcc','pretraining','epochs','double-dose'}
+    assert {r.part for r in more}=={'table','controls','ltcc','pretraining','epochs','map','double-dose'}
 
 def test_without_adjustment_hsal_is_one_and_a_half_plain_triplet_losses(sets):
     "alpha = 0: L(d) + 0.5 L(d'), and d' is d"

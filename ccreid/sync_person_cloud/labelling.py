@@ -9,7 +9,6 @@ __all__ = ['command', 'cluster_table']
 
 # %% ../../nbs/sync_person_cloud/labelling.ipynb #3da3062c
 import os
-import pandas as pd
 from pathlib import Path
 from ..commands.shared import add_data, add_device, read_dataset
 from ..files import shown, write_whole
@@ -20,11 +19,12 @@ from ..values import number, whole
 # %% ../../nbs/sync_person_cloud/labelling.ipynb #b79ea9f0
 def cluster_table(
     model, # A network with `.preprocessing`, or a learner
-    table:pd.DataFrame, # Sample table
+    table, # Sample table
     root, # Folder that paths are relative to
     eps:float=0.4, min_samples:int=4, k1:int=30, k2:int=6, # Of `pseudo_labels`
-)->pd.DataFrame: # `path` and `identity`: the cluster, large ones first, -1 for outliers, which come last
+): # `path` and `identity`: the cluster, large ones first, -1 for outliers, which come last
     "Clusters of images, as a table that the layout `folder` reads"
+    import pandas as pd
     from ccreid.sync_person_cloud.pseudo_labels import pseudo_labels
     from ccreid.training.embedding import embed
     found = pseudo_labels(embed(model, table), eps, min_samples, k1, k2).numpy()
