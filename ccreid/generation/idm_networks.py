@@ -27,13 +27,13 @@ from ..weights import count_reported,locate,need
 def _quietly():
     "No bars and reports of the libraries: what they say is looked at"
     from transformers.utils import logging as words
-    before = logging.root.manager.disable
+    before,bars = logging.root.manager.disable,words.is_progress_bar_enabled()
     logging.disable(logging.WARNING)
     words.disable_progress_bar()
     try: yield
     finally:
         logging.disable(before)
-        words.enable_progress_bar()
+        if bars: words.enable_progress_bar()
 
 def _stock(kind, folder, name):
     "A network by its library's own reader"
