@@ -145,6 +145,17 @@ def check_accumulation(make, more=lambda output, labels: 0., **tolerance):
     torch.testing.assert_close(classifier.weight, learn.model.aux['clothes_classifier'].weight)
     return learn
 
+def test_accumulated_batches_are_no_steps(dataset):
+    "Of two batches of 12 whose gradients are added up one is a step: counted once, and callbacks see it after the batch"
+    seen = []
+    class See(Callback):
+        order = 90
+        def after_batch(self):
+            if self.training: seen.append(bool(self.learn.step_taken))
+    learn = quiet(three(dataset, [GradientAccumulation(24), See()]), 2)
+    assert len(seen)>=4 and seen==[i%2==1 for i in range(len(seen))]
+    assert sum(c['steps'] for c in learn.counts)==sum(seen)
+
 def test_gradient_accumulation_gives_the_mean_of_the_sums(dataset):
     check_steps(check_accumulation(partial(three, dataset), rtol=1e-3, atol=1e-5))
 

@@ -63,15 +63,23 @@ def before_train(self:Bookkeeping):
 
 @patch
 def before_step(self:Bookkeeping):
-    "Count a step"
+    "A step is to be taken"
     self.learn.step_taken = True
-    self.steps += 1
 
 @patch
 def after_cancel_step(self:Bookkeeping):
-    "Take back the count of a step that was skipped"
+    "Half precision skipped it"
     self.learn.step_taken = False
-    self.steps -= 1
+
+@patch
+def after_cancel_batch(self:Bookkeeping):
+    "Gradients were only accumulated"
+    self.learn.step_taken = False
+
+@patch
+def after_step(self:Bookkeeping):
+    "Count a step that was taken"
+    self.steps += self.learn.step_taken
 
 # %% ../../nbs/training/bookkeeping.ipynb #f2cef3a8
 @patch
