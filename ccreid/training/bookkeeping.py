@@ -61,6 +61,7 @@ def before_train(self:Bookkeeping):
     self.loss_func.training, self.sums, self.batches = True, {}, 0
     self.steps = self.images = 0
 
+# %% ../../nbs/training/bookkeeping.ipynb #31fa5fee
 @patch
 def before_step(self:Bookkeeping):
     "A step is to be taken"
