@@ -60,7 +60,7 @@ readme: $(VENV)/.installed-dev
 	$(BIN)/python tools/docs.py --what readme
 
 bench: $(VENV)/.installed-base
-	@set -e; for f in $(filter-out benchmarks/pretrain%,$(wildcard benchmarks/*.py)); do echo "== $$f"; $(BIN)/python $$f $(ARGS); done
+	@set -e; for f in $(filter-out benchmarks/pretrain% benchmarks/train_%,$(wildcard benchmarks/*.py)); do echo "== $$f"; $(BIN)/python $$f $(ARGS); done
 
 gpu: $(VENV)/.installed-dev
 	$(BIN)/python tools/gpu.py $(ARGS)
