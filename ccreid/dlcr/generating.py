@@ -1,4 +1,4 @@
-"""From photographs to variants in other clothes by one command each: descriptions made once, networks by name, jobs that go on where they were stopped
+"""Variants of photographs in other clothes, a command each: descriptions made once, jobs that go on
 
 Docs: https://ccreid.github.io/ccreid/dlcr/generating.html.md"""
 

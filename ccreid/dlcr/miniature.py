@@ -1,4 +1,4 @@
-"""The paper's images for the mannequins' benchmark, drawn by stand-ins, with every choice declared before a row is trained
+"""The paper's images for the mannequins' benchmark by stand-ins, every choice declared before a row is trained
 
 Docs: https://ccreid.github.io/ccreid/dlcr/miniature.html.md"""
 

@@ -1,4 +1,4 @@
-"""Ten tiles side by side in one PNG and ten lines of descriptions: the layout in which DLCR's images are published, read in place and written
+"""Ten tiles side by side in one PNG, and ten lines of descriptions: DLCR's published layout, read and written
 
 Docs: https://ccreid.github.io/ccreid/dlcr/tiles.html.md"""
 

@@ -1,4 +1,4 @@
-"""A folder of pictures without a single label, a network trained on it, and a table of clusters that a person can correct
+"""A folder of pictures without labels, a network trained on it, and a table of clusters to be corrected
 
 Docs: https://ccreid.github.io/ccreid/sync_person_cloud/labelling.html.md"""
 

@@ -1,4 +1,4 @@
-"""Two vectors for each cluster, one that follows the average and one that follows the hardest image; and the loss that holds a person's outfits together
+"""Two vectors for each cluster, the average and the hardest image, and a loss that holds outfits together
 
 Docs: https://ccreid.github.io/ccreid/sync_person_cloud/memories.html.md"""
 

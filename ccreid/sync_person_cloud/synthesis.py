@@ -1,4 +1,4 @@
-"""An image and a template become the image in the template's clothes: by try-on, by a text, from a folder of ready-made images, or drawn again
+"""An image in a template's clothes: by try-on, by a text, from a folder of ready-made images, or drawn again
 
 Docs: https://ccreid.github.io/ccreid/sync_person_cloud/synthesis.html.md"""
 
