@@ -14,19 +14,8 @@ from ccreid.generation.inpainting import tiny_pipeline
 from ccreid.generation.jobs import Networks, read_generated
 from ccreid.generation.parsing import clothes_mask, main_person, tiny_parser
 from ccreid.generation.tiny_networks import tiny_unet
-from ccreid.generation.tiny_talkers import tiny_language, tiny_llava
+from ccreid.generation.tiny_talkers import taught, tiny_language, tiny_llava
 from test_hsgl_algorithm import SMALL, made, photographs # a fixture
-
-def says_shirt(model, tokenizer):
-    "A model whose every answer is `shirt`: a token's embedding alone decides what follows it"
-    chain = [tokenizer.convert_tokens_to_ids(t) for t in 'Ġshirt']+[tokenizer.eos_token_id]
-    with torch.no_grad():
-        for name,p in model.named_parameters():
-            if 'vision' not in name and ('o_proj' in name or 'down_proj' in name): p.zero_()
-        into,out = model.get_input_embeddings().weight,model.get_output_embeddings().weight
-        into.zero_(); out.zero_()
-        for i,(now,then) in enumerate(zip(chain, chain[1:])): into[now,i] = 1.; out[then,i] = 9.
-    return model
 
 @pytest.fixture(scope='module')
 def weights(tmp_path_factory, photographs):
@@ -40,9 +29,9 @@ def weights(tmp_path_factory, photographs):
     folder = home/'mattmdjaga'/'segformer_b2_clothes'
     parser.model.save_pretrained(folder); parser.processor.save_pretrained(folder)
     llava,processor = tiny_llava()
-    says_shirt(llava, processor.tokenizer).save_pretrained(home/'llava-hf'/'llava-1.5-7b-hf'); processor.save_pretrained(home/'llava-hf'/'llava-1.5-7b-hf')
+    taught(llava, processor.tokenizer, 'shirt').save_pretrained(home/'llava-hf'/'llava-1.5-7b-hf'); processor.save_pretrained(home/'llava-hf'/'llava-1.5-7b-hf')
     llama,tokenizer = tiny_language()
-    says_shirt(llama, tokenizer).save_pretrained(home/'meta-llama'/'Llama-2-7b-chat-hf'); tokenizer.save_pretrained(home/'meta-llama'/'Llama-2-7b-chat-hf')
+    taught(llama, tokenizer, 'shirt').save_pretrained(home/'meta-llama'/'Llama-2-7b-chat-hf'); tokenizer.save_pretrained(home/'meta-llama'/'Llama-2-7b-chat-hf')
     tiny_pipeline().save_pretrained(home/'sd2-community'/'stable-diffusion-2-inpainting')
     parts = dict(tiny_pipeline().components, unet=tiny_unet(4), requires_safety_checker=False, image_encoder=None)
     StableDiffusionPipeline(**parts).save_pretrained(home/'stable-diffusion-v1-5'/'stable-diffusion-v1-5')
@@ -112,12 +101,19 @@ def test_without_a_mask_and_by_tiles(run, ccreid, photographs, tmp_path):
     run('train', *SMALL, '--method','dlcr','--set','pairs_mode=concatenated','--generated',plain,'--out',tmp_path/'plain')
     assert record(tmp_path/'plain')['recipe']['generated']=='dlcr-plain'
     for kind in ('dlcr-random','dlcr-recoloured'): assert f'{len(real.train)} images made' in run(f'generate {kind}', '--variants','1', *(TINY if kind=='dlcr-random' else ()))
+    run('generate dlcr-random', '--variants','1','--made-up','model','--out',tmp_path/'asked', *TINY)          # LLaMA says shirt, the lists the rest
+    told,lists = (read_generated(f, real) for f in (tmp_path/'asked', tmp_path/'runs'/'prcc-dlcr-random'))
+    assert told.made_up.tolist()==lists.made_up.tolist() and all(p.startswith('A person wearing shirt, ') for p in told.prompt)
+    assert [p.split(', ')[-1] for p in told.prompt]==[p.split(', ')[-1] for p in lists.prompt]
+    words = json.loads((tmp_path/'asked'/'words.json').read_text())
+    assert 'Llama' in words['settings']['summarizer']['summarizer'] and len(words['descriptions'])==real.train.clothes.nunique()
     write_released(samples, real, tmp_path/'tiles')
     out = run('train', *SMALL, '--method','dlcr','--generated',tmp_path/'tiles','--out',tmp_path/'tiled')
     assert f'{len(samples)} generated images (DLCR)' in out and record(tmp_path/'tiled')['train']['generated']==len(samples)
 
 @pytest.mark.parametrize('words,why', [
     (('generate','dlcr','--variants','7'), '7 other clothes are wanted'), (('generate','dlcr','--variants','2','--words','nowhere'), 'nowhere'),
+    (('generate','dlcr','--variants','6'), '6 other clothes are wanted for each image, there are 5'), (('generate','dlcr-random','--made-up','model','--model','summarizer=none'), 'no summarizer makes up clothes'),
     (('generate','dlcr-plain','--labels','target'), 'labels is an option of dlcr'), (('generate','dlcr','--labels','some'), 'one of unknown, target'),
     (('train','--method','dlcr',*SMALL), 'wants generated images')])
 def test_what_cannot_be_done_is_said_in_a_line(ccreid, weights, photographs, monkeypatch, tmp_path, words, why):

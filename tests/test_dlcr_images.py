@@ -14,9 +14,11 @@ from ccreid.dlcr.generating import WORDS, quickly, read_words
 from ccreid.dlcr.targets import Targets, draw_targets
 from ccreid.dlcr.tiles import read_lines, read_released, read_tiles, write_released, write_tiles
 from ccreid.generation.descriptions import Description
+from ccreid.generation.inpainting import ClothesInpainter, tiny_pipeline
 from ccreid.generation.jobs import LABELS, Networks, StandIns, add_samples, generate, label_by, read_generated
 from ccreid.generation.stand_ins import MannequinInpainter
 from ccreid.generation.terms import reminder, terms_of
+from ccreid.generation.tiny_networks import tiny_unet
 
 # -- the draw
 
@@ -84,15 +86,20 @@ def test_another_colour_keeps_light_and_what_is_outside(seed):
     assert np.array_equal(new, np.asarray(Recolourer()([image], [mask], [''], [seed])[0]))
 
 def test_a_plain_picture_has_no_mask_and_its_strength_on_record(world):
-    class Paint:
-        settings,seen = dict(strength=.6),[]
-        def __call__(self, images, masks, prompts, seeds, rows=None): self.seen.append((masks, prompts)); return images
-    paint,targets = Paint(),Targets({c: Description(f'a shirt of kind {c}') for c in range(12)})
-    edit = PlainEdit(paint, targets)
-    rows = world.train[:3].to_dict('records')
-    got = edit(opened(rows), rows, [0,1,2], [0,0,0])
-    assert paint.seen[0][0] is None and edit.settings['painter']['strength']==.6 and edit.settings['mask']=='none'
-    assert [n['prompt'] for _,n in got]==list(paint.seen[0][1])
+    "A tiny image-to-image pipeline of the real class: nothing of the source is put back"
+    pytest.importorskip('transformers'); pytest.importorskip('diffusers')
+    import ccreid.compat
+    from diffusers import StableDiffusionImg2ImgPipeline
+    parts = dict(tiny_pipeline().components, unet=tiny_unet(4), requires_safety_checker=False, image_encoder=None)
+    paint = ClothesInpainter(StableDiffusionImg2ImgPipeline(**parts), size=(64,32), steps=4, strength=.5, whole=True, device='cpu')
+    targets = Targets({c: Description(f'a shirt of kind {c}') for c in range(12)})
+    edit,rows = PlainEdit(paint, targets),world.train[:3].to_dict('records')
+    got = edit(opened(rows), rows, [0,1,2], [5,6,7])
+    assert edit.settings['painter']['strength']==.5 and edit.settings['painter']['whole'] and edit.settings['mask']=='none'
+    assert [n['prompt'] for _,n in got]==[str(t) for t in targets(rows, [0,1,2])] and all(n['target']!=r['clothes'] for (_,n),r in zip(got, rows))
+    direct = paint(opened(rows), None, [n['prompt'] for _,n in got], [5,6,7])
+    assert [a.tobytes() for a,_ in got]==[b.tobytes() for b in direct]
+    for (new,_),old in zip(got, opened(rows)): assert new.size==old.size and (np.asarray(new)!=np.asarray(old)).any(-1).mean()>.9
 
 # -- jobs
 
@@ -220,6 +227,11 @@ def test_the_published_layout_is_read_where_it_lies(world, tmp_path, cut, ending
     Image.new('RGB', (31,5)).save(victim)
     assert len(again := read_generated(start, world))==8*(n-1) and again.attrs['expansion']['damaged']==1
     assert '1 strips are left out' in capsys.readouterr().out
+    strip = sorted(start.rglob('*'+ending))[1]
+    strip.with_suffix('.txt').write_text('a shirt | jeans | boots\n'*4)      # four lines beside eight tiles: every tile would show two people
+    assert len(again := read_generated(start, world))==8*(n-2) and again.attrs['expansion']['damaged']==2
+    victim.unlink()
+    assert len(read_generated(start, world))==8*(n-2) and '4 tiles of 64×64 pixels' in capsys.readouterr().out.splitlines()[-1]
     assert read_released(tmp_path/'job', world) is None
 
 # -- terms

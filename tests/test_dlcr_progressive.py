@@ -152,12 +152,14 @@ def all_three(world, cbs=(), clothes=True, **kwargs):
 
 def check_pairs(learn, made):
     "Every step: image and partner by turns, of one person, the partner a variant of that very image, no later one than the epoch allows"
-    paths, source, variant = learn.dls.train.dataset.paths, dict(zip(made.path, made.source)), dict(zip(made.path, made.variant))
+    paths, source, variant, latest = learn.dls.train.dataset.paths, dict(zip(made.path, made.source)), dict(zip(made.path, made.variant)), {}
     for epoch,_,labels,*_ in learn.watch.steps:
         assert labels['generated'].tolist()==[0,1]*6
         assert labels['identity'][::2].tolist()==labels['identity'][1::2].tolist()
         for a,b in labels['row'].view(-1, 2).tolist():
             assert source[paths[b]]==paths[a] and variant[paths[b]]<available_variants(epoch, 3, 3, 1)
+            latest[epoch] = max(latest.get(epoch, 0), variant[paths[b]]+1)
+    assert latest=={e: available_variants(e, 3, 3, 1) for e in latest}!={}, 'and none earlier: the parts grow with the epochs of the fit'
 
 def test_cal_hsal_and_pairs_sum_up_as_worked_out_by_hand(world):
     learn = quiet(all_three(world), 2)

@@ -24,7 +24,7 @@ from ccreid.generation.lapses import DECLARED_LAPSES, NO_LAPSES, Lapses, Mannequ
 from ccreid.generation.questions import QUESTIONS, SUMMARIES, evenly, joined
 from ccreid.generation.summarizers import Summarizer
 from ccreid.generation.talkers import Talker
-from ccreid.generation.tiny_talkers import tiny_instructblip, tiny_language, tiny_llava, tiny_qwen
+from ccreid.generation.tiny_talkers import taught, tiny_instructblip, tiny_language, tiny_llava, tiny_qwen
 from ccreid.generation.wardrobe import invented_clothes, random_clothes, random_description
 from ccreid.registry import Chain, Images, Option
 from ccreid.values import text as a_text
@@ -274,24 +274,32 @@ def test_a_damaged_file_is_one_line(table, tmp_path, damage):
     with pytest.raises(ValueError) as e: describe_clothes(table, MannequinDescriber(), folder=tmp_path, progress=None)
     assert file.name in str(e.value) and '\n' not in str(e.value)
 
-class Deaf:
-    "Answers about some clothes only"
-    settings = dict(describer='deaf')
-    def __call__(self, images, rows=None): return ['a red shirt and jeans' if r['clothes']!=3 else None for r in rows]
+class ScriptedDescriber:
+    "Stand-in for a describer whose answers a test has written down: no network gives a certain faulty text when it is wanted"
+    settings = dict(describer='script')
+    def __init__(self, answers): self.answers = answers # Function of the rows
+    def __call__(self, images, rows=None): return self.answers(rows)
+
+class ScriptedSummarizer:
+    "Stand-in for a summarizer that gives a certain text, such as a list with small talk around it"
+    settings,batch = dict(summarizer='script'),4
+    def __init__(self, text): self.text,self.asked = text,[]
+    def __call__(self, answers):
+        self.asked.append(len(answers))
+        return [self.text]*len(answers)
+
+silent_on_3 = ScriptedDescriber(lambda rows: ['a red shirt and jeans' if r['clothes']!=3 else None for r in rows])
 
 def test_clothes_without_an_answer_are_left_out_or_made_up_and_counted(table, capsys):
-    got = describe_clothes(table, Deaf(), progress=None)
+    got = describe_clothes(table, silent_on_3, progress=None)
     assert set(got)==set(table.clothes)-{3} and got.counts['none']==1 and got.counts['made_up']==0 and 'without an answer: 1, left out' in capsys.readouterr().out
-    got = describe_clothes(table, Deaf(), missing='random', seed=4, progress=None)
+    got = describe_clothes(table, silent_on_3, missing='random', seed=4, progress=None)
     assert got[3]==random_description(4, 3) and got.counts['made_up']==1 and '1, made up' in capsys.readouterr().out
     assert got[0]==Description('a red shirt','jeans') and got.counts['unknown']==len(got)-1
 
 def test_faults_are_counted(table):
     said = ['', 'Una camiseta y un pantalón', 'nobody', 'jeans or a skirt', Said('a red shirt', True), 'a red shirt, jeans and boots']
-    class Reciting:
-        settings = dict(describer='book')
-        def __call__(self, images, rows=None): return said[:len(images)]
-    counts = describe_clothes(table[table.clothes==0].iloc[:6], Reciting(), progress=None).counts
+    counts = describe_clothes(table[table.clothes==0].iloc[:6], ScriptedDescriber(lambda rows: said[:len(rows)]), progress=None).counts
     assert {k: counts[k] for k in FAULTS}==dict(empty=1, language=1, nothing=1, contradictory=1, cut=1)
 
 def test_generated_images_and_unknown_clothes_are_not_described(table):
@@ -307,10 +315,9 @@ def test_what_cannot_be_done_is_said_before_anybody_is_asked(table, kw, says):
     assert asked.asked==[]
 
 def test_a_model_that_gives_too_few_texts(table):
-    class Short(Deaf):
-        def __call__(self, images, rows=None): return ['a hat']
-    with pytest.raises(ValueError, match='the describer gave 1 texts for'): describe_clothes(table, Short(), progress=None)
-    with pytest.raises(ValueError, match='nothing to describe'): describe_clothes(table.assign(clothes=-1), Deaf())
+    with pytest.raises(ValueError, match='the describer gave 1 texts for'): describe_clothes(table, ScriptedDescriber(lambda rows: ['a hat']), progress=None)
+    with pytest.raises(ValueError, match='nothing to describe'): describe_clothes(table.assign(clothes=-1), silent_on_3)
+    with pytest.raises(ValueError, match='a list of answers is needed'): summarise('a red shirt')
 
 def test_progress_counts_the_images_of_this_call(table, tmp_path):
     said = []
@@ -361,6 +368,9 @@ def test_clothes_that_a_model_makes_up():
     got = invented_clothes(table, inventor)                                            # noise: everything comes from the lists
     assert got==random_clothes(table) and got.about=='tiny' and got.counts['filled']==9
     assert len(set(inventor.invent(3)))==3 and inventor.invent(3)==inventor.invent(3)
+    model,tokenizer = tiny_language()
+    got = invented_clothes(table, Summarizer(taught(model, tokenizer, 'jeans'), tokenizer, words=8, device='cpu'))
+    assert all(d==Description(random_description(0, c).upper, 'jeans', random_description(0, c).footwear) for c,d in got.items()) and got.counts['filled']==6
 
 
 # --- models of the real classes
@@ -435,22 +445,22 @@ def test_a_summarizer_reads_all_and_answers_one(folders, table, tmp_path):
     networks.describer.say = networks.summarizer.say = never
     assert describe_clothes(table, networks.describer, networks.summarizer, tmp_path, progress=None, missing='random')==got
 
-class Listing:
-    "A summarizer that gives a list, as Llama does"
-    settings,batch = dict(summarizer='list'),4
-    def __init__(self): self.asked = []
-    def __call__(self, answers):
-        self.asked.append(len(answers))
-        return ['Sure:\n1. a red shirt\n2. a blue polo\n3. jeans\n\nI hope this helps!']*len(answers)
-
 def test_rules_for_a_summary(table):
-    class Saying(Deaf):
-        def __call__(self, images, rows=None): return ['a blue polo and boots']*len(images)
-    listing = Listing()
-    paper,released = (describe_clothes(table, Saying(), listing, rule=r, progress=None) for r in ('paper','released'))
+    listing = ScriptedSummarizer('Sure:\n1. a red shirt\n2. a blue polo\n3. jeans\n\nI hope this helps!')
+    polo = ScriptedDescriber(lambda rows: ['a blue polo and boots']*len(rows))
+    paper,released = (describe_clothes(table, polo, listing, rule=r, progress=None) for r in ('paper','released'))
     n = table.clothes.nunique()
     assert set(paper.values())=={Description('a blue polo','jeans','boots')} and paper.counts['chosen']==paper.counts['filled']==n and listing.asked==[4]*(n//4)*2
     assert {d.text('released') for d in released.values()}=={'a red shirt a blue polo jeans hope this helps!'} and released.counts['chosen']==0
+
+def test_a_taught_word_goes_all_the_way_through_real_classes(table):
+    "A tiny LLaVA that says shirt and a tiny Llama that says jeans: the summary's word stands, the part that it leaves out comes from the answers"
+    llava,processor = tiny_llava(); model,tokenizer = tiny_language()
+    describe = Describer(taught(llava, processor.tokenizer, 'shirt'), processor, words=8, device='cpu')
+    summarize = Summarizer(taught(model, tokenizer, 'jeans'), tokenizer, words=8, device='cpu')
+    got = describe_clothes(table, describe, summarize, images=1, progress=None)
+    n = table.clothes.nunique()
+    assert set(got.values())=={Description('shirt','jeans')} and got.counts['filled']==n and got.counts['unknown']==n and not any(got.counts[f] for f in FAULTS)
 
 def test_many_answers_fit_into_a_prompt():
     answers = [f'{k} is a red shirt and blue jeans' for k in range(300)]

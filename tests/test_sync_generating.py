@@ -5,9 +5,10 @@ import numpy as np, pytest
 from PIL import Image
 from ccreid.data.layouts import load_dataset
 from ccreid.data.mannequins import MannequinWorld
+from ccreid.generation.catvton import CatVTON, tiny_catvton
 from ccreid.generation.inpainting import tiny_inpainter
 from ccreid.generation.jobs import Networks, StandIns, generate, read_generated
-from ccreid.generation.stand_ins import MannequinInpainter, MannequinParser
+from ccreid.generation.stand_ins import MannequinInpainter, MannequinParser, MannequinTryOn
 from ccreid.sync_person_cloud.generating import load_synthesizer
 from ccreid.sync_person_cloud.synthesis import (FolderSynthesizer, InpaintSynthesizer, MannequinSynthesizer, Reclothing, Template,
     TryOnSynthesizer, drawn_templates, read_templates, synthesize)
@@ -99,13 +100,17 @@ def test_inpainting_by_words_with_the_real_class(dataset, tmp_path):
     assert len(made)==4 and set(made.text)=={'a red coat','blue jeans'}
 
 def test_try_on_gets_picture_and_words(dataset):
-    seen = []
-    class Net:
-        settings = dict(tryon='mine')
-        def __call__(self, images, garments, texts, seeds, rows=None): seen.append((garments, texts, seeds)); return images
-    t = Template('a.png', 'a coat', Image.new('RGB', (8,8), 'red'))
-    TryOnSynthesizer(Net())([Image.new('RGB', (4,4))], [t], [7])
-    assert seen==[([t.image], ['a coat'], [7])] and Reclothing(TryOnSynthesizer(Net()), [t]).settings['synthesizer']==dict(tryon='mine')
+    "A tiny CatVTON goes by the picture, the mannequins' try-on by the words; both get what the template has"
+    rows = dataset.train.head(2).to_dict('records')
+    people = [Image.open(r['path']).convert('RGB') for r in rows]
+    red,blue = (Template('a.png', 'a green coat', Image.new('RGB', (48,64), c)) for c in ('red','blue'))
+    for net in tiny_catvton(), MannequinTryOn():
+        got = TryOnSynthesizer(net)(people, [red]*2, [7,8], rows)
+        direct = net(people, [red.image]*2, [red.text]*2, [7,8], rows=rows)
+        assert [a.tobytes() for a in got]==[b.tobytes() for b in direct]
+        other = TryOnSynthesizer(net)(people, [blue]*2, [7,8], rows)
+        assert all((a.tobytes()!=b.tobytes())==(type(net) is CatVTON) for a,b in zip(got, other))
+        assert Reclothing(TryOnSynthesizer(net), [red]).settings['synthesizer']==net.settings
 
 def test_what_is_lacking_is_said_in_one_line(ccreid, root, tmp_path):
     (tmp_path/'t').mkdir(); (tmp_path/'t'/'templates.csv').write_text('file,text\nnot_there.png,a coat\n')

@@ -41,6 +41,7 @@ _form = Option(text(('paper','released','line')), 'paper', 'how a description be
 _words = dict(form=_form, words=Option(text(), None, 'folder or file that has the descriptions; made if not given'),
               summary=Option(text(('paper','released')), 'paper', 'how answers become a description'),
               looks=Option(whole(0), 0, 'images of each clothes id that are described; 0: all'))
+_by = Option(text(('lists','model')), 'lists', 'who makes up clothes: lists of words, or the summarizer')
 _labels = Option(text(('unknown','target')), 'unknown', 'clothes label of an image: none, as released, or whose '
                  'clothes it shows')
 
@@ -52,9 +53,9 @@ IMAGES = { # Kinds of images
         _jobs+'make_queries', dict(variants=Option(whole(1), 6, 'l, clothes that each query is dressed in'), mask=_mask,
         shared=Option(yes_or_no(), False, 'are all queries in the same clothes?'), **_words), split='query'),
     'dlcr-random': Images('training images in made-up clothes', _mini+'dlcr_random', _jobs+'make_random',
-        dict(variants=_many, mask=_mask, form=_form), **_plan),
+        dict(variants=_many, mask=_mask, form=_form, made_up=_by), **_plan),
     'dlcr-plain': Images('training images made anew without a mask', _mini+'dlcr_plain', _jobs+'make_plain',
-        dict(variants=_many, form=_form), **_plan),
+        dict(variants=_many, form=_form, made_up=_by), **_plan),
     'dlcr-recoloured': Images('training images in other colours', _mini+'dlcr_recoloured', _jobs+'make_recoloured',
         dict(variants=_many, mask=_mask), **_plan),
     'dlcr-perfect': Images('the same of a generator without flaws, on mannequins', _mini+'dlcr_perfect', **_plan)}

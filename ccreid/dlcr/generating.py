@@ -16,7 +16,7 @@ from ..generation.describing import Description, Descriptions, describe_clothes
 from ..generation.expansion import expand
 from ..generation.inpainting import ClothesInpainter
 from ..generation.jobs import count_left, label_by
-from ..generation.wardrobe import random_clothes
+from ..generation.wardrobe import invented_clothes, random_clothes
 from ..tables import DataError
 from .edits import PlainEdit, masked_edit, recolouring_edit
 from .guiding import inpainter_of
@@ -46,15 +46,26 @@ def read_words(
     return Descriptions(read, about=str(path))
 
 # %% ../../nbs/dlcr/generating.ipynb #25560228
+def _keep(out, found, models, **settings):
+    "Put descriptions on record, and free the memory of the language models for the painter"
+    text = {str(c): d.text('line') for c,d in sorted(found.items())}
+    write_whole(out/WORDS, to_json(dict(settings=settings, descriptions=text), indent=1))
+    if drop := getattr(models, 'drop', None): drop('describer', 'summarizer')
+
 def _described(dataset, out, models, summary, looks, seed, progress):
     "Ask the models, and put on record what became of it"
     found = describe_clothes(dataset.train, models.describer, models.summarizer, out/'answers', rule=summary,
                              images=looks, seed=seed, progress=progress)
     if not found: raise DataError(f'{dataset.name}: no clothes are described: look at the answers in {out/"answers"}')
-    settings = dict(describer=models.describer.settings, summarizer=getattr(models.summarizer, 'settings', None))
-    text = {str(c): d.text('line') for c,d in sorted(found.items())}
-    write_whole(out/WORDS, to_json(dict(settings=settings, descriptions=text), indent=1))
-    if drop := getattr(models, 'drop', None): drop('describer', 'summarizer') # memory for the painter
+    _keep(out, found, models, describer=models.describer.settings,
+          summarizer=getattr(models.summarizer, 'settings', None))
+
+def _once(dataset, out, make, *args):
+    "The words of a folder; where there are none they are made, by one process"
+    with hold(out/'.describing', f'{out}: another process is describing, waiting for it', wait=True):
+        clear_making(out)
+        if not (out/WORDS).exists(): make(dataset, out, *args)
+    return read_words(out, dataset)
 
 # %% ../../nbs/dlcr/generating.ipynb #ba975a81
 def words_of(
@@ -64,15 +75,14 @@ def words_of(
     variants:int, # How many clothes each image will want; `DataError` where there are not so many
     words:str|None=None, # A file or folder that has them; None: they are made
     summary:str='paper', looks:int=0, seed:int=0, progress=True, # As of `describe_clothes`
+    own:bool=True, # Do the images wear one of these clothes, which is not drawn for them?
 ): # `Descriptions`
     "The descriptions of a job: given, on record, or made now"
     clothes = dataset.train.clothes[dataset.train.clothes>=0].nunique()
-    if variants>clothes: raise DataError(f'{variants} other clothes are wanted for each image, there are {clothes}')
+    if variants>clothes-own: raise DataError(f'{variants} other clothes are wanted for each image, '
+                                             f'there are {clothes-own}: make fewer variants')
     if words: return read_words(words, dataset)
-    with hold(out/'.describing', f'{out}: another process is describing, waiting for it', wait=True):
-        clear_making(out)
-        if not (out/WORDS).exists(): _described(dataset, out, models, summary, looks, seed, progress)
-    found = read_words(out, dataset)
+    found = _once(dataset, out, _described, models, summary, looks, seed, progress)
     silent = clothes-len(found)
     print(f'{len(found)} clothes described' + f', {silent} not: they are never drawn'*bool(silent))
     return found
@@ -131,33 +141,47 @@ def make_queries(
     "Queries in clothes of the training images, for refinement; `DataError` for a data set without queries"
     out = Path(out).expanduser().absolute()
     if not len(dataset.query): raise DataError(f'{dataset.name} has no query')
-    found = words_of(dataset, out, models, variants, words, summary, looks, seed, progress)
+    found = words_of(dataset, out, models, variants, words, summary, looks, seed, progress, own=False)
     targets = Targets(found, seed, form, shared)
     quickly(models)
     edit = masked_edit(models.parser, inpainter_of(models), targets, mask, 'DLCR-queries')
     return _expanded(dataset.query, edit, out, variants, seed, progress, **kwargs)
 
 # %% ../../nbs/dlcr/generating.ipynb #4e031c38
-def _made_up(dataset, seed, form): return Targets(random_clothes(dataset.train, seed), seed, form, note='made_up')
+def _invented(dataset, out, models, seed):
+    "Ask the summarizer for clothes that nobody wears"
+    if not (who := models.summarizer): raise DataError(
+        'no summarizer makes up clothes: name one (--model summarizer=NAME), or take --made-up lists')
+    _keep(out, invented_clothes(dataset.train, who, seed), models, summarizer=who.settings)
 
+def _made_up(dataset, out, models, by, seed, form):
+    "Clothes of lists of words, or of the summarizer"
+    words = _once(dataset, out, _invented, models, seed) if by=='model' else random_clothes(dataset.train, seed)
+    return Targets(words, seed, form, note='made_up')
+
+# %% ../../nbs/dlcr/generating.ipynb #00027e95
 def make_random(
     dataset, out, models, # As of `make_described`
     *, variants:int=10, mask:str='paper', form:str='paper', # Likewise
+    made_up:str='lists', # By whom: lists of words, or the summarizer, a 'model'
     seed:int=0, progress=True, **kwargs, # Of `expand`
 ): # As of `expand`
     "Training images in made-up clothes, as many as there are clothes ids"
-    edit = masked_edit(models.parser, inpainter_of(models), _made_up(dataset, seed, form), mask, 'DLCR-random')
-    return _expanded(dataset.train, edit, Path(out).expanduser().absolute(), variants, seed, progress, **kwargs)
+    out = Path(out).expanduser().absolute()
+    targets = _made_up(dataset, out, models, made_up, seed, form)
+    edit = masked_edit(models.parser, inpainter_of(models), targets, mask, 'DLCR-random')
+    return _expanded(dataset.train, edit, out, variants, seed, progress, **kwargs)
 
 # %% ../../nbs/dlcr/generating.ipynb #39e15c98
 def make_plain(
     dataset, out, models, # As of `make_described`
-    *, variants:int=10, form:str='paper', # Likewise
+    *, variants:int=10, form:str='paper', made_up:str='lists', # As of `make_random`
     seed:int=0, progress=True, **kwargs, # Of `expand`
 ): # As of `expand`
     "Training images made anew without a mask, by made-up clothes"
-    edit = PlainEdit(models.redrawer, _made_up(dataset, seed, form))
-    return _expanded(dataset.train, edit, Path(out).expanduser().absolute(), variants, seed, progress, **kwargs)
+    out = Path(out).expanduser().absolute()
+    edit = PlainEdit(models.redrawer, _made_up(dataset, out, models, made_up, seed, form))
+    return _expanded(dataset.train, edit, out, variants, seed, progress, **kwargs)
 
 # %% ../../nbs/dlcr/generating.ipynb #425756bc
 def make_recoloured(

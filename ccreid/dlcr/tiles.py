@@ -84,11 +84,17 @@ def _start(folder, names):
         short = [Path(*n.parts[cut:]) for n in names if len(n.parts)>cut+1]
         if any(_strip_of(folder, n) for n in short[:200]): return cut
 
-def _checked(path):
+def _fits(path, n, source):
+    "`DataError` where tiles have another shape than their source: then their number is wrong"
+    (w,h),(W,H) = size_of(tile_path(path, 0, n)),size_of(source)
+    if not .8<w*H/(h*W)<1.25: raise DataError(f'{shown(path)}: {n} tiles of {w}×{h} pixels have another shape than '
+                                              f'their source of {W}×{H}: is {n} their number?')
+
+def _checked(path, source):
     "(count of tiles, descriptions) of a strip, or why there are none"
     try:
         text,n = _text_of(path),count_tiles(path)
-        size_of(tile_path(path, 0, n))
+        _fits(path, n, source)
         return n,read_lines(text) if text.exists() else [Description()]*n
     except DataError as e: return str(e).splitlines()[0]
 
@@ -97,7 +103,7 @@ def _rows(found):
     "Rows of the sample table, and what is wrong with strips that give none"
     rows,wrong = [],[]
     for row,strip in found:
-        if isinstance(o := _checked(strip), str): wrong.append(o); continue
+        if isinstance(o := _checked(strip, row['path']), str): wrong.append(o); continue
         rows += [{**row, 'path': tile_path(strip, v, o[0]), 'variant': v, 'source': row['path'], 'clothes': -1,
                   'generated_by': 'DLCR', 'prompt': o[1][v].text('line') if o[1][v] else ''} for v in range(o[0])]
     return rows,wrong

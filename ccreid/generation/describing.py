@@ -54,12 +54,14 @@ def _lower(answers, upper):
     return most_frequent(own, 'lower') if 2*sum(bool(a.lower) for a in own)>=len(own) else ''
 
 # %% ../../nbs/generation/describing.ipynb #dffffe6c
-def _read(answers): return [a if isinstance(a, Answer) else read_answer(a) for a in answers]
+def _read(answers):
+    if isinstance(answers, str): raise ValueError(f'a list of answers is needed, one an image, not the text {answers!r:.40}')
+    return [a if isinstance(a, Answer) else read_answer(a) for a in answers]
 
 def summarise(
     answers, # Texts, one an image; or `Answer`s
 )->Description: # Empty where no answer names a garment
-    "One description: of each part of the body the garment that most answers name"
+    "One description: of each part of the body the garment that most answers name; `ValueError` for a single text"
     answers = _read(answers)
     upper = most_frequent(answers, 'upper')
     return Description(upper, _lower(answers, upper), most_frequent(answers, 'footwear'))
