@@ -58,6 +58,7 @@ def test_contradictions_are_quoted_as_they_stand():
         part = re.split(r'\. (?=[A-Z"])', said[said.index(sentence):])[0]
         found = re.findall(r'(?<![§\d.A])\d+\.\d+', re.sub(r'§[\d.]+\d', '', part))
         assert [float(v) for v in found]==expected, (sentence, part)
+    assert "less than 2 GB in §3.2.2" in said and f"less than {TABLE_A6['refinement'][1]} GB in Table A6" in said
     assert '48GB' in said and f"{TABLE_A6['descriptions'][1]} GB" in said
     without = TABLE_1['Total'][1]-TABLE_1['LTCC'][1]
     assert f"{TABLE_1['Total'][1]:,}" in said and f'{without:,}' in said and f'{without:,}' in text('dlcr/tiles.ipynb')
@@ -79,3 +80,21 @@ def test_figures_in_words():
     assert 'Table A4' in text('generation/describers.ipynb') and '62.9 % rank-1 both, 60.9 and 61.3 % mAP' in text('generation/describers.ipynb')
     assert f"{TABLE_A3['LLaVA'][0]} and {TABLE_A3['both'][0]}" in text('generation/summarizers.ipynb')
     assert gain(TABLE_A3, 'both', 'LLaVA')==1.3
+    hours = text('dlcr/generating.ipynb')
+    assert f"describes {TABLE_A6['descriptions'][0]:.0f} images a second, paints {TABLE_A6['training'][0]} training images and {TABLE_A6['queries'][0]} query variants (Table A6)" in hours
+    assert f"{TABLE_A6['refinement'][0]} queries a second on an A100 (Table A6)" in text('dlcr/refinement.ipynb')
+    assert f"{TABLE_A1['made-up clothes'][0]} % rank-1 on PRCC, {TABLE_A1['descriptions'][0]} with descriptions" in text('generation/wardrobe.ipynb')
+    assert f"the paper's {TABLE_A1['refined'][1]} beside {TABLE_A1['refined'][0]} is below it" in text('dlcr/refinement.ipynb') and gain(TABLE_A1, 'refined', 'progressive')==1.5 and gain(TABLE_A1, 'refined', 'progressive', 1)==.6
+
+QUOTES = { # Words of the paper, entered once from its text
+    'to occasionally respond with missing or incorrect clothing items': 'generation/summarizers.ipynb',
+    'missing or incorrect clothing items': 'generation/lapses.ipynb',
+    'the information of the clothing items for the upper and lower body, as well as the footwear': 'generation/questions.ipynb',
+    'summarize them into a single clothing description': 'generation/questions.ipynb',
+    'random sets of clothing items for each specific body part (top, bottom, footwear)': 'generation/wardrobe.ipynb',
+    'keep the most frequently occurring descriptions across the images of $c$': 'generation/describing.ipynb',
+    'original batch size': 'dlcr/chain.ipynb', 'four distinct, equal partitions': 'dlcr/progressive.ipynb',
+    'divide the image resolution by half': 'dlcr/generating.ipynb'}
+
+@pytest.mark.parametrize('quote,page', QUOTES.items())
+def test_quotes_are_the_papers_words(quote, page): assert re.search(r'["\u201c][^"\u201d]*'+re.escape(quote), text(page)), page
