@@ -66,8 +66,9 @@ def test_the_page_with_every_row(tmp_path, capsys):
     green = next(t for t in tables if 'CAL + descriptions, progressive, refined' in t.index and 'R1, paper' in t.columns)
     assert green['R1, paper'].tolist()==['+0.5','+5.5','+7.7','+0.5','+5.5','+7.7','+9.8','+11.3'] and green['mAP, paper'].tolist()[-2:]==['+6.6','+7.2']   # Table A1 in green
     levels = next(t for t in tables if 'R1, concatenated' in t.columns)
+    assert list(levels.columns)==[f'{what}, {where}' for where in ('concatenated','pairs','paper') for what in ('R1','mAP')]
     assert levels['R1, paper'].tolist()==[55.2,55.7,60.7,62.9,65.0,66.5] and levels['mAP, paper'].tolist()==[55.8,55.9,58.9,60.9,62.4,63.0]
-    assert levels.loc['refined','R1, progressive'].startswith(f"{mean('CAL + descriptions, progressive, refined', 'R1'):.1f} ±") and levels.loc['descriptions','mAP, all K'].startswith(f"{mean('CAL + descriptions, all K', 'mAP'):.1f} ±")
+    assert levels.loc['refined','R1, pairs'].startswith(f"{mean('CAL + descriptions, progressive, refined', 'R1'):.1f} ±") and levels.loc['descriptions','mAP, pairs'].startswith(f"{mean('CAL + descriptions, all K', 'mAP'):.1f} ±")
     dose = next(t for t in tables if 'for_each' in t.columns)
     assert dose.loc['CAL + descriptions, all K',['real','generated','for_each','steps','images_seen']].tolist()==[1920,19200,10,960,61440] and dose.loc['CAL','images_seen']==30720
     said = capsys.readouterr().out

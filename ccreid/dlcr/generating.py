@@ -94,7 +94,7 @@ def load_redrawer(networks): # `Networks`
     kw = dict(pipeline=cls or 'StableDiffusionImg2ImgPipeline', whole=True, batch=networks.batch, **networks.where)
     return networks.load('redrawer', ClothesInpainter.from_pretrained, name, **kw)
 
-FOR_QUERIES = dict(size='384x128', steps='10') # Section 16; the size is our reading of "resolution divided by half"
+FOR_QUERIES = dict(size='384x128', steps='10') # "divide the image resolution by half" (section 16); our reading
 
 def quickly(
     models, # `Networks`, changed; others stay as they are

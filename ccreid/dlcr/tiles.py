@@ -84,6 +84,7 @@ def _start(folder, names):
         short = [Path(*n.parts[cut:]) for n in names if len(n.parts)>cut+1]
         if any(_strip_of(folder, n) for n in short[:200]): return cut
 
+# %% ../../nbs/dlcr/tiles.ipynb #ee7b001a
 def _fits(path, n, source):
     "`DataError` where tiles have another shape than their source: then their number is wrong"
     (w,h),(W,H) = size_of(tile_path(path, 0, n)),size_of(source)

@@ -55,7 +55,8 @@ def _lower(answers, upper):
 
 # %% ../../nbs/generation/describing.ipynb #dffffe6c
 def _read(answers):
-    if isinstance(answers, str): raise ValueError(f'a list of answers is needed, one an image, not the text {answers!r:.40}')
+    if isinstance(answers, str): raise ValueError(
+        f'a list of answers is needed, one an image, not the text {answers!r:.40}')
     return [a if isinstance(a, Answer) else read_answer(a) for a in answers]
 
 def summarise(
