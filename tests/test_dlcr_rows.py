@@ -1,13 +1,13 @@
 "DLCR's rows: what they train on, the steps they take, their recipes; and that what was declared before they ran stays as it was"
 from dataclasses import replace
-import pytest
+import numpy as np, pytest
 from ccreid.data.mannequins import MannequinWorld
 from ccreid.data.samples import DataError
 from ccreid.dlcr.chain import FULL, chain
 from ccreid.dlcr.miniature import K, L, SEED, account, described, plan
 from ccreid.dlcr.targets import Targets
 from ccreid.evaluations import evaluations_of
-from ccreid.experiments import Sets, run_row
+from ccreid.experiments import Sets, run, run_row
 from ccreid.generation.stand_ins import outfit_of
 from ccreid.generation.wardrobe import random_clothes
 from ccreid.recipes import callbacks_of, recipe
@@ -80,3 +80,10 @@ def test_the_method_is_cal_with_pairs():
     assert r.identities*r.images==32 and r.generated=='dlcr' and callbacks_of(r)[-1].every==5
     mini = recipe('mannequins', 'dlcr', generated='dlcr')
     assert mini.identities*mini.images==32==recipe('mannequins', 'cal').identities*recipe('mannequins', 'cal').images and callbacks_of(mini)[-1].every==1
+
+@pytest.mark.parametrize('method', ['pcb','mgn','hpm','aim'])
+def test_table_3s_other_models_train_on_pairs_by_name(sets, method):
+    "As the table of where everything is says: a step on image and partner, each loss a number"
+    r = replace(recipe('mannequins', method+'+pairs', generated='dlcr'), epochs=1, identities=2, images=2)
+    record = run(r, sets['dlcr'], 0, 'cpu', quiet=True, steps=1)[1]
+    assert record['images_seen']==8 and record['steps']==1 and np.isfinite([v for v in record['history'][0].values()]).all()
