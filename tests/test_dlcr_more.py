@@ -9,6 +9,7 @@ from ccreid.evaluations import evaluations_of
 from ccreid.experiments import Sets, run_row
 from ccreid.generation.expansion import expand
 from ccreid.registry import CHAINS
+import ccreid.dlcr.miniature as miniature
 import ccreid.dlcr.variations as variations
 from ccreid.models.small_diffusion import new_small_diffusion
 
@@ -20,15 +21,20 @@ NAMES = {row.name: row for row in ROWS}
 def places(tmp_path_factory):
     "Small worlds in two layouts, with sets of images that are made when they are asked for"
     root = tmp_path_factory.mktemp('sets')
-    world = lambda layout: MannequinWorld(identities=(8,0,4), images=1, size=(96,48), seed=7).write(root/layout, layout=layout)
+    def world(layout): # one image of each clothes id is trained on
+        d = MannequinWorld(identities=(11,0,3), images=1, size=(96,48), seed=7).write(root/layout, layout=layout)
+        first = d.train.groupby('clothes').head(1)
+        return type(d)(d.name, d.root, d.samples[(d.samples.split!='train')|d.samples.path.isin(first.path)].reset_index(drop=True), d._protocols)
     return {'mannequins': Sets(world('prcc'), root, 'mannequins'), 'mannequins-ltcc': Sets(world('ltcc'), root, 'mannequins-ltcc')}
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch):
-    "A diffusion model with random weights, two steps, and a discriminator of one epoch"
+    "Three variants in the place of ten; a diffusion model with random weights and a step; a discriminator of one epoch"
+    for module in (variations, miniature): monkeypatch.setattr(module, 'K', MANY)
+    monkeypatch.setattr(miniature, 'L', 1)
     monkeypatch.setattr(variations, 'small_inpainter', lambda: QUICK)
     monkeypatch.setattr(variations, 'EPOCHS', 1)
-QUICK = variations.small_inpainter(new_small_diffusion(), steps=1, batch=64)
+MANY,QUICK = 3,variations.small_inpainter(new_small_diffusion(), steps=1, batch=64)
 
 def test_parts_come_in_the_order_of_the_issue_with_two_seeds_each():
     assert list(dict.fromkeys(row.part for row in LATER))==list(PARTS) and all(row.seeds==(0,1) for row in LATER)
@@ -71,7 +77,7 @@ def test_every_kind_of_images_is_made_and_trained_on(places, kind):
     row = next(r for r in LATER if r.changes.get('generated')==kind)
     sets,real = places['mannequins'],len(places['mannequins'][''].train)
     r = run_row(replace(row.recipe, epochs=1), sets, 0, 'cpu')
-    many = {'dlcr-1': 1, 'dlcr-2': 2, 'dlcr-4': 4, 'dlcr-20': 20, 'dlcr-diffusion': 4, 'dlcr-guided': 4}.get(kind, 10)
+    many = {'dlcr-1': 1, 'dlcr-2': 2, 'dlcr-4': 4, 'dlcr-20': 20, 'dlcr-diffusion': 4, 'dlcr-guided': 4}.get(kind, MANY)
     if 'sifted' in kind: assert 0<r['train']['generated']<4*real
     else: assert r['train']['generated']==many*real
     if kind=='dlcr-target':

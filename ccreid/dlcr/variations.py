@@ -9,7 +9,7 @@ __all__ = ['COUNTS', 'FEW', 'dlcr_1', 'dlcr_2', 'dlcr_4', 'dlcr_20', 'OTHER_LAPS
            'dlcr_few', 'dlcr_one_look', 'dlcr_other_words', 'dlcr_target', 'dlcr_sifted', 'dlcr_sifted_by_chance',
            'small_inpainter', 'dlcr_diffusion', 'dlcr_guided']
 
-# %% ../../nbs/dlcr/variations.ipynb #76c21e07
+# %% ../../nbs/dlcr/variations.ipynb #ba6dc739
 import io
 from contextlib import redirect_stdout
 from functools import partial
@@ -27,12 +27,12 @@ from ..generation.lapses import Lapses, MannequinDescriber
 from ..generation.sifting import passed, sift
 from ..generation.stand_ins import MannequinInpainter, MannequinParser
 
-# %% ../../nbs/dlcr/variations.ipynb #5d81b0dc
-def _made(dataset, out, k=K, words=None, painter=None, by='DLCR'):
-    "Sample table of variants of the training images"
+# %% ../../nbs/dlcr/variations.ipynb #4495bf8d
+def _made(dataset, out, k=None, words=None, painter=None, by='DLCR'):
+    "Sample table of variants of the training images, K of each unless told"
     targets = Targets(described(dataset) if words is None else words, SEED)
     edit = masked_edit(MannequinParser(), painter or MannequinInpainter(DECLARED), targets, 'paper', by)
-    return expand(dataset.train, edit, Path(out), k, SEED, progress=False)
+    return expand(dataset.train, edit, Path(out), k or K, SEED, progress=False)
 
 def dlcr_few(
     dataset, # `ReIDDataset` that a mannequin world wrote
@@ -47,7 +47,7 @@ FEW = 4 # K of the rows about painters and the gate
 
 dlcr_1,dlcr_2,dlcr_4,dlcr_20 = (partial(dlcr_few, k=k) for k in COUNTS)
 
-# %% ../../nbs/dlcr/variations.ipynb #45b12add
+# %% ../../nbs/dlcr/variations.ipynb #dce581ed
 OTHER_LAPSES = Lapses(omitted=.4, wrong=.05, empty=.06, contradictory=0., language=0., cut=.1)
 
 def _told(dataset, lapses=None, images=0):
@@ -68,7 +68,7 @@ def dlcr_other_words(
     "Described by somebody who errs otherwise (Table A4)"
     return add_samples(dataset, _made(dataset, out, words=_told(dataset, OTHER_LAPSES), by='DLCR-other-words'))
 
-# %% ../../nbs/dlcr/variations.ipynb #5c7e7456
+# %% ../../nbs/dlcr/variations.ipynb #701e0bdf
 def dlcr_target(
     dataset, out, # As of `dlcr_few`
 ): # `ReIDDataset`
@@ -76,7 +76,7 @@ def dlcr_target(
     made = _made(dataset, out)
     return add_samples(dataset, made.assign(clothes=made.target.astype('int64')))
 
-# %% ../../nbs/dlcr/variations.ipynb #dac4a4ee
+# %% ../../nbs/dlcr/variations.ipynb #895ae8e6
 def _sifted(dataset, out):
     "All images, and those that pass; a verdict that is there is used"
     made,asked = _made(dataset, out, FEW),SimpleNamespace(describer=MannequinDescriber())
@@ -98,7 +98,7 @@ def dlcr_sifted_by_chance(
     drawn = np.random.default_rng([SEED, 17]).permutation(len(made))[:len(good)]
     return add_samples(dataset, made.iloc[np.sort(drawn)].reset_index(drop=True))
 
-# %% ../../nbs/dlcr/variations.ipynb #703d2681
+# %% ../../nbs/dlcr/variations.ipynb #3b982059
 STEPS,SCALE = 25,3. # Of denoising, and of guidance by the text
 EPOCHS,WIDTH,DEPTH = 20,32,2 # Of the discriminator
 
@@ -110,8 +110,6 @@ def small_inpainter(
     from ccreid.generation.inpainting import ClothesInpainter
     from ccreid.models.small_diffusion import small_diffusion
     from ccreid.training.frozen import weights_sum
-    import diffusers
-    diffusers.utils.logging.disable_progress_bar()
     pipe = small_diffusion() if pipe is None else pipe
     return ClothesInpainter(pipe, size=(96,48), steps=steps, guidance=SCALE, batch=batch, device='cpu',
                             name=f'small_diffusion-{weights_sum(pipe.unet)[:8]}')
@@ -123,10 +121,10 @@ def dlcr_diffusion(
     "Painted by the small diffusion model, four variants of each"
     return add_samples(dataset, _made(dataset, out, FEW, painter=paint or small_inpainter(), by='DLCR-diffusion'))
 
-# %% ../../nbs/dlcr/variations.ipynb #05cd57b7
+# %% ../../nbs/dlcr/variations.ipynb #a1df8383
 def dlcr_guided(
     dataset, out, # As of `dlcr_few`
-    paint=None, epochs:int=EPOCHS, # A `ClothesInpainter`; None: `small_inpainter`. Of the discriminator
+    paint=None, epochs:int=0, # A `ClothesInpainter`; None: `small_inpainter`. Of the discriminator; 0: `EPOCHS`
 ): # `ReIDDataset`
     "Painted by the small diffusion model, guided by a discriminator (section 12)"
     from ccreid.dlcr.discriminator_training import train_discriminator
@@ -134,6 +132,6 @@ def dlcr_guided(
     out,paint = Path(out),paint or small_inpainter()
     first = _made(dataset, out/'unguided', 1, painter=paint, by='DLCR-diffusion')
     net,_ = train_discriminator(dataset.train, first, paint, out/'discriminator', width=WIDTH, depth=DEPTH, seed=SEED,
-                                epochs=epochs)
+                                epochs=epochs or EPOCHS)
     painter = guided(paint, DiscriminatorGuidance(net, 1.))
     return add_samples(dataset, _made(dataset, out/'images', FEW, painter=painter, by='DLCR-guided'))

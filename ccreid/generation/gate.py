@@ -30,7 +30,7 @@ def distances_to_source(
 # %% ../../nbs/generation/gate.ipynb #26b4bb80
 def _pairs(train, most, seed):
     "Positions of pairs of one person's images in other clothes, or in any where nobody has those"
-    same,other,rng = [],[],np.random.default_rng(seed)
+    same,other,rng = [np.zeros((2,0), int)],[np.zeros((2,0), int)],np.random.default_rng(seed)
     for rows in train.groupby('identity').indices.values():
         i,j = (rows[k] for k in np.triu_indices(len(rows), 1))
         keep = rng.permutation(len(i))[:most]
