@@ -15,7 +15,6 @@ from ccreid.data.batches import Preprocessing, reid_dataloaders
 from ccreid.data.mannequins import MannequinWorld
 from ccreid.dlcr.progressive import ProgressivePairs
 from ccreid.files import to_json, write_whole
-from ccreid.generation.jobs import add_samples
 from ccreid.training.learner import reid_learner
 
 MODES = {'real images alone': None, 'concatenated': 'concatenated', 'pairs': 'progressive'}
@@ -32,10 +31,10 @@ class Clock(Callback):
         wall,cpu = (b-a for a,b in zip(self.start, (time.perf_counter(), time.process_time())))
         self.epochs.append(dict(images=self.seen, steps=self.steps, seconds=wall, cpu_seconds=cpu))
 
-def epoch_of(mode, dataset, args, size, people, images, backbone):
+def epoch_of(mode, dataset, copies, args, size, people, images, backbone):
     "The middle of the epochs after the first"
     dls,clock = reid_dataloaders(dataset, Preprocessing(size), people, images, num_workers=0, device=args.device, cache=True),Clock()
-    pairs = [ProgressivePairs(mode=mode)] if mode else []
+    pairs = [ProgressivePairs(copies, mode=mode)] if mode else []
     learn = reid_learner(dls, backbone, [CAL(start_epoch=0), *pairs, clock])
     with learn.no_bar(), learn.no_logging(): learn.fit(1+args.rounds)
     return {k: float(np.median([e[k] for e in clock.epochs[1:]])) for k in clock.epochs[0]}
@@ -56,9 +55,9 @@ def main():
         world = MannequinWorld(identities=(args.people,0,1), outfits=2, cameras=3, images=2, size=how[0], seed=0)
         real = world.write(Path(tmp)/'w', layout='prcc')
         copies = [real.train.assign(clothes=-1, generated_by='copy', source=real.train.path, variant=v) for v in range(args.variants)]
-        both = add_samples(real, pd.concat(copies, ignore_index=True))
+        copies = pd.concat(copies, ignore_index=True)
         for name,mode in MODES.items():
-            rows[name] = epoch_of(mode, both if mode else real, args, *how)
+            rows[name] = epoch_of(mode, real, copies, args, *how)
             print(f"{name:20} {rows[name]['images']:6.0f} images  {rows[name]['steps']:4.0f} steps  {rows[name]['seconds']:7.2f} s  "
                   f"{rows[name]['cpu_seconds']:7.2f} s of the processor", flush=True)
     base = rows['pairs']['cpu_seconds' if args.device=='cpu' else 'seconds']

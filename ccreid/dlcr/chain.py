@@ -106,7 +106,8 @@ def _of_method(name, method):
 
 def _with_faces(row, name, base):
     "A row of CAL evaluated with faces"
-    return evaluated(row, name, 'geff', dict(faces='mannequins'), base=base, part='methods', **_two)
+    return evaluated(row, name, 'geff', dict(faces='mannequins'), base=base, part='methods', mannequins_only=True,
+                     **_two)
 
 for o in dict(AIM='aim', PCB='pcb', MGN='mgn', HPM='hpm').items(): ROWS += _of_method(*o)
 ROWS += [_with_faces(ROWS[0], 'CAL with faces', 'CAL'),

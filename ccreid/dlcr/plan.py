@@ -56,6 +56,7 @@ def plan_table(
     table.loc['all'] = table.sum()
     return table.assign(days=table.hours/24/gpus).astype(dict(images=int, generated=int))
 
+# %% ../../nbs/dlcr/plan.ipynb #81e298fa
 def gpus_for(
     hours:float, # On one GPU
     days:float,  # That may pass

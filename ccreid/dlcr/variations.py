@@ -9,7 +9,7 @@ __all__ = ['COUNTS', 'FEW', 'dlcr_1', 'dlcr_2', 'dlcr_4', 'dlcr_20', 'OTHER_LAPS
            'dlcr_few', 'dlcr_one_look', 'dlcr_other_words', 'dlcr_target', 'dlcr_sifted', 'dlcr_sifted_by_chance',
            'small_inpainter', 'dlcr_diffusion', 'dlcr_guided']
 
-# %% ../../nbs/dlcr/variations.ipynb #ba6dc739
+# %% ../../nbs/dlcr/variations.ipynb #7abdeaa4
 import io
 from contextlib import redirect_stdout
 from functools import partial
@@ -27,7 +27,7 @@ from ..generation.lapses import Lapses, MannequinDescriber
 from ..generation.sifting import passed, sift
 from ..generation.stand_ins import MannequinInpainter, MannequinParser
 
-# %% ../../nbs/dlcr/variations.ipynb #4495bf8d
+# %% ../../nbs/dlcr/variations.ipynb #d7191ca9
 def _made(dataset, out, k=None, words=None, painter=None, by='DLCR'):
     "Sample table of variants of the training images, K of each unless told"
     targets = Targets(described(dataset) if words is None else words, SEED)
@@ -47,7 +47,7 @@ FEW = 4 # K of the rows about painters and the gate
 
 dlcr_1,dlcr_2,dlcr_4,dlcr_20 = (partial(dlcr_few, k=k) for k in COUNTS)
 
-# %% ../../nbs/dlcr/variations.ipynb #dce581ed
+# %% ../../nbs/dlcr/variations.ipynb #68a6fcdc
 OTHER_LAPSES = Lapses(omitted=.4, wrong=.05, empty=.06, contradictory=0., language=0., cut=.1)
 
 def _told(dataset, lapses=None, images=0):
@@ -68,7 +68,7 @@ def dlcr_other_words(
     "Described by somebody who errs otherwise (Table A4)"
     return add_samples(dataset, _made(dataset, out, words=_told(dataset, OTHER_LAPSES), by='DLCR-other-words'))
 
-# %% ../../nbs/dlcr/variations.ipynb #701e0bdf
+# %% ../../nbs/dlcr/variations.ipynb #e87284fe
 def dlcr_target(
     dataset, out, # As of `dlcr_few`
 ): # `ReIDDataset`
@@ -76,7 +76,7 @@ def dlcr_target(
     made = _made(dataset, out)
     return add_samples(dataset, made.assign(clothes=made.target.astype('int64')))
 
-# %% ../../nbs/dlcr/variations.ipynb #895ae8e6
+# %% ../../nbs/dlcr/variations.ipynb #7c853517
 def _sifted(dataset, out):
     "All images, and those that pass; a verdict that is there is used"
     made,asked = _made(dataset, out, FEW),SimpleNamespace(describer=MannequinDescriber())
@@ -98,7 +98,7 @@ def dlcr_sifted_by_chance(
     drawn = np.random.default_rng([SEED, 17]).permutation(len(made))[:len(good)]
     return add_samples(dataset, made.iloc[np.sort(drawn)].reset_index(drop=True))
 
-# %% ../../nbs/dlcr/variations.ipynb #3b982059
+# %% ../../nbs/dlcr/variations.ipynb #7e692f1b
 STEPS,SCALE = 25,3. # Of denoising, and of guidance by the text
 EPOCHS,WIDTH,DEPTH = 20,32,2 # Of the discriminator
 
@@ -121,7 +121,7 @@ def dlcr_diffusion(
     "Painted by the small diffusion model, four variants of each"
     return add_samples(dataset, _made(dataset, out, FEW, painter=paint or small_inpainter(), by='DLCR-diffusion'))
 
-# %% ../../nbs/dlcr/variations.ipynb #a1df8383
+# %% ../../nbs/dlcr/variations.ipynb #71d41e87
 def dlcr_guided(
     dataset, out, # As of `dlcr_few`
     paint=None, epochs:int=0, # A `ClothesInpainter`; None: `small_inpainter`. Of the discriminator; 0: `EPOCHS`

@@ -8,7 +8,7 @@ Docs: https://ccreid.github.io/ccreid/generation/sifting.html.md"""
 __all__ = ['VERDICT', 'BY', 'read_judge', 'load_judge', 'judge_stand_in', 'check_gate', 'sift', 'passed', 'forget_verdict',
            'against_truth']
 
-# %% ../../nbs/generation/sifting.ipynb #0c194746
+# %% ../../nbs/generation/sifting.ipynb #1abd4d0f
 import numpy as np
 import pandas as pd
 from functools import partial
@@ -18,7 +18,7 @@ from .gate import RULES,distances_to_source,off_parts,passes,real_limit,verdict_
 from .keeping import ask_about_images
 from ..tables import DataError
 
-# %% ../../nbs/generation/sifting.ipynb #78edc801
+# %% ../../nbs/generation/sifting.ipynb #c240c3a4
 def read_judge(
     name, # A file of `export_reid`, or the name of a backbone, with its weights
     device='cpu', # Where to
@@ -33,7 +33,7 @@ def read_judge(
     model.preprocessing = preprocessing_of(name, (96,48) if name=='resnet_mini' else (384,192), True)
     return model.to(device).eval()
 
-# %% ../../nbs/generation/sifting.ipynb #5be22596
+# %% ../../nbs/generation/sifting.ipynb #44dc4827
 def load_judge(networks): # `Networks`
     "The judge by its name; `ValueError` without one"
     name = networks.names['judge']
@@ -45,7 +45,7 @@ def judge_stand_in():
     "For mannequins: the small backbone"
     return read_judge('resnet_mini')
 
-# %% ../../nbs/generation/sifting.ipynb #56e68383
+# %% ../../nbs/generation/sifting.ipynb #7cb81baf
 VERDICT = 'sifted.json' # In a folder
 _GROUP = 64 # Images asked about before their answers are written
 BY = 'identity','words','both'
@@ -60,7 +60,7 @@ def _off(samples, describer, folder, rule, progress):
     said,_ = ask_about_images(groups, describer, folder/'asked', progress)
     return [off_parts(r['prompt'], t, rule)[0] for g in groups for r,t in zip(groups[g], said[g])]
 
-# %% ../../nbs/generation/sifting.ipynb #a59e4a26
+# %% ../../nbs/generation/sifting.ipynb #ce1a9858
 def _scores(samples, train, models, folder, by, share, rule, progress):
     "What is asked about all images, and the limit of the distance"
     from ccreid.training.embedding import embed
@@ -71,6 +71,7 @@ def _scores(samples, train, models, folder, by, share, rule, progress):
     if by!='identity': scores['off'] = _off(samples, models.describer, folder, rule, progress)
     return scores,limit
 
+# %% ../../nbs/generation/sifting.ipynb #217bf224
 def _files(samples): return ['/'.join(Path(p).parts[-3:]) for p in samples.path]
 
 def _keep(folder, samples, scores, limit, most, how):
@@ -80,7 +81,7 @@ def _keep(folder, samples, scores, limit, most, how):
                 images={f: [d,o] for f,d,o in zip(_files(samples), plain.distance, plain.off)})
     write_whole(folder/VERDICT, to_json(said))
 
-# %% ../../nbs/generation/sifting.ipynb #66eeb43b
+# %% ../../nbs/generation/sifting.ipynb #1d5bb6c3
 def check_gate(
     by:str='both', share:float=.5, most:int=0, rule:str='colours', # As of `sift`; `by` may be `none` too
 ):
@@ -90,7 +91,7 @@ def check_gate(
     if not 0<share<=1: raise ValueError(f'gate_share is above 0 and at most 1, not {share}')
     if not 0<=most<=3: raise ValueError(f'gate_off is 0 to 3 parts of the body, not {most}')
 
-# %% ../../nbs/generation/sifting.ipynb #ced9c82d
+# %% ../../nbs/generation/sifting.ipynb #022dddd6
 def sift(
     samples, # Sample table of generated images, with `source` and `prompt`, as `expand` gives it
     train,   # Of the real training images
@@ -111,13 +112,14 @@ def sift(
     print(verdict_in_words(scores, limit, most))
     return _kept(samples, passes(scores, limit, most))
 
+# %% ../../nbs/generation/sifting.ipynb #b20c2a62
 def _kept(samples, good):
     about = dict(samples.attrs.get('expansion', {}), sifted_out=int((~good).sum()))
     res = samples[good].reset_index(drop=True)
     res.attrs['expansion'] = about
     return res
 
-# %% ../../nbs/generation/sifting.ipynb #8294d949
+# %% ../../nbs/generation/sifting.ipynb #f2b28d06
 def passed(
     samples, # Sample table of a folder's images
     folder,  # Of the job
@@ -141,7 +143,7 @@ def forget_verdict(
     "All images count again"
     (Path(folder)/VERDICT).unlink(missing_ok=True)
 
-# %% ../../nbs/generation/sifting.ipynb #cad33158
+# %% ../../nbs/generation/sifting.ipynb #19fb1323
 def against_truth(
     dropped, # [N] bool
     flawed, # [N] bool
