@@ -52,7 +52,7 @@ def main():
     how = ((384,192), 4, 8, 'resnet50') if args.full else ((96,48), 8, 4, 'resnet_mini')
     rows = {}
     with tempfile.TemporaryDirectory() as tmp:
-        world = MannequinWorld(identities=(args.people,0,1), outfits=2, cameras=3, images=2, size=how[0], seed=0)
+        world = MannequinWorld(identities=(args.people,0,1), outfits=2, cameras=3, images=4, size=how[0], seed=0)
         real = world.write(Path(tmp)/'w', layout='prcc')
         copies = [real.train.assign(clothes=-1, generated_by='copy', source=real.train.path, variant=v) for v in range(args.variants)]
         copies = pd.concat(copies, ignore_index=True)

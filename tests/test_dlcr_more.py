@@ -8,6 +8,7 @@ from ccreid.dlcr.chain import FULL, IMAGES, ROWS, chain
 from ccreid.evaluations import evaluations_of
 from ccreid.experiments import Sets, run_row
 from ccreid.generation.expansion import expand
+from ccreid.generation.lapses import NO_LAPSES, MannequinDescriber
 from ccreid.registry import CHAINS
 import ccreid.dlcr.miniature as miniature
 import ccreid.dlcr.variations as variations
@@ -32,6 +33,7 @@ def quickly(monkeypatch):
     "Three variants in the place of ten; a diffusion model with random weights and a step; a discriminator of one epoch"
     for module in (variations, miniature): monkeypatch.setattr(module, 'K', MANY)
     monkeypatch.setattr(miniature, 'L', 1)
+    monkeypatch.setattr(miniature, 'MannequinDescriber', lambda: MannequinDescriber(NO_LAPSES)) # with 20 variants no clothes may be missing
     monkeypatch.setattr(variations, 'small_inpainter', lambda: QUICK)
     monkeypatch.setattr(variations, 'EPOCHS', 1)
 MANY,QUICK = 3,variations.small_inpainter(new_small_diffusion(), steps=1, batch=64)
@@ -136,3 +138,29 @@ def test_shards_of_the_plan_are_those_of_the_job(tmp_path):
         words = line.split()[1:]
         options = parser(words).parse_args(words)
         assert (options.kind, options.shard, options.variants)==('dlcr', (i,5), '2')
+
+# ---- what the pages quote
+
+TABLE_A2 = {'PCB': (41.8, 53.3, 56.5), 'MGN': (33.8, 62.5, 64.8), 'HPM': (40.4, 56.0, 57.5), 'CAL': (55.2, 62.9, 66.5),
+            'AIM': (55.7, 60.2, 61.9), 'GEFF': (83.6, 84.6, 85.8)} # top-1: alone, stage 1, both stages
+TABLE_4 = {'PRCC': (37.5, 45.5), 'LaST': (20.7, 25.0), 'VC-Clothes': (5.3, 11.8)} # top-1: CAL, CAL + DLCR
+
+def test_what_pages_quote_of_the_tables():
+    from test_dlcr_paper import TABLE_1, TABLE_2, TABLE_A1, TABLE_A3, TABLE_A4, TABLE_A5, TABLE_A6, text
+    assert plan.TRAINING=={k: n for k,(n,_) in TABLE_1.items() if n} and (plan.K, plan.L)==(10, 6)
+    names = dict(masks='masks', descriptions='descriptions', painting='training', queries='queries', refinement='refinement')
+    assert (plan.RATES, plan.MEMORY)==({k: TABLE_A6[o][0] for k,o in names.items()}, {k: TABLE_A6[o][1] for k,o in names.items()})
+    page = text('dlcr/chain.ipynb')
+    gains = {k: round(b-a, 1) for k,(a,b,_) in TABLE_A2.items()}
+    standard = [gains[k] for k in ('PCB','MGN','HPM')]
+    assert f'(+{min(standard)} to +{max(standard)} rank-1), least for GEFF (+{gains["GEFF"]})' in page and min(gains.values())==gains['GEFF']
+    assert all(a<b<c for a,b,c in TABLE_A2.values())
+    assert f"({TABLE_A3['LLaVA'][0]} against {TABLE_A3['both'][0]} rank-1)" in page and f"({TABLE_A4['LLaVA'][0]} both)" in page and TABLE_A4['InstructBLIP'][0]==TABLE_A4['LLaVA'][0]
+    far = [round(b-a, 1) for a,b in TABLE_4.values()]
+    assert f"better on LTCC (+{TABLE_2['LTCC','ours'][2]} rank-1), and by +{min(far)} to +{max(far)} rank-1" in page
+    page = text('dlcr/plan.ipynb')
+    with_,without = TABLE_A5['with'][0],TABLE_A5['without'][0]
+    assert f'{without} with all generated images concatenated, {with_} with pairs' in page and f"the paper's {without/with_:.1f} times" in page
+    total = TABLE_1['Total'][1]
+    assert f'{total:,}, counts LTCC' in page and f"{total-TABLE_1['LTCC'][1]:,} are published" in page
+    assert TABLE_A1['descriptions'][0]==TABLE_A2['CAL'][1]

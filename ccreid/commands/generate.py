@@ -27,8 +27,9 @@ def _add_kinds(parser):
     for name,kind in _kinds().items(): add_line(group, name, kind.help)
 
 # %% ../../nbs/commands/generate.ipynb #b9170368
-GENERAL = ('kind','data','root','device','out','limit','shard','batch','seed','precision','retry','model','debug','help',
-           'gate','gate_share','gate_off','gate_rule')
+_GATE = 'gate','gate_share','gate_off','gate_rule'
+GENERAL = ('kind','data','root','device','out','limit','shard','batch','seed','precision','retry','model','debug',
+           'help',*_GATE)
 
 def _takers():
     "Options of kinds by name: option by kind"
@@ -104,8 +105,6 @@ def _add_job(parser):
     parser.add_argument('--retry', action='store_true', help='try again what was skipped')
 
 # %% ../../nbs/commands/generate.ipynb #fffa715f
-_GATE = 'gate','gate_share','gate_off','gate_rule'
-
 def _add_gate(parser):
     "Which images are left out of training"
     parser.add_argument('--gate', choices=['none','identity','words','both'], help='leave out images that are too far '

@@ -132,7 +132,8 @@ _ltcc = dict(data='mannequins-ltcc', tests=('mannequins',), part='layouts', **_t
 _plain = Row("CAL in LTCC's layout", 'cal', {}, "CAL in LTCC's layout", **_ltcc)
 _whole = _row("CAL + descriptions, progressive, in LTCC's layout", 'dlcr', 'progressive', _plain.name, **_ltcc)
 _target = dict(generated='dlcr-target', pairs_clothes=True)
-_hsal = Row('CAL + HSAL + descriptions, progressive', 'cal+hsal+pairs', dict(generated='dlcr'), FULL.name, 'labels', **_two)
+_hsal = Row('CAL + HSAL + descriptions, progressive', 'cal+hsal+pairs', dict(generated='dlcr'), FULL.name, 'labels',
+            **_two)
 
 ROWS += [_plain, _whole, evaluated(_whole, f'{_whole.name}, refined', 'refine'),
          Row('CAL + descriptions, progressive, target labels', 'dlcr', _target, FULL.name, 'labels', **_two),

@@ -40,6 +40,7 @@ def _pairs(train, most, seed):
     found = other if any(len(i) for i,_ in other) else same
     return (np.concatenate([p[k] for p in found]) for k in (0,1))
 
+# %% ../../nbs/generation/gate.ipynb #fe6bdad2
 def real_limit(
     train, # Sample table of real training images
     features, # As of `distances_to_source`
@@ -49,7 +50,7 @@ def real_limit(
     "As near as this is a share of the pairs of real images of a person; `DataError` where nobody has two"
     if not 0<share<=1: raise ValueError(f'share is above 0 and at most 1, not {share}')
     i,j = _pairs(train := train[train.identity>=0], most, seed)
-    if not len(i): raise DataError('no person has two training images: there is no limit for the distance to an original')
+    if not len(i): raise DataError('no person has two training images: there is no limit for a distance')
     f = features(train)
     return float(np.quantile(1-(f[i]*f[j]).sum(1).numpy(), share))
 

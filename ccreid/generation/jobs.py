@@ -52,7 +52,8 @@ PARTS = dict( # Of every paper
                    'clothes of an image in words'),
     summarizer=Part('llama', _here+'summarizers:load_summarizer', _here+'summarizers:no_summarizer',
                     'one description of many; none: the most frequent'),
-    judge=Part('', _here+'sifting:load_judge', _here+'sifting:judge_stand_in', 'how far two people are apart, for --gate'),
+    judge=Part('', _here+'sifting:load_judge', _here+'sifting:judge_stand_in',
+               'how far two people are apart, for --gate'),
     labels=Part('auto', name_of_labels, None, "the parser's classes: auto, lip, atr or pascal"))
 
 # %% ../../nbs/generation/jobs.ipynb #0f7af6bb
@@ -206,6 +207,7 @@ def generate(
     gate = {GATE[k]: v for k in GATE if (v := options.pop(k, None)) is not None}
     check_gate(**gate)
     if gate and KINDS[kind].split!='train': raise ValueError(f'{kind} are not trained on: there is no gate for them')
+    if gate.get('by') in ('identity','both'): models.judge # what is missing is said before anything is made
     samples = resolve(KINDS[kind].job)(dataset, out, models, **_options(kind, options))
     return _gated(samples, dataset, out, models, gate, options.get('progress', True))
 
@@ -215,7 +217,9 @@ def _gated(samples, dataset, out, models, gate, progress):
     if gate.get('by')=='none': forget_verdict(out)
     if gate.get('by','none')=='none': return samples
     if samples.attrs['expansion'].get('left') or not len(samples): print('the gate waits until all images are there')
-    else: return sift(samples, dataset.train, out, models, progress=progress, **gate)
+    else:
+        if drop := getattr(models, 'drop', None): drop('parser', 'inpainter') # memory for the describer
+        return sift(samples, dataset.train, out, models, progress=progress, **gate)
     return samples
 
 # %% ../../nbs/generation/jobs.ipynb #a3593a6f

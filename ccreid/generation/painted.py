@@ -56,8 +56,10 @@ def _how(job):
     if not isinstance(painter, dict) or 'imperfections' not in painter:
         raise DataError(f"{job['generated_by']}: no stand-in for an inpainter painted these images")
     prompt = settings.get('prompt')
-    return Imperfections(**painter['imperfections']),settings.get('mask', 'none'),prompt if isinstance(prompt, str) else ''
+    prompt = prompt if isinstance(prompt, str) else ''
+    return Imperfections(**painter['imperfections']),settings.get('mask', 'none'),prompt
 
+# %% ../../nbs/generation/painted.ipynb #aba38a52
 def _again(line, imperfections, rule, prompt):
     "The image, its world, how that was asked to draw, and where it was painted"
     world,scene,path = find_scene(line['source'])
