@@ -160,7 +160,7 @@ def test_what_pages_quote_of_the_tables():
     assert f"better on LTCC (+{TABLE_2['LTCC','ours'][2]} rank-1), and by +{min(far)} to +{max(far)} rank-1" in page
     page = text('dlcr/plan.ipynb')
     with_,without = TABLE_A5['with'][0],TABLE_A5['without'][0]
-    assert f'{without} with all generated images concatenated, {with_} with pairs' in page and f"the paper's {without/with_:.1f} times" in page
+    assert f'{without} with all generated images concatenated, {with_} with pairs' in page and f"The paper's {without/with_:.1f} times" in page
     total = TABLE_1['Total'][1]
     assert f'{total:,}, counts LTCC' in page and f"{total-TABLE_1['LTCC'][1]:,} are published" in page
     assert TABLE_A1['descriptions'][0]==TABLE_A2['CAL'][1]
