@@ -48,7 +48,7 @@ def test_what_was_declared_stays_as_it_was():
     "Name, recipe, base and evaluation of the later rows in one digest: it changes when one of them does"
     told = [[r.name, r.recipe.hash, r.base, r.part, r.data, r.evaluation, sorted(r.given.items())] for r in LATER]
     assert len(told)==DECLARED[0] and hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]==DECLARED[1]
-DECLARED = 35, ''
+DECLARED = 35, '46f37c04cc4f'
 
 METHODS = sorted({r.method for r in LATER if r.trained is None and r.data=='mannequins'})
 TRIED = [next(r for r in LATER if r.trained is None and r.method==m and r.data=='mannequins') for m in METHODS]
