@@ -134,9 +134,10 @@ def passed(
         if new := [f for f in _files(samples) if f not in images]: raise Unfit(
             f'says nothing of {len(new)} images, such as {shown(new[0])}: ask the gate again, or {what[1]}')
         scores = pd.DataFrame([images[f] for f in _files(samples)], columns=['distance','off'])
-        far = limits['distance']
-        return _kept(samples, passes(scores, np.inf if far is None else far, limits['off']))
+        limit = np.inf if limits['distance'] is None else limits['distance']
+        return _kept(samples, passes(scores, limit, limits['off']))
 
+# %% ../../nbs/generation/sifting.ipynb #69743916
 def forget_verdict(
     folder, # Of a job
 ):
