@@ -28,7 +28,7 @@ def sets(tmp_path_factory):
 def test_recipes_have_the_hashes_with_which_they_ran():
     rows = {r.name: r for r in CHAINS['dlcr']}
     assert {n: rows[n].recipe.hash for n in HASHES}==HASHES
-    assert {n for n,r in rows.items() if r.trained is None}==HASHES.keys()
+    assert {n for n,r in rows.items() if r.trained is None and r.part in ('core','generators','released')}==HASHES.keys()
 
 def test_the_core_is_table_a1_and_its_controls():
     core = rows_of('dlcr')

@@ -13,7 +13,7 @@ from .shared import add_data, add_device, add_out, add_pairs, add_seed
 from .shared import folder_of_run, pairs, read_dataset
 from ..options import add_line, help_text, leave_out, of_chains, of_rule, shard
 from ..registry import Command, Images, Option, Part
-from ..values import whole
+from ..values import number, whole
 
 # %% ../../nbs/commands/generate.ipynb #b76af92c
 def _kinds():
@@ -27,7 +27,9 @@ def _add_kinds(parser):
     for name,kind in _kinds().items(): add_line(group, name, kind.help)
 
 # %% ../../nbs/commands/generate.ipynb #b9170368
-GENERAL = 'kind','data','root','device','out','limit','shard','batch','seed','precision','retry','model','debug','help'
+_GATE = 'gate','gate_share','gate_off','gate_rule'
+GENERAL = ('kind','data','root','device','out','limit','shard','batch','seed','precision','retry','model','debug',
+           'help',*_GATE)
 
 def _takers():
     "Options of kinds by name: option by kind"
@@ -77,6 +79,7 @@ def _values(options):
 _COMMON = dict( # Parts of all generators
     parser='clothes and parts of the body', inpainter='clothes painted by a text',
     describer='clothes of an image in words', summarizer='one description of many; none: the most frequent',
+    judge='how far two people are apart, for --gate',
     labels="the parser's classes: auto, lip, atr or pascal")
 
 def _add_parts(parser):
@@ -101,12 +104,23 @@ def _add_job(parser):
                         help="of the diffusion networks; each network's own if not given")
     parser.add_argument('--retry', action='store_true', help='try again what was skipped')
 
+# %% ../../nbs/commands/generate.ipynb #fffa715f
+def _add_gate(parser):
+    "Which images are left out of training"
+    parser.add_argument('--gate', choices=['none','identity','words','both'], help='leave out images that are too far '
+                        'from their original, or in other clothes than asked for; none: take a verdict back')
+    parser.add_argument('--gate-share', type=of_rule(number(0, 1, above=True)), metavar='SHARE',
+                        help='share of pairs of real images of a person that are as near as the limit (0.5)')
+    parser.add_argument('--gate-off', type=of_rule(whole(0, 3)), metavar='N',
+                        help='parts of the body that may be in other clothes (0)')
+    parser.add_argument('--gate-rule', choices=['colours','words'], help='how garments are compared (colours)')
+
 # %% ../../nbs/commands/generate.ipynb #1668e323
 def _options(parser):
     "Options of `ccreid generate`"
     _add_kinds(parser)
     add_data(parser); add_device(parser); add_out(parser, 'folder of the images (runs/DATA-KIND)')
-    for add in (_add_flags, _add_job, _add_parts): add(parser)
+    for add in (_add_flags, _add_job, _add_gate, _add_parts): add(parser)
     first = next(iter(_kinds()), 'KIND')
     parser.epilog = (parser.epilog or '').replace('KIND', first)
 
@@ -121,7 +135,7 @@ def _run(options):
     dataset,out = read_dataset(options),folder_of_run(options, options.kind)
     print(dataset)
     models = models_for(dataset, device=options.device, precision=options.precision, batch=options.batch, **parts)
-    general = {k: getattr(options, k) for k in ('shard','retry','limit','batch','seed')}
+    general = {k: getattr(options, k) for k in ('shard','retry','limit','batch','seed',*_GATE)}
     samples = generate(options.kind, dataset, out, models, **general, **values)
     n = samples.attrs['expansion']
     print(f"{options.kind}: {n['made']} images made, {n['found']} were there, {sum(n['skipped'].values())} skipped, "

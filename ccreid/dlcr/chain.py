@@ -95,9 +95,68 @@ ROWS += [_row('CAL + perfect painter, progressive', 'dlcr-perfect', 'progressive
          evaluated(FULL, 'the same, refined as released', 'refine', dict(rule='released', variants=4, junk='before'),
                    part='refinement')]
 
+# %% ../../nbs/dlcr/chain.ipynb #9416884e
+_two = dict(seeds=(0,1))
+def _of_method(name, method):
+    "A method alone, and with both stages"
+    names = [name, f'{name} + descriptions, concatenated', f'{name} + descriptions, progressive']
+    given = [dict(generated='dlcr', pairs_mode=way) for way in ('concatenated','progressive')]
+    base,*put = (Row(n, method+'+pairs'*bool(o), o, b, part='methods', **_two)
+                 for n,o,b in zip(names, [{}, *given], [name, *names]))
+    return [base, *put, evaluated(put[1], f'{names[2]}, refined', 'refine')]
+
+def _with_faces(row, name, base):
+    "A row of CAL evaluated with faces"
+    return evaluated(row, name, 'geff', dict(faces='mannequins'), base=base, part='methods', mannequins_only=True,
+                     **_two)
+
+for o in dict(AIM='aim', PCB='pcb', MGN='mgn', HPM='hpm').items(): ROWS += _of_method(*o)
+ROWS += [_with_faces(ROWS[0], 'CAL with faces', 'CAL'),
+         _with_faces(ROWS[3], 'CAL with faces + descriptions, concatenated', 'CAL with faces'),
+         _with_faces(FULL, 'CAL with faces + descriptions, progressive', 'CAL with faces + descriptions, concatenated')]
+
+# %% ../../nbs/dlcr/chain.ipynb #3cee9b91
+def _concatenated(name, kind, base, part, **kwargs):
+    return _row(f'CAL + {name}, concatenated', kind, 'concatenated', base, part=part, **_two, **kwargs)
+
+_ten = 'CAL + descriptions, concatenated'
+_four = 'CAL + descriptions, K = 4, concatenated'
+ROWS += [_concatenated('one look', 'dlcr-one-look', _ten, 'words'),
+         _concatenated('another describer', 'dlcr-other-words', _ten, 'words'),
+         _concatenated('a diffusion model, K = 4', 'dlcr-diffusion', _four, 'painters'),
+         _concatenated('a guided diffusion model, K = 4', 'dlcr-guided', 'CAL + a diffusion model, K = 4, concatenated',
+                       'painters'),
+         *(_concatenated(f'descriptions, K = {n}', f'dlcr-{n}', _ten, 'variants') for n in (1,2,4,20))]
+
+# %% ../../nbs/dlcr/chain.ipynb #220a0b06
+_ltcc = dict(data='mannequins-ltcc', tests=('mannequins',), part='layouts', **_two)
+_plain = Row("CAL in LTCC's layout", 'cal', {}, "CAL in LTCC's layout", **_ltcc)
+_whole = _row("CAL + descriptions, progressive, in LTCC's layout", 'dlcr', 'progressive', _plain.name, **_ltcc)
+_target = dict(generated='dlcr-target', pairs_clothes=True)
+_hsal = Row('CAL + HSAL + descriptions, progressive', 'cal+hsal+pairs', dict(generated='dlcr'), FULL.name, 'labels',
+            **_two)
+
+ROWS += [_plain, _whole, evaluated(_whole, f'{_whole.name}, refined', 'refine'),
+         Row('CAL + descriptions, progressive, target labels', 'dlcr', _target, FULL.name, 'labels', **_two),
+         _hsal, Row(f'{_hsal.name}, target labels', 'cal+hsal+pairs', _target, _hsal.name, 'labels', **_two),
+         _concatenated('descriptions, K = 4, sifted', 'dlcr-sifted', 'CAL + as many at random, K = 4, concatenated',
+                       'gate'),
+         _concatenated('as many at random, K = 4', 'dlcr-sifted-by-chance', _four, 'gate')]
+
+# %% ../../nbs/dlcr/chain.ipynb #4d72be35
+_more = 'ccreid.dlcr.variations:'
+_said = {'one-look': 'described by one image of each clothes id', 'other-words': 'described by another describer',
+         'target': 'with the clothes labels of those whose clothes they show',
+         'diffusion': 'painted by the small diffusion model, four of each',
+         'guided': 'the same, guided by a discriminator', 'sifted': 'four of each, those that show what was asked for',
+         'sifted-by-chance': 'as many of four of each, drawn at random', **{str(n): f'{n} of each' for n in (1,2,4,20)}}
+IMAGES |= {f'dlcr-{k}': Images(f'training images in clothes of others, {words}, on mannequins',
+                               f'{_more}dlcr_{k.replace("-", "_")}', account=_mini+'account', show=_show)
+           for k,words in _said.items()}
+
 # %% ../../nbs/dlcr/chain.ipynb #23e5fb04
 _pages = ('targets edits generating tiles miniature partners progressive refinement evaluating additions guidance '
-          'discriminator latents discriminator_training guiding guide chain results')
+          'discriminator latents discriminator_training guiding guide variations chain results plan figures')
 
 chain = Chain('dlcr', 'Data expansion by diffusion and language models',
     options=pair_options('dlcr', 'pairs'), methods=dict(dlcr=method), settings=dict(dlcr=SETTINGS),

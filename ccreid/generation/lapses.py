@@ -17,6 +17,7 @@ from ..data.mannequins.garments import COLOURS,KINDS
 from .answers import PARTS,Said
 from .clauses import key_of
 from .descriptions import Description
+from .painted import made_of,shown_garments
 from .seeds import image_seed
 from .stand_ins import paths_of
 
@@ -24,9 +25,9 @@ from .stand_ins import paths_of
 _PLACES = dict(upper=('outer','upper','dress'), lower=('lower',), footwear=('shoes',))
 
 def _worn(path):
-    "Garments of a file's scene, by part"
-    world,scene,_ = find_scene(path)
-    outfit = world.outfit(scene['identity'], scene['clothes'])
+    "Garments of a file's scene, or of what was painted into it, by part"
+    if made_of(path): outfit = shown_garments(path)
+    else: world,scene,_ = find_scene(path); outfit = world.outfit(scene['identity'], scene['clothes'])
     return {part: [g for s in slots for g in outfit if g.slot==s] for part,slots in _PLACES.items()}
 
 def _text(garments): return ' over '.join(map(str, garments))
