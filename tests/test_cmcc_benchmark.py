@@ -231,5 +231,5 @@ def test_a_benchmark_of_a_chain_is_a_benchmark(tmp_path, monkeypatch):
     assert is_benchmark('mannequins-cmcc') and is_benchmark('mannequins') and not is_benchmark('prcc')
     assert world_hash('mannequins-cmcc')!=FROZEN['mannequins-cmcc']
     r = recipe('mannequins-cmcc', 'cal')
-    assert (r.backbone, r.identities, r.images, r.epochs)==('resnet_mini', 8, 8, 32)
+    assert (r.backbone, r.identities, r.images, r.epochs)==('resnet_mini', 8, 8, 36)
     assert recipe('mannequins-cmcc', 'cal', epochs=4).start_epoch==round(25*4/60)
