@@ -112,7 +112,7 @@ LOOKS = {'looks': Evaluation('where a network looks, what it finds and what its 
 ROWS += [evaluated(row, f'{row.name}: looks', 'looks', part='looks') for row in ROWS if row.name in LOOKED]
 
 # %% ../../nbs/cmcc/chain.ipynb #b852afed
-_pages = 'disentangle prototypes bpl pia index benchmark miniature probes looking chain results'
+_pages = 'disentangle prototypes bpl pia index benchmark miniature probes looking chain figures results'
 
 chain = Chain('cmcc', 'Cross-modality clothes change',
     options=OPTIONS, methods=dict(pia=_at+'pia:pia'), settings=dict(pia=_at+'pia:SETTINGS'), addons=dict(bpl=bpl),

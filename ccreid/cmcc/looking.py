@@ -148,7 +148,8 @@ def _of_model(model, table, protocol, root):
     for t in shown_rows(table, protocol, PEOPLE):
         heat,mask = attention(model, t)
         for i,name in enumerate(_under(root, t.path)):
-            maps = dict(attention=heat[i]/heat[i].max().clamp(min=1e-9)) | ({} if mask is None else dict(clothes=mask[i]))
+            maps = dict(attention=heat[i]/heat[i].max().clamp(min=1e-9))
+            if mask is not None: maps['clothes'] = mask[i]
             res['maps'].append(dict(path=name, **{k: (100*m).round().int().tolist() for k,m in maps.items()}))
     return res
 
