@@ -52,8 +52,8 @@ def test_figures_in_words():
 
 def test_what_stands_in_the_text_of_the_contradictions():
     words = text('cmcc/results.ipynb')
-    for o in '"All results involving BPL are obtained under the proposed progressive learning scheme", says §5.3', 'once calls the method FID', '"achieves only marginal improvement", says §5.3 of row 6',
-              'λ₂ "controls the contribution of intra-modality prototype learning" in the text after Eq. 15': assert o in words
+    for o in ('"All results involving BPL are obtained under the proposed progressive learning scheme", says §5.3', 'once calls the method FID', '"achieves only marginal improvement", says §5.3 of row 6',
+              'λ₂ "controls the contribution of intra-modality prototype learning" in the text after Eq. 15'): assert o in words
 
 def test_settings_that_the_paper_names():
     r,defaults = recipe('sysu_cmcc', 'pia'),{k: p.default for k,p in inspect.signature(PIA).parameters.items()}
