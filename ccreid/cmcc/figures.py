@@ -64,6 +64,7 @@ def _panels(n, width, height, rows=1):
     plt.close(fig)
     return fig,axs
 
+# %% ../../nbs/cmcc/figures.ipynb #220967d8
 def plot_pairs(
     results, # `ChainResults`
     names, # Of trained rows; those that have not run are left out
@@ -94,6 +95,7 @@ def drawn_again(
         return np.asarray(world.render(**dict(zip(('identity','clothes','camera','frame'), scenes[path]))).image)
     return image
 
+# %% ../../nbs/cmcc/figures.ipynb #0cbb4548
 def plot_lists(
     looks:dict, # Of a run
     image_of, # Function of a path, such as `drawn_again` gives
@@ -140,6 +142,7 @@ def _points():
     yield PANELS[0], 0, 'PIA, not progressive'
     yield from ((panel, v, 'PIA') for panel,v in zip(PANELS, (55,.5,1.5,.9)))
 
+# %% ../../nbs/cmcc/figures.ipynb #ce2532c4
 def curves(
     results, # `ChainResults`
     protocols=('visible-to-infrared','infrared-to-visible'), # Names
@@ -148,7 +151,8 @@ def curves(
     "The points of Fig. 4a; those that have not run have no seeds and no figures"
     rows,lines = {row.name: row for row in results.rows},[]
     records = {name: results.of(rows[name]) for _,_,name in _points()}
-    seeds = set.intersection(*({r['seed'] for r in rs} for rs in records.values() if rs)) if any(records.values()) else ()
+    run = [{r['seed'] for r in rs} for rs in records.values() if rs]
+    seeds = set.intersection(*run) if run else ()
     for panel,value,name in sorted(_points(), key=lambda p: (PANELS.index(p[0]), p[1])):
         found = [r for r in records[name] if r['seed'] in seeds]
         means = {p: 100*np.mean([r['protocols'][p][what] for r in found]) if found else None for p in protocols}

@@ -55,6 +55,7 @@ def has_branches(
     model = getattr(model_or_learner, 'model', model_or_learner)
     return isinstance(model, PIANet) and 'clothes_neck' in model.aux
 
+# %% ../../nbs/cmcc/probes.ipynb #213c904d
 @torch.no_grad()
 def both_features(
     model_or_learner, # A `PIANet` with its clothes branch, or a learner that holds one
