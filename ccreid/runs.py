@@ -93,9 +93,10 @@ class SameSteps(Method):
 
 # %% ../nbs/runs.ipynb #d479b285
 def _network(model):
-    "The tensors that retrieval needs"
-    state = getattr(model, 'model', model).state_dict()
-    return {k: v for k,v in state.items() if k.split('.')[0] in ('backbone','pool','neck')}
+    "The tensors that retrieval needs; a model whose other parts are among them names these in `carries`"
+    model = getattr(model, 'model', model)
+    parts = 'backbone','pool','neck',*getattr(model, 'carries', ())
+    return {k: v for k,v in model.state_dict().items() if k.split('.')[0] in parts}
 
 def _about(model):
     return {k: v for k,v in getattr(model, 'model', model).config.items() if k not in ('classes','classifier')}

@@ -99,7 +99,7 @@ def test_images_taken_out(build, tmp_path):
 
 @pytest.mark.parametrize('mapping,kwargs,says', [
     ({1: 1, 2: 1}, {}, 'person 1 of sysu_mm01 is there twice'), ({1: 1, 99: 2}, {}, 'person 99 of prcc has no such image'), ({1: 77}, {}, 'person 77 of sysu_mm01 has no'),
-    ({}, {}, 'names nobody'), ({1: 1, 2: 2}, dict(split=dict(train=[1,2], test=[2])), 'in training and in the test'),
+    ({}, {}, 'names nobody'), (None, {}, 'a mapping is a table'), ({'a': 1}, {}, 'a mapping is a table'), ([1,2], {}, 'a mapping is a table'), ({1: 1, 2: 2}, dict(split=dict(train=[1,2], test=[2])), 'in training and in the test'),
     ({1: 1, 2: 2}, dict(split=dict(train=[1], test=[3])), 'name different people'), ({1: 1}, dict(split=dict(val=[1])), "not 'val'"),
     ('identity', dict(cameras=()), 'A, B and C'), ('identity', dict(cameras=('C','D')), 'A, B and C'), ('identity', dict(exclude=['x.jpg']), '1 of 1 images to take out are not there')])
 def test_what_cannot_be_right_is_said_in_two_lines(build, tmp_path, mapping, kwargs, says):
@@ -173,7 +173,10 @@ def test_check_train_and_evaluate_know_it_by_name(ccreid, build, roots, tmp_path
     assert code==0, out+err
     model, = (tmp_path/'run').glob('*.safetensors')
     code,out,err = ccreid('evaluate', '--data', 'sysu_cmcc', '--root', root, '--weights', model, '--device', 'cpu')
-    assert code==0 and 'visible-to-infrared' in out and 'infrared-to-visible' in out, out+err
+    assert code==0 and 'visible-to-infrared' in out and 'infrared-to-visible' in out and '-drawn' not in out, out+err
+    code,out,err = ccreid('evaluate', '--data', 'sysu_cmcc', '--root', root, '--weights', model, '--device', 'cpu', '--protocol', 'visible-to-infrared-drawn', '--looks', tmp_path/'seen')
+    assert code==0 and 'visible-to-infrared-drawn: rank-1' in out and 'looks: visible-to-infrared-drawn: positive pairs' in out, out+err
+    assert {p.name for p in (tmp_path/'seen').iterdir()}=={'distances-visible-to-infrared-drawn.png','lists-visible-to-infrared-drawn.png','masks.png'}
 
 def test_the_command_builds_it(ccreid, roots, tmp_path):
     code,out,err = ccreid('sysu-cmcc', '--from-prcc', roots/'prcc', '--from-sysu', roots/'sysu', '--mapping', 'identity', '--to', tmp_path/'i')
@@ -231,5 +234,5 @@ def test_a_benchmark_of_a_chain_is_a_benchmark(tmp_path, monkeypatch):
     assert is_benchmark('mannequins-cmcc') and is_benchmark('mannequins') and not is_benchmark('prcc')
     assert world_hash('mannequins-cmcc')!=FROZEN['mannequins-cmcc']
     r = recipe('mannequins-cmcc', 'cal')
-    assert (r.backbone, r.identities, r.images, r.epochs)==('resnet_mini', 8, 8, 32)
+    assert (r.backbone, r.identities, r.images, r.epochs)==('resnet_mini', 8, 8, 36)
     assert recipe('mannequins-cmcc', 'cal', epochs=4).start_epoch==round(25*4/60)

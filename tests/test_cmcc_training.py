@@ -5,14 +5,14 @@ import ccreid.compat
 from fastai.callback.core import Callback, CancelFitException, CancelStepException
 from fastai.callback.training import GradientAccumulation
 from ccreid.baselines.cal import CAL
-from ccreid.baselines.vi import Balanced
+from ccreid.baselines.vi import Balanced, TwoStream
 from ccreid.cmcc.bpl import BPL
 from ccreid.cmcc.pia import PIA, PIANet
 from ccreid.data.batches import Preprocessing, reid_dataloaders
 from ccreid.data.mannequins import MannequinWorld
 from ccreid.data.samples import ReIDDataset
 from ccreid.recipes import build, recipe
-from ccreid.runs import SameSteps
+from ccreid.runs import SameSteps, hand_over
 from ccreid.training.checkpoints import Checkpoint
 from ccreid.training.export import export_reid, load_reid, parity
 from ccreid.training.learner import reid_learner
@@ -205,3 +205,14 @@ def test_the_recipe_is_the_papers(dataset):
 
 def test_a_stage_that_never_comes_is_said_before_the_fit(dataset):
     with pytest.warns(UserWarning, match='starts at epoch 55'): fit(learner(dataset, PIA()), 1)
+
+def test_a_network_to_start_from_brings_its_branch():
+    "And two streams their second stem; classifiers and what only training needs stay behind"
+    for make,own in (PIANet, 'branch.attention.weight'),(TwoStream, 'infrared_stem.conv1.0.weight'):
+        torch.manual_seed(0); a = make('resnet_mini', classes=3)
+        torch.manual_seed(1); b = make('resnet_mini', classes=5)
+        before = b.classifier.weight.clone()
+        names = hand_over(a, b)
+        assert own in names and torch.equal(a.state_dict()[own], b.state_dict()[own]) and torch.equal(before, b.classifier.weight)
+        x = torch.randn(2, 3, 32, 16)
+        assert torch.equal(a.eval()(x)['features'], b.eval()(x)['features'])

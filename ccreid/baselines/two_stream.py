@@ -38,7 +38,7 @@ _STEM = 'conv1','bn1','act1','maxpool'
 
 class TwoStream(ReIDModel):
     "A ResNet with a stem for each modality and non-local blocks; the neck's input is `pooled`"
-    wants_modality = True
+    wants_modality,carries = True,('infrared_stem','nonlocals')
     def __init__(self,
         backbone:nn.Module|str='resnet50', # A ResNet from `create_backbone`, or its name
         pool:str='gem', # Pooling; of `gem` the exponent stays what it is

@@ -59,8 +59,11 @@ def _cells(path, columns):
 def _pairs(mapping, everything, images):
     "[(PRCC's number, SYSU-MM01's number)], sorted; `DataError` for a number twice, or of nobody"
     known,left = ([set(o[s][1].person) for s in SETS] for o in (everything, images))
+    try: mapping = mapping if isinstance(mapping, (str,os.PathLike)) else {int(a): int(b) for a,b in mapping.items()}
+    except (AttributeError,TypeError,ValueError): raise DataError(
+        f'SYSU-CMCC: a mapping is a table, a dictionary of numbers or the word identity, not {mapping!r:.60}') from None
     if mapping=='identity': return sorted((i,i) for i in left[0] & left[1])
-    if not isinstance(mapping, (str,os.PathLike)): pairs = [('', *map(int, p)) for p in dict(mapping).items()]
+    if isinstance(mapping, dict): pairs = [('', *p) for p in mapping.items()]
     else: pairs = [(f', line {n}', int(a), int(b)) for n,(a,b) in _numbers(mapping)]
     for k,s in enumerate(SETS, 1):
         met = set()

@@ -23,6 +23,7 @@ from ..training.learner import ReIDLearner
 # %% ../../nbs/cmcc/pia.ipynb #bf527b23
 class PIANet(ReIDModel):
     "Image to identity feature, clothes feature and both masks; `dim` is the length of a feature"
+    carries = 'branch', # Beside backbone and pooling, when another network starts from this one
     def __init__(self,
         backbone:nn.Module|str='resnet50', # From `create_backbone`, or its name
         pool:str='max+avg', # `max+avg` or `avg`, see `DualBranch`
