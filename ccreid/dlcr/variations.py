@@ -99,7 +99,7 @@ def dlcr_sifted_by_chance(
     return add_samples(dataset, made.iloc[np.sort(drawn)].reset_index(drop=True))
 
 # %% ../../nbs/dlcr/variations.ipynb #7e692f1b
-STEPS,SCALE = 25,3. # Of denoising, and of guidance by the text
+STEPS,SCALE = 25,5. # Of denoising, and of guidance by the text
 EPOCHS,WIDTH,DEPTH = 20,32,2 # Of the discriminator
 
 def small_inpainter(
