@@ -19,7 +19,7 @@ from ..models.reid_model import ReIDModel
 from .batches import ClusterSampler, copies_of, is_generated
 from .instances import memory_of
 from .memories import self_identity_loss
-from .pseudo_labels import cluster_figures, pseudo_labels
+from .pseudo_labels import cluster_figures, eps_of_epoch, pseudo_labels
 from ..training.embedding import embed_training
 from ..training.learner import Method, ReIDLearner, epoch_seed
 
@@ -50,6 +50,7 @@ class SyncPersonCloud(Method):
         labels:str='clusters', # Or `identity`: the truth in their place, for an upper bound
         by_camera:bool=False, # Prefer other cameras within a cluster? A leak, see the sampler
         batch_size:int=128, # Images at a time when features are taken
+        eps_last:float|None=None, # ε of the last epoch, see `eps_of_epoch`
     ): # Raises `ValueError` for a word that does not exist
         self._keep(locals())
 
@@ -62,7 +63,7 @@ def _keep(self:SyncPersonCloud, given):
     for k,words in _words.items():
         if given[k] not in words: raise ValueError(f"{k} is {' or '.join(words)}, not {given[k]!r}")
     for k in ('eps','min_samples','k1','k2','distance','momentum','temperature','alpha','unit','copies','steps',
-              'batch_size','by_camera','kl_temperature'): setattr(self, k, given[k])
+              'batch_size','by_camera','kl_temperature','eps_last'): setattr(self, k, given[k])
     self.kind,self.seen,self.taught_by = given['memory'],given['contrast'],given['labels']
     self.figures,self.idle,self.pending = [],0,[]
     self.clusters = self.memory = None
@@ -117,7 +118,7 @@ def before_epoch(self:SyncPersonCloud):
     if not self.steps: return self._draw_by(np.full(len(self.real), -1))
     features = embed_training(self.learn, self.real, batch_size=self.batch_size)
     found = self.find(features)
-    self.figures.append(dict(epoch=self.epoch, **cluster_figures(found, self.truth['identity'], self.truth['clothes'])))
+    self.figures.append(dict(epoch=self.epoch, **cluster_figures(found, **self.truth)))
     self._draw_by(found.numpy())
     clusters = int(found.max())+1
     kw = {} if self.kind=='instance' else dict(temperature=self.kl_temperature, unit=self.unit)
@@ -133,7 +134,8 @@ def find(self:SyncPersonCloud,
 )->Tensor: # [N] int64, -1 for outliers
     "Labels of an epoch: clusters, or the truth where that is asked for"
     if self.taught_by=='identity': return torch.from_numpy(np.unique(self.truth['identity'], return_inverse=True)[1])
-    return pseudo_labels(features, self.eps, self.min_samples, self.k1, self.k2, self.distance)
+    eps = eps_of_epoch(self.eps, self.eps_last, self.epoch, self.n_epoch)
+    return pseudo_labels(features, eps, self.min_samples, self.k1, self.k2, self.distance)
 
 # %% ../../nbs/sync_person_cloud/training.ipynb #8a55b450
 @patch
