@@ -1,17 +1,23 @@
-"Rows that are declared: how often clusters come up, how long they run, a growing ε, one image of each person, figures of cameras"
+"Rows that are declared: how often clusters come up, how long they run; a growing ε, one image of each person, cameras, a distance beside the clothes"
 from dataclasses import replace
 import numpy as np, pytest, torch
+from PIL import Image
 from hypothesis import given, settings, strategies as st
 from ccreid.data.batches import Preprocessing, reid_dataloaders
-from ccreid.data.mannequins import MannequinWorld
+from ccreid.data.images import read_image
+from ccreid.data.mannequins import MannequinWorld, truth
 from ccreid.data.mannequins.benchmarks import BENCHMARKS
+from ccreid.data.samples import ReIDDataset
 from ccreid.evaluation.metrics import retrieval_metrics
 from ccreid.evaluations import Features, evaluate_as
+from ccreid.generation.parsing import clothes_mask
+from ccreid.generation.stand_ins import MannequinParser
 from ccreid.recipes import MINI_EPOCHS, recipe
 from ccreid.registry import rows_of
 from ccreid.sync_person_cloud import training
 from ccreid.sync_person_cloud.batches import ClusterSampler
 from ccreid.sync_person_cloud.chain import cloud_callbacks
+from ccreid.sync_person_cloud.parts import GREY, BarePictures, part_aware
 from ccreid.sync_person_cloud.pseudo_labels import cluster_figures, eps_of_epoch
 from ccreid.sync_person_cloud.training import SyncPersonCloud, cloud_model
 from ccreid.training.learner import reid_learner
@@ -77,3 +83,55 @@ def test_pairs_of_one_camera_equal_a_loop(rows):
     pairs = [(i, j) for i in range(len(z)) for j in range(i) if z[i]==z[j]>=0]
     want = sum(camera[i]==camera[j] for i,j in pairs)/max(len(pairs), 1)
     assert cluster_figures(z, y, None, camera)['same_camera']==pytest.approx(want)
+
+# --- beside the clothes
+
+@given(st.integers(1, 6), st.floats(0, 1), st.integers(0, 10**6))
+def test_mixed_features_have_the_mixed_cosine(n, w, seed):
+    g = torch.Generator().manual_seed(seed)
+    a,b = torch.randn(n, 5, generator=g),torch.randn(n, 3, generator=g)
+    f = part_aware(a, b, w)
+    for i in range(n):
+        for j in range(n):
+            want = (1-w)*torch.cosine_similarity(a[i], a[j], dim=0)+w*torch.cosine_similarity(b[i], b[j], dim=0)
+            assert float(f[i]@f[j])==pytest.approx(float(want), abs=1e-5)
+
+class Counting:
+    "The true parsing, and how often it was asked for"
+    def __init__(self): self.seen = []
+    def __call__(self, images, rows=None):
+        self.seen += [r['path'] for r in rows]
+        return MannequinParser()(images, rows)
+
+def test_pictures_are_painted_over_then_made_small_and_parsed_once(world):
+    parser,pre,paths = Counting(),Preprocessing((32,16)),world.train.path.tolist()[:7]
+    model = cloud_model('resnet_mini').eval()
+    bare = BarePictures(parser, pre, batch_size=3)
+    got = bare.embed(model, paths)
+    assert torch.allclose(bare.embed(model, paths[::-1]), got.flip(0), atol=1e-5)
+    assert parser.seen==paths and len(bare)==7
+    for p,f in zip(paths, got):
+        picture = np.array(read_image(p)); picture[clothes_mask(truth(p).parsing)] = GREY
+        small = np.asarray(Image.fromarray(picture).resize((16,32), Image.Resampling.BILINEAR))
+        with torch.no_grad(): want = model(torch.from_numpy(pre.normalise(small))[None])['features'][0]
+        assert torch.allclose(f, want, atol=1e-4)
+
+def test_training_clusters_beside_the_clothes_and_by_no_label(world):
+    table = world.samples.copy(); train = (table.split=='train').to_numpy()
+    table.loc[train, 'identity'] = np.random.default_rng(0).permutation(table.identity[train])
+    runs = []
+    for data in world,ReIDDataset(world.name, world.root, table):
+        parser = Counting(); learn = learner(data, distance='parts', parser=parser, eps=.6)
+        with learn.no_bar(), learn.no_logging(): learn.fit(2)
+        assert sorted(parser.seen)==sorted(world.train.path)                      # once, for two epochs
+        runs.append(learn)
+    a,b = (r.model.state_dict() for r in runs)
+    assert torch.equal(runs[0].sync_person_cloud.clusters, runs[1].sync_person_cloud.clusters) and all(torch.equal(a[k], b[k]) for k in a)
+
+def test_the_distance_and_the_parser_belong_together():
+    for kw in dict(distance='parts'), dict(parser=MannequinParser()):
+        with pytest.raises(ValueError, match='a parser is for the distance `parts`'): SyncPersonCloud(**kw)
+    cb, = cloud_callbacks(recipe('mannequins', 'sync_person_cloud', spc_distance='parts'))
+    assert (cb.distance, type(cb.parser))==('parts', MannequinParser)
+    cb, = cloud_callbacks(recipe('prcc', 'sync_person_cloud'))
+    assert cb.parser is None and cb.distance=='jaccard'

@@ -35,7 +35,7 @@ OPTIONS = dict( # Settings that Sync-Person-Cloud adds to recipes
     spc_min_samples=Option(whole(1), 4, 'M: neighbours, itself counted, of a core'),
     spc_k1=Option(whole(1), None, 'k1 of the Jaccard distance; 30, on mannequins 20'),
     spc_k2=Option(whole(1), None, 'k2 of the Jaccard distance; 6, on mannequins 4'),
-    spc_distance=Option(text(('jaccard','cosine')), 'jaccard', 'what ε is measured in'),
+    spc_distance=Option(text(('jaccard','cosine','parts')), 'jaccard', 'what ε is measured in; parts: beside the clothes'),
     spc_memory=Option(text(_memories), 'both', 'memories: both, one of them, by each sample, or a row an image'),
     spc_momentum=Option(number(0, 1), .3, 'm: weight of the old in an update'),
     spc_temperature=Option(number(0, above=True), .05, 'τ of the contrastive loss'),
@@ -50,6 +50,12 @@ OPTIONS |= dict(
     spc_labels=Option(text(('clusters','identity')), 'clusters', 'or the true identities: an upper bound'),
     spc_by_camera=Option(yes_or_no(), False, 'prefer other cameras within a cluster: a leak, to be measured'))
 
+# %% ../../nbs/sync_person_cloud/chain.ipynb #2d8f02b1
+def _parser(drawn):
+    "What parses pictures for the distance `parts`"
+    from ccreid.generation import jobs
+    return (jobs.StandIns() if drawn else jobs.Networks()).parser
+
 def cloud_callbacks(
     r, # A recipe: its options are used
 )->list: # Callbacks
@@ -59,7 +65,9 @@ def cloud_callbacks(
     from ccreid.sync_person_cloud.training import SyncPersonCloud
     given = {k.removeprefix('spc_'): v for k,v in r.options.items() if k in OPTIONS}
     raw = dict(unit=False, kl_temperature=1.) if given.pop('kl', 'unit')=='raw' else {}
-    return [SyncPersonCloud(**(mini if r.data in BENCHMARKS else {}) | raw | given)]
+    drawn = r.data in BENCHMARKS
+    parser = dict(parser=_parser(drawn)) if given.get('distance')=='parts' else {}
+    return [SyncPersonCloud(**(mini if drawn else {}) | raw | given | parser)]
 
 # %% ../../nbs/sync_person_cloud/chain.ipynb #80044b0c
 _mini,_jobs = 'ccreid.sync_person_cloud.miniature:','ccreid.sync_person_cloud.generating:'
@@ -127,10 +135,11 @@ ROWS += [_more('own clothes', 'controls', generated='spc-own'),
          _row('Ci + Cs', _full | dict(spc_contrast='real'), 'Cs', 'controls', SEEDS[:2]),
          _more('by camera', 'controls', spc_by_camera=True, ), _more('raw divergences', 'controls', spc_kl='raw'),
          _more('cosine distance', 'controls', spc_distance='cosine')]
-ROWS += [_more('ε from 0.3 to 0.5', 'curriculum', spc_eps=.3, spc_eps_last=.5)]
+ROWS += [_more('ε from 0.3 to 0.5', 'curriculum', spc_eps=.3, spc_eps_last=.5),
+         _more('beside the clothes', 'parts', spc_distance='parts')]
 
 # %% ../../nbs/sync_person_cloud/chain.ipynb #fa25196a
-_pages = 'pseudo_labels memories instances batches training synthesis generating miniature labelling chain results'
+_pages = 'pseudo_labels memories instances batches training parts synthesis generating miniature labelling chain results'
 _here = 'ccreid.sync_person_cloud.chain:'
 _method = 'sync_person_cloud'
 

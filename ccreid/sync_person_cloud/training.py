@@ -19,6 +19,7 @@ from ..models.reid_model import ReIDModel
 from .batches import ClusterSampler, copies_of, is_generated
 from .instances import memory_of
 from .memories import self_identity_loss
+from .parts import BarePictures, part_aware
 from .pseudo_labels import cluster_figures, eps_of_epoch, pseudo_labels
 from ..training.embedding import embed_training
 from ..training.learner import Method, ReIDLearner, epoch_seed
@@ -38,7 +39,7 @@ class SyncPersonCloud(Method):
     "Sync-Person-Cloud (Zhang et al.) on a `ReIDLearner` whose network has no classifier"
     order = -10 # before a schedule sets the rate
     def __init__(self,
-        eps:float=0.4, min_samples:int=4, k1:int=30, k2:int=6, distance:str='jaccard', # Of `pseudo_labels`
+        eps:float=0.4, min_samples:int=4, k1:int=30, k2:int=6, distance:str='jaccard', # Of `pseudo_labels`; or `parts`
         memory:str='both', # One of `MEMORIES`
         momentum:float=0.3, # m, weight of the old in an update
         temperature:float=0.05, # τ of Eq. 8
@@ -51,6 +52,7 @@ class SyncPersonCloud(Method):
         by_camera:bool=False, # Prefer other cameras within a cluster? A leak, see the sampler
         batch_size:int=128, # Images at a time when features are taken
         eps_last:float|None=None, # ε of the last epoch, see `eps_of_epoch`
+        parser=None, # A `HumanParser`, for the distance `parts`
     ): # Raises `ValueError` for a word that does not exist
         self._keep(locals())
 
@@ -65,6 +67,8 @@ def _keep(self:SyncPersonCloud, given):
     for k in ('eps','min_samples','k1','k2','distance','momentum','temperature','alpha','unit','copies','steps',
               'batch_size','by_camera','kl_temperature','eps_last'): setattr(self, k, given[k])
     self.kind,self.seen,self.taught_by = given['memory'],given['contrast'],given['labels']
+    self.parser,self.bare = given['parser'],None
+    if (self.distance=='parts')!=(self.parser is not None): raise ValueError('a parser is for the distance `parts`')
     self.figures,self.idle,self.pending = [],0,[]
     self.clusters = self.memory = None
 
@@ -135,7 +139,16 @@ def find(self:SyncPersonCloud,
     "Labels of an epoch: clusters, or the truth where that is asked for"
     if self.taught_by=='identity': return torch.from_numpy(np.unique(self.truth['identity'], return_inverse=True)[1])
     eps = eps_of_epoch(self.eps, self.eps_last, self.epoch, self.n_epoch)
-    return pseudo_labels(features, eps, self.min_samples, self.k1, self.k2, self.distance)
+    if self.parser: features = part_aware(features, self._without_clothes())
+    distance = 'jaccard' if self.parser else self.distance
+    return pseudo_labels(features, eps, self.min_samples, self.k1, self.k2, distance)
+
+@patch
+def _without_clothes(self:SyncPersonCloud):
+    "Features of the real images with the clothes painted over"
+    if self.bare is None: self.bare = BarePictures(self.parser, self.learn.model.preprocessing, self.batch_size)
+    paths = self.dls.train.dataset.paths
+    return self.bare.embed(self.learn.model, [paths[i] for i in self.real])
 
 # %% ../../nbs/sync_person_cloud/training.ipynb #8a55b450
 @patch
