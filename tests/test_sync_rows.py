@@ -135,3 +135,10 @@ def test_the_distance_and_the_parser_belong_together():
     assert (cb.distance, type(cb.parser))==('parts', MannequinParser)
     cb, = cloud_callbacks(recipe('prcc', 'sync_person_cloud'))
     assert cb.parser is None and cb.distance=='jaccard'
+
+def test_where_nobody_says_who_it_is_no_figure_pretends_to_know(world):
+    table = world.samples.copy(); train = (table.split=='train').to_numpy()
+    table.loc[train, 'identity'] = np.arange(train.sum())
+    learn = learner(ReIDDataset(world.name, world.root, table))
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    assert {'clusters','outliers'}<=learn.history[0].keys() and not {'precision','recall','F','NMI','same_camera','joined'} & learn.history[0].keys()

@@ -100,6 +100,8 @@ def _rows(self:SyncPersonCloud, learn):
     if lacking: warnings.warn(f'{lacking} of {len(self.real)} images have fewer than {self.copies} copies: '
                               'other copies of the same image, or the image itself, stand in')
     self.truth = {k: table[k].to_numpy()[self.real] for k in ('identity','clothes','camera')}
+    alone = len(np.unique(self.truth['identity']))==len(self.real) # pictures of nobody knows whom
+    self.told = {} if alone else self.truth
 
 # %% ../../nbs/sync_person_cloud/training.ipynb #8a0d92d3
 @patch
@@ -122,7 +124,7 @@ def before_epoch(self:SyncPersonCloud):
     if not self.steps: return self._draw_by(np.full(len(self.real), -1))
     features = embed_training(self.learn, self.real, batch_size=self.batch_size)
     found = self.find(features)
-    self.figures.append(dict(epoch=self.epoch, **cluster_figures(found, **self.truth)))
+    self.figures.append(dict(epoch=self.epoch, **cluster_figures(found, **self.told)))
     self._draw_by(found.numpy())
     clusters = int(found.max())+1
     kw = {} if self.kind=='instance' else dict(temperature=self.kl_temperature, unit=self.unit)
