@@ -192,6 +192,11 @@ def _published(data, method):
     said = settings[method] if method in settings else {}
     return said.get(data.removeprefix('mannequins-'), said.get('prcc', {}))
 
+def _mini_epochs(method):
+    "Length of a run on the mannequins: the library's, or a method's own, under the name ''"
+    settings = All('settings')
+    return (settings[method] if method in settings else {}).get('', {}).get('epochs', MINI_EPOCHS)
+
 def _pretrain_epochs(kind, method):
     "Length of a pretraining, as the paper of the images has it"
     images = All('images')
@@ -232,7 +237,7 @@ def recipe(
     base,mini = replace(_paper, data=data, method=method, **_published(data, first)),is_benchmark(data)
     if mini: base = replace(base, identities=_paper.identities, pad=round(base.pad*_mini['size'][0]/base.size[0]))
     own = _settings_of(data)
-    epochs = changes.pop('epochs', own.pop('epochs', MINI_EPOCHS) if mini else base.epochs)
+    epochs = changes.pop('epochs', own.pop('epochs', _mini_epochs(first)) if mini else base.epochs)
     base = replace(base, **own, pretrain_epochs=_pretrain_epochs(changes.get('pretrain'), first))
     return replace(miniature(base, epochs), options=options, **changes)
 

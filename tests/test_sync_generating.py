@@ -144,3 +144,6 @@ def test_clusters_of_a_folder_are_a_table_that_is_read_again(ccreid, dataset, tm
     assert len(read.train)==sum(not l.endswith(',-1') for l in lines[1:])>0
     code,out,err = ccreid(*line, '--out',flat/'clusters.csv')
     assert code==2 and 'may have been corrected' in err
+    code,out,err = ccreid('train','--data','folder','--root',flat,'--csv','clusters.csv','--split','train','--method','triplet','--out',tmp_path/'run',
+        '--device','cpu','--epochs','1','--quiet','--workers','0','--set','size=64x32','--set','backbone=resnet_mini','--set','images=2','--set','identities=2')
+    assert code==0 and (tmp_path/'run'/'triplet.safetensors').is_file(), err

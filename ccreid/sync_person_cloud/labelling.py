@@ -62,4 +62,4 @@ def _run(options):
 
 command = Command('cluster pictures of nobody knows whom, into a table to be corrected', _options, _run,
 '''ccreid clusters --data folder --root ~/pictures --pattern "{identity}" --split train --model FILE --out clusters.csv
-ccreid train --data folder --root ~/pictures --csv clusters.csv --split train''', reads_data=True)
+ccreid train --data folder --root ~/pictures --csv clusters.csv --split train --method triplet''', reads_data=True)

@@ -16,7 +16,7 @@ from .synthesis import MannequinSynthesizer, drawn_templates, synthesize
 
 # %% ../../nbs/sync_person_cloud/miniature.ipynb #c291cca3
 COPIES = 4 # S
-SETTINGS = dict(k1=20, k2=4, steps=20) # Of the callback, on mannequins
+SETTINGS = dict(k1=20, k2=4, steps=60) # Of the callback, on mannequins
 
 def _with_copies(dataset, out, synthesizer):
     "The data set with copies of all its training images"

@@ -19,7 +19,8 @@ from ..models.reid_model import ReIDModel
 from .batches import ClusterSampler, copies_of, is_generated
 from .instances import memory_of
 from .memories import self_identity_loss
-from .pseudo_labels import cluster_figures, pseudo_labels
+from .parts import BarePictures, part_aware
+from .pseudo_labels import cluster_figures, eps_of_epoch, pseudo_labels
 from ..training.embedding import embed_training
 from ..training.learner import Method, ReIDLearner, epoch_seed
 
@@ -38,7 +39,7 @@ class SyncPersonCloud(Method):
     "Sync-Person-Cloud (Zhang et al.) on a `ReIDLearner` whose network has no classifier"
     order = -10 # before a schedule sets the rate
     def __init__(self,
-        eps:float=0.4, min_samples:int=4, k1:int=30, k2:int=6, distance:str='jaccard', # Of `pseudo_labels`
+        eps:float=0.4, min_samples:int=4, k1:int=30, k2:int=6, distance:str='jaccard', # Of `pseudo_labels`; or `parts`
         memory:str='both', # One of `MEMORIES`
         momentum:float=0.3, # m, weight of the old in an update
         temperature:float=0.05, # τ of Eq. 8
@@ -50,6 +51,8 @@ class SyncPersonCloud(Method):
         labels:str='clusters', # Or `identity`: the truth in their place, for an upper bound
         by_camera:bool=False, # Prefer other cameras within a cluster? A leak, see the sampler
         batch_size:int=128, # Images at a time when features are taken
+        eps_last:float|None=None, # ε of the last epoch, see `eps_of_epoch`
+        parser=None, # A `HumanParser`, for the distance `parts`
     ): # Raises `ValueError` for a word that does not exist
         self._keep(locals())
 
@@ -62,8 +65,10 @@ def _keep(self:SyncPersonCloud, given):
     for k,words in _words.items():
         if given[k] not in words: raise ValueError(f"{k} is {' or '.join(words)}, not {given[k]!r}")
     for k in ('eps','min_samples','k1','k2','distance','momentum','temperature','alpha','unit','copies','steps',
-              'batch_size','by_camera','kl_temperature'): setattr(self, k, given[k])
+              'batch_size','by_camera','kl_temperature','eps_last'): setattr(self, k, given[k])
     self.kind,self.seen,self.taught_by = given['memory'],given['contrast'],given['labels']
+    self.parser,self.bare = given['parser'],None
+    if (self.distance=='parts')!=(self.parser is not None): raise ValueError('a parser is for the distance `parts`')
     self.figures,self.idle,self.pending = [],0,[]
     self.clusters = self.memory = None
 
@@ -95,6 +100,8 @@ def _rows(self:SyncPersonCloud, learn):
     if lacking: warnings.warn(f'{lacking} of {len(self.real)} images have fewer than {self.copies} copies: '
                               'other copies of the same image, or the image itself, stand in')
     self.truth = {k: table[k].to_numpy()[self.real] for k in ('identity','clothes','camera')}
+    alone = len(np.unique(self.truth['identity']))==len(self.real) # pictures of nobody knows whom
+    self.told = {} if alone else self.truth
 
 # %% ../../nbs/sync_person_cloud/training.ipynb #8a0d92d3
 @patch
@@ -117,7 +124,7 @@ def before_epoch(self:SyncPersonCloud):
     if not self.steps: return self._draw_by(np.full(len(self.real), -1))
     features = embed_training(self.learn, self.real, batch_size=self.batch_size)
     found = self.find(features)
-    self.figures.append(dict(epoch=self.epoch, **cluster_figures(found, self.truth['identity'], self.truth['clothes'])))
+    self.figures.append(dict(epoch=self.epoch, **cluster_figures(found, **self.told)))
     self._draw_by(found.numpy())
     clusters = int(found.max())+1
     kw = {} if self.kind=='instance' else dict(temperature=self.kl_temperature, unit=self.unit)
@@ -133,7 +140,17 @@ def find(self:SyncPersonCloud,
 )->Tensor: # [N] int64, -1 for outliers
     "Labels of an epoch: clusters, or the truth where that is asked for"
     if self.taught_by=='identity': return torch.from_numpy(np.unique(self.truth['identity'], return_inverse=True)[1])
-    return pseudo_labels(features, self.eps, self.min_samples, self.k1, self.k2, self.distance)
+    eps = eps_of_epoch(self.eps, self.eps_last, self.epoch, self.n_epoch)
+    if self.parser: features = part_aware(features, self._without_clothes())
+    distance = 'jaccard' if self.parser else self.distance
+    return pseudo_labels(features, eps, self.min_samples, self.k1, self.k2, distance)
+
+@patch
+def _without_clothes(self:SyncPersonCloud):
+    "Features of the real images with the clothes painted over"
+    if self.bare is None: self.bare = BarePictures(self.parser, self.learn.model.preprocessing, self.batch_size)
+    paths = self.dls.train.dataset.paths
+    return self.bare.embed(self.learn.model, [paths[i] for i in self.real])
 
 # %% ../../nbs/sync_person_cloud/training.ipynb #8a55b450
 @patch
