@@ -34,8 +34,9 @@ class Prompts(nn.Module):
         logits:Tensor, # [B,N]
     )->Tensor: # [B,N] float32, rows sum to 1
         "The right side of Eq. 12; `ValueError` for logits of another number of people"
-        if logits.ndim!=2 or logits.shape[1]!=len(self.prompts): raise ValueError(
-            f'{len(self.prompts)} prompts need logits [B,{len(self.prompts)}], not {list(logits.shape)}')
+        n,shape = len(self.prompts),None if logits is None else list(logits.shape)
+        if shape is None or len(shape)!=2 or shape[1]!=n:
+            raise ValueError(f'{n} prompts need logits [B,{n}], not {shape}')
         return (logits.float()/self.temperature).softmax(1)
 
 # %% ../../nbs/dcac/conditioning.ipynb #e91c0da5
@@ -47,8 +48,8 @@ class CorrelationAware(Prompts):
         identity:Tensor|None=None, # Not used
     )->Tensor: # [B,1,dim]
         "The conditions of a batch"
-        with torch.autocast(logits.device.type, enabled=False):
-            return (self.probabilities(logits) @ self.prompts.float())[:,None]
+        p = self.probabilities(logits)
+        with torch.autocast(p.device.type, enabled=False): return (p @ self.prompts.float())[:,None]
 
 # %% ../../nbs/dcac/conditioning.ipynb #c47157d8
 class ClassWise(Prompts):

@@ -9,6 +9,7 @@ __all__ = ['PrototypeMemory', 'PCL', 'pcl']
 
 # %% ../../nbs/dcac/memory.ipynb #2fd903d9
 import ccreid.compat
+import torch
 from fastcore.basics import patch
 from torch import Tensor
 from ..models.memory import MomentumMemory
