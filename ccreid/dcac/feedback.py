@@ -161,8 +161,9 @@ def feedback(
     from ccreid.data.mannequins.benchmarks import is_benchmark
     small = r.dcac_diffusion=='small_diffusion' or not r.dcac_diffusion and is_benchmark(r.data)
     temperature,rank = by_source(r.data)
+    given = dict(size=r.dcac_size) if r.dcac_size else {}
     model = partial(load_expert, r.dcac_diffusion or ('small_diffusion' if small else SD), mode=r.dcac_mode,
-                    rank=r.dcac_rank or rank, checkpointing=not small)
+                    rank=r.dcac_rank or rank, rule=r.dcac_scale, checkpointing=not small, **given)
     cond = partial(new_conditioning, r.dcac_condition, temperature=r.dcac_temperature or temperature)
     return [DiffusionFeedback(model, cond, r.dcac_weight, r.dcac_start, r.dcac_cache)]
 
