@@ -41,9 +41,8 @@ class MomentCache:
     def __init__(self,
         vae, # diffusers' `AutoencoderKL`
         size:tuple, # (height, width) at which it sees them
-        batch:int=32, # Images at a time
     ):
-        self.vae,self.batch,self.kept = vae,batch,{}
+        self.vae,self.kept = vae,{}
         self.show = test_transform(Preprocessing(size, (.5,)*3, (.5,)*3, interpolation='bicubic'))
 
     def __len__(self): return len(self.kept)
@@ -55,12 +54,11 @@ class MomentCache:
         paths, # Of images; one may be there twice
     )->Tensor: # [B,2C,h,w] float32, on the CPU
         "Moments in the order of the paths; `DataError` for an image that cannot be read"
-        new = [p for p in dict.fromkeys(paths) if p not in self.kept]
-        for i in range(0, len(new), self.batch): self._add(new[i:i+self.batch])
+        for p in dict.fromkeys(paths):
+            if p not in self.kept: self.kept[p] = self._encoded(p)
         return torch.stack([self.kept[p] for p in paths]).float()
 
-    def _add(self, paths):
-        images = torch.stack([torch.from_numpy(self.show(read_image(p))) for p in paths])
-        found = encode_moments(self.vae, images).cpu().half()
+    def _encoded(self, path):
+        found = encode_moments(self.vae, torch.from_numpy(self.show(read_image(path)))[None])[0].cpu().half()
         if not found.isfinite().all(): raise ValueError('moments of this autoencoder are too large for 16 bits')
-        self.kept.update(zip(paths, found.unbind()))
+        return found
