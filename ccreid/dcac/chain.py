@@ -29,13 +29,14 @@ OPTIONS = dict( # Settings that DCAC adds to recipes
     dcac_start=Option(whole(0, 100_000), 0, 'epoch, counted from 0, from which the diffusion loss is there', _fed),
     dcac_cache=Option(yes_or_no(), True, 'is an image encoded once, or in every step?', _fed))
 
+# %% ../../nbs/dcac/chain.ipynb #cedb8d9c
 OPTIONS |= dict(
     dcac_size=Option(size_of_image(), None, 'height and width at which the diffusion model sees an image; 128x128 for '
                      'photographs', _fed),
     dcac_scale=Option(text(('paper','released')), 'paper', 'scale of LoRA: paper, 1; released, 1/rank', _fed),
-    dcac_pcl_weight=Option(number(), 1., 'weight of the prototypes’ loss', _with_pcl),
+    dcac_pcl_weight=Option(number(), 1., "weight of the prototypes' loss", _with_pcl),
     dcac_pcl_momentum=Option(number(0, 1), .2, 'μ: weight of the old prototype', _with_pcl),
-    dcac_pcl_temperature=Option(number(0, above=True), .01, 'τ of the prototypes’ loss', _with_pcl))
+    dcac_pcl_temperature=Option(number(0, above=True), .01, "τ of the prototypes' loss", _with_pcl))
 
 # %% ../../nbs/dcac/chain.ipynb #b3a103ad
 def feedback(

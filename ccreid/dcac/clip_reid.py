@@ -87,6 +87,7 @@ def _as_timm(found, net):
         state['pos_embed'] = resized_positions(positions, net.patch_embed.grid_size)
     return state
 
+# %% ../../nbs/dcac/clip_reid.ipynb #2a80b009
 def load_clip(
     backbone:CLIPBackbone, # Gets the weights
     pretrained=True, # True: the weights of its name; or a name or path for `locate`

@@ -11,6 +11,7 @@ __all__ = ['KINDS', 'Prompts', 'CorrelationAware', 'ClassWise', 'InstanceWise', 
 # %% ../../nbs/dcac/conditioning.ipynb #9dee68b4
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import nn, Tensor
 
 # %% ../../nbs/dcac/conditioning.ipynb #f6ef7435
@@ -30,14 +31,16 @@ class Prompts(nn.Module):
         "For printing"
         return 'identities={}, dim={}'.format(*self.prompts.shape) + f', temperature={self.temperature}'
 
-    def probabilities(self,
-        logits:Tensor, # [B,N]
-    )->Tensor: # [B,N] float32, rows sum to 1
-        "The right side of Eq. 12; `ValueError` for logits of another number of people"
-        n,shape = len(self.prompts),None if logits is None else list(logits.shape)
-        if shape is None or len(shape)!=2 or shape[1]!=n:
-            raise ValueError(f'{n} prompts need logits [B,{n}], not {shape}')
-        return (logits.float()/self.temperature).softmax(1)
+# %% ../../nbs/dcac/conditioning.ipynb #b67633b3
+@patch
+def probabilities(self:Prompts,
+    logits:Tensor, # [B,N]
+)->Tensor: # [B,N] float32, rows sum to 1
+    "The right side of Eq. 12; `ValueError` for logits of another number of people"
+    n,shape = len(self.prompts),None if logits is None else list(logits.shape)
+    if shape is None or len(shape)!=2 or shape[1]!=n:
+        raise ValueError(f'{n} prompts need logits [B,{n}], not {shape}')
+    return (logits.float()/self.temperature).softmax(1)
 
 # %% ../../nbs/dcac/conditioning.ipynb #e91c0da5
 class CorrelationAware(Prompts):
@@ -64,16 +67,18 @@ class ClassWise(Prompts):
         if rule not in ('paper','released'): raise ValueError(f"rule is 'paper' or 'released', not {rule!r}")
         self.rule = rule
 
-    def forward(self,
-        logits:Tensor, # [B,N]
-        features:Tensor|None=None, # Not used
-        identity:Tensor|None=None, # [B] 0 to N-1; a negative one has the condition 0
-    )->Tensor: # [B,1,dim]
-        "The conditions of a batch; `ValueError` without identities, or for one that has no prompt"
-        y,known = _identities(identity, self.prompts)
-        p = self.probabilities(logits).gather(1, y[:,None])
-        weight = p if self.rule=='paper' else torch.ones_like(p)
-        return (weight*known[:,None]*self.prompts.float()[y])[:,None]
+# %% ../../nbs/dcac/conditioning.ipynb #fb957c00
+@patch
+def forward(self:ClassWise,
+    logits:Tensor, # [B,N]
+    features:Tensor|None=None, # Not used
+    identity:Tensor|None=None, # [B] 0 to N-1; a negative one has the condition 0
+)->Tensor: # [B,1,dim]
+    "The conditions of a batch; `ValueError` without identities, or for one that has no prompt"
+    y,known = _identities(identity, self.prompts)
+    p = self.probabilities(logits).gather(1, y[:,None])
+    weight = p if self.rule=='paper' else torch.ones_like(p)
+    return (weight*known[:,None]*self.prompts.float()[y])[:,None]
 
 # %% ../../nbs/dcac/conditioning.ipynb #d4828ab6
 def _identities(identity, prompts):
@@ -83,6 +88,7 @@ def _identities(identity, prompts):
         raise ValueError(f'identity {identity.max()} has no prompt among {len(prompts)}')
     return identity.clamp(min=0),identity>=0
 
+# %% ../../nbs/dcac/conditioning.ipynb #dd038d41
 class InstanceWise(nn.Module):
     "The feature, at length 1, times a learned matrix"
     def __init__(self,

@@ -30,6 +30,7 @@ def _input(unet, noisy):
     if channels==2*noisy.shape[1]+1: return plain_input(noisy)
     raise ValueError(f'the UNet takes {channels} channels, and latents have {noisy.shape[1]}')
 
+# %% ../../nbs/dcac/diffusion.ipynb #1abe2b45
 def diffusion_loss(
     unet, # diffusers' `UNet2DConditionModel`
     scheduler, # With `add_noise` and `config.num_train_timesteps`

@@ -38,14 +38,14 @@ def _check_parts(unet, vae, scheduler, size):
 # %% ../../nbs/dcac/expert.ipynb #e4d549cc
 PRECISIONS = {None: None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
+# %% ../../nbs/dcac/expert.ipynb #17fb19a8
 class DiffusionExpert:
     "A diffusion model of which a part is trained; `dim` is the length of its conditions"
     def __init__(self,
         unet:nn.Module, # diffusers' `UNet2DConditionModel`; is changed by `adapt`
         vae:nn.Module, # diffusers' `AutoencoderKL`; is frozen
         scheduler=None, # With `add_noise`; None: Stable Diffusion's
-        mode:str='lora', # What is trained, one of `MODES`
-        rank:int=8, # Of LoRA
+        mode:str='lora', rank:int=8, # What is trained, one of `MODES`; of LoRA
         size:tuple=(128,128), # (height, width) of its images in pixels
         rule:str='paper', # Scale of LoRA, see `adapt`
         checkpointing:bool=False, # Compute the UNet twice and keep less?
@@ -53,12 +53,11 @@ class DiffusionExpert:
         seed:int=0, # Of weights that are made here
         name:str='', # For a record
     ): # Raises `ValueError` for parts that do not belong together, and as `adapt` does
-        scheduler = scheduler or sd_scheduler()
-        _check_parts(unet, vae, scheduler, size)
+        _check_parts(unet, vae, scheduler := scheduler or sd_scheduler(), size)
         if precision not in PRECISIONS: raise ValueError(f"precision is 'bf16', 'fp16' or None, not {precision!r}")
         self.vae,self.scheduler,self.size,self.name = vae.requires_grad_(False).eval(),scheduler,tuple(size),name
-        self.mode,self.rank,self.rule,self.precision = mode,rank,rule,precision
-        self.unet,self.checkpointing = self._adapted(unet, seed),checkpointing
+        self.mode,self.rank,self.rule,self.precision,self.checkpointing = mode,rank,rule,precision,checkpointing
+        self.unet = self._adapted(unet, seed)
         if checkpointing: self.unet.enable_gradient_checkpointing()
 
 # %% ../../nbs/dcac/expert.ipynb #5cdd0fda
@@ -159,6 +158,7 @@ def _folder(name):
                 for part,o in kinds.items()]
         return *nets,DDPMScheduler.from_pretrained(folder, subfolder='scheduler', **here)
 
+# %% ../../nbs/dcac/expert.ipynb #735f45b8
 def load_expert(
     name:str=SD, # `small_diffusion`, a name on the hub, or a folder
     **kwargs, # Of `DiffusionExpert`: `mode`, `rank`, `size`, `checkpointing`, `seed`, ...

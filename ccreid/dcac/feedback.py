@@ -50,6 +50,7 @@ def _seeded(seed, make, *args, **kwargs):
         torch.manual_seed(seed)
         return make(*args, **kwargs)
 
+# %% ../../nbs/dcac/feedback.ipynb #c84b1e70
 @patch
 def attach(self:DiffusionFeedback,
     learn:ReIDLearner, # With a model that has `dim`
@@ -80,6 +81,7 @@ def latents(self:DiffusionFeedback,
     else: m = self.expert.moments(2*labels['clean']-1)
     return sample_latents(m, self.expert.vae.config.scaling_factor, generator)
 
+# %% ../../nbs/dcac/feedback.ipynb #1164b976
 @patch
 def after_pred(self:DiffusionFeedback):
     "Ask the diffusion model"
@@ -123,6 +125,7 @@ def after_cancel_step(self:DiffusionFeedback):
     self.skipped += self.unsound
     self.unsound = False
 
+# %% ../../nbs/dcac/feedback.ipynb #1557ff5a
 @patch
 def after_train(self:DiffusionFeedback):
     "Write down how many steps were skipped, if there were any"
@@ -167,6 +170,7 @@ def feedback(
     cond = partial(new_conditioning, r.dcac_condition, temperature=r.dcac_temperature or temperature)
     return [DiffusionFeedback(model, cond, r.dcac_weight, r.dcac_start, r.dcac_cache)]
 
+# %% ../../nbs/dcac/feedback.ipynb #c9497bf8
 def dcac(
     r, # A recipe: its `data` and options are used
 )->list: # Callbacks

@@ -9,6 +9,7 @@ __all__ = ['encode_moments', 'sample_latents', 'MomentCache']
 
 # %% ../../nbs/dcac/latents.ipynb #27ad5f6f
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 from ..data.transforms import Preprocessing, read_image, test_transform
 
@@ -50,15 +51,18 @@ class MomentCache:
         size = sum(m.numel()*m.element_size() for m in self.kept.values())
         return f'MomentCache: {len(self)} images, {size/1024:.0f} KB'
 
-    def __call__(self,
-        paths, # Of images; one may be there twice
-    )->Tensor: # [B,2C,h,w] float32, on the CPU
-        "Moments in the order of the paths; `DataError` for an image that cannot be read"
-        for p in dict.fromkeys(paths):
-            if p not in self.kept: self.kept[p] = self._encoded(p)
-        return torch.stack([self.kept[p] for p in paths]).float()
+# %% ../../nbs/dcac/latents.ipynb #ef8bcd02
+@patch
+def __call__(self:MomentCache,
+    paths, # Of images; one may be there twice
+)->Tensor: # [B,2C,h,w] float32, on the CPU
+    "Moments in the order of the paths; `DataError` for an image that cannot be read"
+    for p in dict.fromkeys(paths):
+        if p not in self.kept: self.kept[p] = self._encoded(p)
+    return torch.stack([self.kept[p] for p in paths]).float()
 
-    def _encoded(self, path):
-        found = encode_moments(self.vae, torch.from_numpy(self.show(read_image(path)))[None])[0].cpu().half()
-        if not found.isfinite().all(): raise ValueError('moments of this autoencoder are too large for 16 bits')
-        return found
+@patch
+def _encoded(self:MomentCache, path):
+    found = encode_moments(self.vae, torch.from_numpy(self.show(read_image(path)))[None])[0].cpu().half()
+    if not found.isfinite().all(): raise ValueError('moments of this autoencoder are too large for 16 bits')
+    return found

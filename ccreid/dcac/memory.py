@@ -91,6 +91,7 @@ def after_pred(self:PCL):
     "Keep what the rows will move to"
     if self.training: self.batch = self.pred['features'].detach().float(),self.yb[0]['identity']
 
+# %% ../../nbs/dcac/memory.ipynb #16a1a4ed
 @patch
 def after_step(self:PCL):
     "Move the rows, if the step was taken"
