@@ -17,7 +17,7 @@ from pathlib import Path
 from torch import nn, Tensor
 from fastcore.basics import patch
 from ..files import shown
-from .vits import create_network, feature_map, resampled, whole_vector
+from .vits import check_activation, create_network, feature_map, resampled, whole_vector
 from ..weights import load_weights, locate
 
 # %% ../../nbs/models/backbones.ipynb #db9e7a6b
@@ -142,7 +142,8 @@ def create_backbone(
     last_stride:int=1,               # 1: the field's way, 2: as the network was published
     size:tuple|None=None,            # (height, width) of the images, for networks that are made for one size
 )->Backbone:
-    "A backbone by name; `ValueError` for an unknown name, `WeightsNotFound` if weights are asked for and missing"
+    "A backbone by name; `ValueError` for an unknown name or activation, `WeightsNotFound` if weights are missing"
+    check_activation(name, pretrained)
     net,fixed = _network(name, size)
     backbone = Backbone(net, name, last_stride, fixed)
     if pretrained:
