@@ -35,7 +35,7 @@ OPTIONS = dict( # Settings that Sync-Person-Cloud adds to recipes
     spc_min_samples=Option(whole(1), 4, 'M: neighbours, itself counted, of a core'),
     spc_k1=Option(whole(1), None, 'k1 of the Jaccard distance; 30, on mannequins 20'),
     spc_k2=Option(whole(1), None, 'k2 of the Jaccard distance; 6, on mannequins 4'),
-    spc_distance=Option(text(('jaccard','cosine','parts')), 'jaccard', 'what ε is measured in; parts: beside the clothes'),
+    spc_distance=Option(text(('jaccard','cosine','parts')), 'jaccard', 'measure of ε; parts: beside the clothes'),
     spc_memory=Option(text(_memories), 'both', 'memories: both, one of them, by each sample, or a row an image'),
     spc_momentum=Option(number(0, 1), .3, 'm: weight of the old in an update'),
     spc_temperature=Option(number(0, above=True), .05, 'τ of the contrastive loss'),
@@ -139,7 +139,8 @@ ROWS += [_more('ε from 0.3 to 0.5', 'curriculum', spc_eps=.3, spc_eps_last=.5),
          _more('beside the clothes', 'parts', spc_distance='parts')]
 
 # %% ../../nbs/sync_person_cloud/chain.ipynb #fa25196a
-_pages = 'pseudo_labels memories instances batches training parts synthesis generating miniature labelling chain results'
+_pages = ('pseudo_labels memories instances batches training parts synthesis generating miniature labelling chain '
+          'results')
 _here = 'ccreid.sync_person_cloud.chain:'
 _method = 'sync_person_cloud'
 
