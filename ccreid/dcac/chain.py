@@ -18,8 +18,8 @@ _modes = 'frozen','lora','partial-1','partial-2','full','scratch'
 _conditions = 'correlation','class','class-released','instance','silu','batch-norm','net'
 
 OPTIONS = dict( # Settings that DCAC adds to recipes
-    dcac_diffusion=Option(text(), None, 'the diffusion model: small_diffusion, a name on the hub or a folder; not given: '
-                          'small_diffusion for mannequins, else Stable Diffusion 1.5', _fed),
+    dcac_diffusion=Option(text(), None, 'the diffusion model: small_diffusion, a name on the hub or a folder; not '
+                          'given: small_diffusion for mannequins, else Stable Diffusion 1.5', _fed),
     dcac_mode=Option(text(_modes), 'lora', 'what of the diffusion model is trained', _fed),
     dcac_rank=Option(whole(1, 4096), None, 'rank of LoRA; by the source: 32 for MSMT17 and several, else 8', _fed),
     dcac_condition=Option(text(_conditions), 'correlation', 'what the diffusion model is told of an image', _fed),
