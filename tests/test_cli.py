@@ -141,4 +141,4 @@ def test_committed_results_are_of_this_world_and_these_recipes(chain):
     if not results.records: pytest.skip(f'no row of {chain} has been run yet')
     assert run or not list(file.parent.glob(f'{chain}*.json'))
     for row in run: assert [r['seed'] for r in results.of(row)]==list(row.seeds), f'{row.name} is stale: run `ccreid reproduce {chain} --rows {row.part}`'
-    assert len(results.records)==sum(len(row.seeds) for row in run) # and nothing else lies there
+    assert len(results.records)==sum(len(row.seeds) for row in run if row.trained is None) # and nothing else lies there

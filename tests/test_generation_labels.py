@@ -310,7 +310,7 @@ def test_bad_thresholds():
 
 def test_parts_are_words_and_networks(tmp_path, script, monkeypatch):
     folder,path = saved(tmp_path/'x', segformer(20)),script(20)
-    assert Networks('cpu').labels=='auto' and Networks('cpu').ground is None and list(PARTS)==['parser','inpainter','describer','summarizer','labels']
+    assert Networks('cpu').labels=='auto' and Networks('cpu').ground is None and list(PARTS)==['parser','inpainter','describer','summarizer','judge','labels']
     assert Networks('cpu', parser=str(folder), labels='lip').parser.lip.tolist()==list(range(20))
     assert 'without names' in one_line(lambda: Networks('cpu', parser=str(folder)).parser)
     monkeypatch.setitem(SIZES, 'lip', 64)

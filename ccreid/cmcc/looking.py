@@ -136,6 +136,10 @@ def probes_of(
 # %% ../../nbs/cmcc/looking.ipynb #69e86f13
 class Looks(dict):
     "What was seen; as a text, the mean distances"
+    def __init__(self,
+        seen:dict, # Of `pairs`, `lists` and, of a network, `maps` and `on_clothes`
+    ): super().__init__(seen)
+
     def __str__(self):
         def words(name, k):
             return f"{name}: positive pairs {k['positive']['mean']:.3f}, negative {k['negative']['mean']:.3f}"
@@ -165,7 +169,7 @@ def look(
     if table.modality.nunique()<2: raise ValueError(f'{dataset.name}: looks compare two modalities, and there is one')
     f,model = features(table),getattr(features, 'model', None)
     model,first = getattr(model, 'model', model),next(iter(protocols.values()))
-    res = Looks(pairs=pairs_of(f, table, protocols), lists=lists_of(f, table, protocols, dataset.root))
+    res = dict(pairs=pairs_of(f, table, protocols), lists=lists_of(f, table, protocols, dataset.root))
     if model is not None: res |= _of_model(model, table, first, dataset.root) | dict(probes=probes_of(model, f, table))
     if folder is not None: _draw(Path(folder).expanduser(), f, table, protocols, model)
     return {}, table, Looks(res)
