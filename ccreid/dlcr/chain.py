@@ -156,7 +156,8 @@ IMAGES |= {f'dlcr-{k}': Images(f'training images in clothes of others, {words}, 
 
 # %% ../../nbs/dlcr/chain.ipynb #23e5fb04
 _pages = ('targets edits generating tiles miniature partners progressive refinement evaluating additions guidance '
-          'discriminator latents discriminator_training guiding guide variations chain results plan figures')
+          'discriminator latents discriminator_training guiding guide variations chain results more_results plan '
+          'figures')
 
 chain = Chain('dlcr', 'Data expansion by diffusion and language models',
     options=pair_options('dlcr', 'pairs'), methods=dict(dlcr=method), settings=dict(dlcr=SETTINGS),
