@@ -40,7 +40,8 @@ OPTIONS = dict( # Settings that Sync-Person-Cloud adds to recipes
     spc_momentum=Option(number(0, 1), .3, 'm: weight of the old in an update'),
     spc_temperature=Option(number(0, above=True), .05, 'τ of the contrastive loss'),
     spc_alpha=Option(number(), .3, 'α: weight of the self-identity loss'),
-    spc_kl=Option(text(('unit','raw')), 'unit', 'divergences of unit vectors at 0.05, or of raw features at 1'))
+    spc_kl=Option(text(('unit','raw')), 'unit', 'divergences of unit vectors at 0.05, or of raw features at 1'),
+    spc_kl_temperature=Option(number(0, above=True), None, 'T of the divergences; 0.05, or 1 of raw features'))
 
 # %% ../../nbs/sync_person_cloud/chain.ipynb #6ae7be31
 OPTIONS |= dict(
@@ -79,7 +80,8 @@ IMAGES = { # Kinds of images
              templates=Option(text(), None, 'folder of templates: pictures, words in templates.csv; or drawn ones'),
              template_seed=Option(whole(), 0, 'chooses the templates of an image')), **_made),
     'spc-perfect': Images('the same of a generator without flaws, on mannequins', _mini+'spc_perfect', **_made),
-    'spc-own': Images('the same in the own clothes, on mannequins', _mini+'spc_own', **_made)}
+    'spc-own': Images('the same in the own clothes, on mannequins', _mini+'spc_own', **_made),
+    'spc-elsewhere': Images('the same before another background, on mannequins', _mini+'spc_elsewhere', **_made)}
 
 PARTS = dict( # Networks
     synthesizer=Part('inpaint', _jobs+'load_synthesizer', 'ccreid.sync_person_cloud.synthesis:MannequinSynthesizer',
@@ -137,6 +139,13 @@ ROWS += [_more('own clothes', 'controls', generated='spc-own'),
          _more('cosine distance', 'controls', spc_distance='cosine')]
 ROWS += [_more('ε from 0.3 to 0.5', 'curriculum', spc_eps=.3, spc_eps_last=.5),
          _more('beside the clothes', 'parts', spc_distance='parts')]
+
+def _after(at, words, part, seeds, **changes): # The core's rows with those numbers, changed
+    rows = [ROWS[i] for i in at]
+    return [_row(f'{row.name}, {words}', row.changes | changes, row.name, part, seeds) for row in rows]
+
+ROWS += _after((4,5), 'usual size', 'usual-size', SEEDS, spc_kl_temperature=.2)
+ROWS += _after((3,5), 'elsewhere', 'background', SEEDS[:2], generated='spc-elsewhere')
 
 # %% ../../nbs/sync_person_cloud/chain.ipynb #fa25196a
 _pages = ('pseudo_labels memories instances batches training parts synthesis generating miniature labelling chain '
