@@ -174,3 +174,26 @@ def test_most_being_outliers_is_said(ccreid, dataset, tmp_path):
     code,out,err = ccreid('clusters','--data','prcc','--root',dataset.root,'--device','cpu','--model',tmp_path/'m.safetensors',
                           '--eps','0.001','--out',tmp_path/'c.csv')
     assert code==0 and '0 clusters of 0 pictures' in out and 'Most are outliers' in out, err
+
+def test_evaluate_single_shot_from_the_command_line(ccreid, dataset, root, tmp_path):
+    "Both ways on one network: the figures are those of the evaluation itself, the flag stands alone, its option does not"
+    import torch
+    from ccreid.data.batches import Preprocessing
+    from ccreid.evaluations import Features, evaluate_as
+    from ccreid.sync_person_cloud.training import cloud_model
+    from ccreid.training.export import export_reid, load_reid
+    torch.manual_seed(0)
+    model = cloud_model('resnet_mini'); model.preprocessing = Preprocessing((64,32)); export_reid(model, tmp_path/'m.safetensors')
+    line = ['evaluate','--data','prcc','--root',root,'--device','cpu','--weights',tmp_path/'m.safetensors','--json']
+    code,out,err = ccreid(*line, '--single-shot', '--single-shot-draws', '4')
+    assert code==0 and 'mean of 4 galleries of one image a person' in err, err
+    got = json.loads(out)
+    found,_,_ = evaluate_as('single-shot', Features(load_reid(tmp_path/'m.safetensors', 'cpu')), dataset, draws=4)
+    assert set(got)==set(found) | {f'{k} + single-shot' for k in found}
+    for k,m in found.items():
+        one = got[f'{k} + single-shot']
+        assert one['mAP']==pytest.approx(m.mAP) and one['mAP']>=one['rank-1']-1e-9
+    code,out,err = ccreid(*line, '--single-shot-draws', '4')
+    assert code==2 and '--single-shot-draws is for --single-shot: give that too' in err
+    code,out,err = ccreid(*line, '--single-shot', '--single-shot-draws', '0')
+    assert code==2 and '--single-shot-draws' in err and err.count('\n')==1

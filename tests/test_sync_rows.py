@@ -190,3 +190,27 @@ def test_a_copy_elsewhere_is_the_same_person_before_another_place(world):
             place = np.asarray(empty_place(7+k, (64,32)), float)
             assert ((b==a).all(-1) | (b==place).all(-1)).all()
     assert len({empty_place(s, (16,16)).tobytes() for s in range(8)})==8
+
+def test_vc_clothes_rows_have_its_two_settings_on_drawn_people(tmp_path, monkeypatch):
+    "Cameras 2 and 3 see the same outfit of a person, 3 and 4 two; people have 12 images as those whom k1 and k2 were declared for"
+    from ccreid.data.mannequins import benchmark
+    from ccreid.sync_person_cloud.miniature import spc
+    rows = [row for row in rows_of('sync_person_cloud', 'all') if row.part=='vc-clothes']
+    assert [row.name for row in rows]==[f'{o}, VC-Clothes' for o in ('before training','baseline','Ca + Ci + Cs')]
+    core = {row.name: row for row in rows_of('sync_person_cloud')}
+    for row in rows:
+        a,b = row.recipe.as_dict(),core[row.name.removesuffix(', VC-Clothes')].recipe.as_dict()
+        assert {k for k in a if a[k]!=b.get(k)}=={'data'} and row.seeds==(0,1)
+    spec = BENCHMARKS['mannequins-vc_clothes']['world']
+    assert spec['images'][0]*spec['cameras']==12==BENCHMARKS['mannequins']['world']['images']*3
+    monkeypatch.setitem(spec, 'identities', (3,0,4))
+    data = benchmark('mannequins-vc_clothes', tmp_path)
+    assert len(data.train)==36 and {'same-clothes','clothes-changing'}<=set(data.protocols)
+    for name,cameras in ('same-clothes',(1,2)),('clothes-changing',(2,3)):
+        (q,g), = data.protocols[name].select(data.samples[data.samples.split!='train'])
+        assert set(q.camera)==set(g.camera)==set(cameras)
+        for who,t in q.groupby('identity'):
+            other = g[(g.identity==who) & ~g.camera.isin(t.camera[:1])]
+            assert (set(other.clothes)==set(t[t.camera==t.camera.iloc[0]].clothes))==(name=='same-clothes')
+    made = spc(data, tmp_path/'spc').train
+    assert (made.generated_by=='SPC').sum()==4*36

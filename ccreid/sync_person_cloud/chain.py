@@ -104,8 +104,8 @@ def evaluate_single_shot(
     found = {k: evaluate(matrix, table, replace(p, shots='single', draws=draws)) for k,p in protocols.items()}
     return Figures(found), table, f'mean of {draws} galleries of one image a person'
 
-SINGLE_SHOT = Evaluation('one gallery image of each person, drawn several times; no FOLDER is read: give a dot',
-    'ccreid.sync_person_cloud.chain:evaluate_single_shot',
+SINGLE_SHOT = Evaluation('one gallery image of each person, drawn several times',
+    'ccreid.sync_person_cloud.chain:evaluate_single_shot', folder=False,
     options=dict(draws=Option(whole(1, 1000), 10, 'galleries that are drawn')))
 
 # %% ../../nbs/sync_person_cloud/chain.ipynb #379a335c
@@ -146,6 +146,9 @@ def _after(at, words, part, seeds, **changes): # The core's rows with those numb
 
 ROWS += _after((4,5), 'usual size', 'usual-size', SEEDS, spc_kl_temperature=.2)
 ROWS += _after((3,5), 'elsewhere', 'background', SEEDS[:2], generated='spc-elsewhere')
+
+_vc = dict(part='vc-clothes', seeds=SEEDS[:2], data='mannequins-vc_clothes')
+ROWS += [_row(f'{ROWS[i].name}, VC-Clothes', ROWS[i].changes, f'{ROWS[7].name}, VC-Clothes', **_vc) for i in (7,0,5)]
 
 # %% ../../nbs/sync_person_cloud/chain.ipynb #fa25196a
 _pages = ('pseudo_labels memories instances batches training parts synthesis generating miniature labelling chain '
