@@ -81,7 +81,8 @@ IMAGES = { # Kinds of images
              template_seed=Option(whole(), 0, 'chooses the templates of an image')), **_made),
     'spc-perfect': Images('the same of a generator without flaws, on mannequins', _mini+'spc_perfect', **_made),
     'spc-own': Images('the same in the own clothes, on mannequins', _mini+'spc_own', **_made),
-    'spc-elsewhere': Images('the same before another background, on mannequins', _mini+'spc_elsewhere', **_made)}
+    'spc-elsewhere': Images('the same before another background, on mannequins', _mini+'spc_elsewhere', **_made),
+    'spc-regions': Images('the same by a small network, on mannequins', _mini+'spc_regions', **_made)}
 
 PARTS = dict( # Networks
     synthesizer=Part('inpaint', _jobs+'load_synthesizer', 'ccreid.sync_person_cloud.synthesis:MannequinSynthesizer',
@@ -146,13 +147,14 @@ def _after(at, words, part, seeds, **changes): # The core's rows with those numb
 
 ROWS += _after((4,5), 'usual size', 'usual-size', SEEDS, spc_kl_temperature=.2)
 ROWS += _after((3,5), 'elsewhere', 'background', SEEDS[:2], generated='spc-elsewhere')
+ROWS += _after((5,), 'network of regions', 'own-network', SEEDS[:2], generated='spc-regions')
 
 _vc = dict(part='vc-clothes', seeds=SEEDS[:2], data='mannequins-vc_clothes')
 ROWS += [_row(f'{ROWS[i].name}, VC-Clothes', ROWS[i].changes, f'{ROWS[7].name}, VC-Clothes', **_vc) for i in (7,0,5)]
 
 # %% ../../nbs/sync_person_cloud/chain.ipynb #fa25196a
-_pages = ('pseudo_labels memories instances batches training parts synthesis generating miniature labelling chain '
-          'results')
+_pages = ('pseudo_labels memories instances batches training parts synthesis regions redrawing generating miniature '
+          'labelling chain results')
 _here = 'ccreid.sync_person_cloud.chain:'
 _method = 'sync_person_cloud'
 

@@ -79,10 +79,11 @@ def redraw(
 )->Tensor: # [B,3,H,W] in [-1,1]
     "People in the clothes of others"
     images,regions,pose = person
-    own,other = (fill_missing(*net.codes(*o)) for o in ((images,regions), clothes[:2]))
+    hidden = hide(images, regions) # the encoder sees beyond a region's edge: it is not shown what is worn either
+    own,other = (fill_missing(*net.codes(*o)) for o in ((hidden,regions), clothes[:2]))
     worn = torch.zeros(own.shape[1], dtype=torch.bool)
     worn[list(WORN)] = True
-    made = net(hide(images, regions), regions, pose, torch.where(worn[:,None], other, own))
+    made = net(hidden, regions, pose, torch.where(worn[:,None], other, own))
     return torch.where(worn_of(regions)>0, made, images)
 
 # %% ../../nbs/sync_person_cloud/redrawing.ipynb #d25d93ed

@@ -41,7 +41,8 @@ def worn_of(
     return regions[:,WORN].sum(1, keepdim=True)
 
 # %% ../../nbs/sync_person_cloud/regions.ipynb #d8d89385
-_sides = [f'{side}_{o}' for o in ('eye','ear','shoulder','elbow','wrist','hip','knee','ankle') for side in ('left','right')]
+_pairs = 'eye','ear','shoulder','elbow','wrist','hip','knee','ankle'
+_sides = [f'{side}_{o}' for o in _pairs for side in ('left','right')]
 JOINTS = [KEYPOINTS.index(o) for o in ('nose', *_sides)]
 
 def pose_maps(
