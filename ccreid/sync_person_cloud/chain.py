@@ -141,6 +141,7 @@ ROWS += [_more('own clothes', 'controls', generated='spc-own'),
 ROWS += [_more('ε from 0.3 to 0.5', 'curriculum', spc_eps=.3, spc_eps_last=.5),
          _more('beside the clothes', 'parts', spc_distance='parts')]
 
+# %% ../../nbs/sync_person_cloud/chain.ipynb #64797791
 def _after(at, words, part, seeds, **changes): # The core's rows with those numbers, changed
     rows = [ROWS[i] for i in at]
     return [_row(f'{row.name}, {words}', row.changes | changes, row.name, part, seeds) for row in rows]

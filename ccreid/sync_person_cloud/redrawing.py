@@ -11,6 +11,7 @@ __all__ = ['SIZE', 'prepared', 'hide', 'codes_in_training', 'redrawing_loss', 'r
 # %% ../../nbs/sync_person_cloud/redrawing.ipynb #631db280
 import numpy as np
 import torch
+from fastcore.basics import patch
 from PIL import Image
 from torch import Tensor
 from ..generation.edits import SkipImage
@@ -120,15 +121,17 @@ class RegionSynthesizer:
         "Label maps of templates"
         return [self.parser([t.image])[0] if t.labels is None else t.labels for t in templates]
 
-    def __call__(self, images, templates, seeds, rows=None):
-        "As `ClothesSynthesizer`; `ValueError` for a template without a picture"
-        _needs(templates, 'image', 'the network of regions')
-        labels = self.parser(images, rows=rows)
-        points = [next(iter(people_in(o)), np.zeros((33,4))) for o in self.keypoints(images, rows=rows)]
-        nobody = [np.zeros((33,4))]*len(templates)
-        clothes = prepared([t.image for t in templates], self._regions(templates), nobody)
-        made = redraw(self.net, prepared(images, labels, points), clothes)
-        return [_enlarged(*o) for o in zip(made, images, labels)]
+# %% ../../nbs/sync_person_cloud/redrawing.ipynb #c4e48478
+@patch
+def __call__(self:RegionSynthesizer, images, templates, seeds, rows=None):
+    "As `ClothesSynthesizer`; `ValueError` for a template without a picture"
+    _needs(templates, 'image', 'the network of regions')
+    labels = self.parser(images, rows=rows)
+    points = [next(iter(people_in(o)), np.zeros((33,4))) for o in self.keypoints(images, rows=rows)]
+    nobody = [np.zeros((33,4))]*len(templates)
+    clothes = prepared([t.image for t in templates], self._regions(templates), nobody)
+    made = redraw(self.net, prepared(images, labels, points), clothes)
+    return [_enlarged(*o) for o in zip(made, images, labels)]
 
 # %% ../../nbs/sync_person_cloud/redrawing.ipynb #4c6188a1
 def _enlarged(made, image, labels):

@@ -69,6 +69,7 @@ def region_means(
     filled = cells.sum((2,3))
     return torch.einsum('brhw,bchw->brc', cells, features)/filled.clamp(min=1e-6)[...,None],filled
 
+# %% ../../nbs/sync_person_cloud/regions.ipynb #043e5993
 def mean_worn(
     codes:Tensor, # [B,8,C]
     filled:Tensor, # [B,8], cells of each region
