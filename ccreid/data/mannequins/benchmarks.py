@@ -1,4 +1,4 @@
-"""Three frozen mannequin worlds: `mannequins`, `mannequins-ir` and `mannequins-dg`
+"""Frozen mannequin worlds, by name: `mannequins`, `mannequins-ir`, `mannequins-dg` and what is laid out otherwise
 
 Docs: https://ccreid.github.io/ccreid/data/mannequins/benchmarks.html.md"""
 
