@@ -244,3 +244,11 @@ def test_the_shipped_weights_draw_the_colours_of_the_other_clothes():
 def test_the_row_of_the_network_is_the_full_one_with_its_copies():
     row, = [row for row in rows_of('sync_person_cloud', 'all') if row.part=='own-network']
     assert row.changes==dict(generated='spc-regions') and row.base=='Ca + Ci + Cs' and len(row.seeds)==2
+
+@shipped
+def test_the_kind_of_the_network_makes_four_copies_of_everybody(world, tmp_path):
+    from ccreid.registry import All, resolve
+    made = resolve(All('images')['spc-regions'].miniature)(world, tmp_path/'copies').train
+    new = made[made.generated_by=='SPC']
+    assert len(new)==4*len(world.train) and set(new.groupby('source').garment.nunique())=={4}
+    assert not set(new.path.map(lambda p: Path(p).read_bytes())) & set(world.train.path.map(lambda p: Path(p).read_bytes()))
