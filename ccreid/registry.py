@@ -122,6 +122,7 @@ class Evaluation:
     run:str|Callable # Of (features, dataset, protocols, folder, **options), see `ccreid.evaluations`
     images:str = '' # Kind of the images in that folder
     options:dict = field(default_factory=dict) # `Option` by keyword: flags of the command
+    folder:bool = True # Does it read or write a FOLDER? If not, `--NAME` stands alone
 
 def evaluated(
     row:Row, # Whose networks are evaluated

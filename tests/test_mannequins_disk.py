@@ -202,7 +202,7 @@ def test_a_damaged_manifest_says_so(tmp_path):
 def test_benchmarks_hold_enough_people():
     for name,spec in BENCHMARKS.items():
         train,val,test = spec['world']['identities']
-        assert test>=150 and (val>=16 or spec['layout']=='ltcc') and train>=48
+        assert test>=150 and (val>=16 or spec['layout'] in ('ltcc','vc_clothes')) and train>=48
 
 def test_a_small_benchmark_of_each_kind(tmp_path, monkeypatch):
     for spec in BENCHMARKS.values(): 

@@ -136,8 +136,11 @@ def test_clusters_of_a_folder_are_a_table_that_is_read_again(ccreid, dataset, tm
     model = cloud_model('resnet_mini'); model.preprocessing = Preprocessing((64,32)); export_reid(model, tmp_path/'m.safetensors')
     line = ['clusters','--data','folder','--root',flat,'--pattern','{identity}','--split','train','--device','cpu','--model',tmp_path/'m.safetensors',
             '--k1','8','--k2','3','--eps','0.7','--min-samples','2']
-    code,out,err = ccreid(*line, '--out',flat/'clusters.csv')
-    assert code==0 and 'clusters of' in out, err
+    code,out,err = ccreid(*line, '--out',flat/'clusters.csv', '--sheet',tmp_path/'sheet.jpg')
+    assert code==2 and 'the sheet is a PNG file' in err and not (flat/'clusters.csv').exists()
+    code,out,err = ccreid(*line, '--out',flat/'clusters.csv', '--sheet',tmp_path/'new'/'sheet.png')
+    assert code==0 and 'clusters of' in out and 'The pictures by cluster' in out, err
+    assert Image.open(tmp_path/'new'/'sheet.png').format=='PNG'
     lines = (flat/'clusters.csv').read_text().split()
     assert lines[0]=='path,identity' and len(lines)==1+len(dataset.train)
     read = load_dataset('folder', flat, csv='clusters.csv', split='train', verbose=False)
@@ -147,3 +150,50 @@ def test_clusters_of_a_folder_are_a_table_that_is_read_again(ccreid, dataset, tm
     code,out,err = ccreid('train','--data','folder','--root',flat,'--csv','clusters.csv','--split','train','--method','triplet','--out',tmp_path/'run',
         '--device','cpu','--epochs','1','--quiet','--workers','0','--set','size=64x32','--set','backbone=resnet_mini','--set','images=2','--set','identities=2')
     assert code==0 and (tmp_path/'run'/'triplet.safetensors').is_file(), err
+
+def test_a_sheet_shows_every_cluster_and_outliers_last(tmp_path):
+    import pandas as pd
+    from ccreid.sync_person_cloud.labelling import cluster_sheet
+    shade = {'a': (250,0,0), 'b': (0,250,0), 'c': (0,0,250)}
+    rows = [(f'{k}{i}.png', {'a': 0, 'b': 1, 'c': -1}[k]) for k in 'abc' for i in range({'a': 5, 'b': 2, 'c': 1}[k])]
+    for name,_ in rows: Image.new('RGB', (20,40), shade[name[0]]).save(tmp_path/name)
+    sheet = np.asarray(cluster_sheet(pd.DataFrame(rows, columns=['path','identity']), tmp_path, columns=3, size=(40,60), most=4))
+    assert sheet.shape==(20+120+20+60+20+60, 120, 3)
+    def shown(y, x): return tuple(sheet[y+23,x+20].tolist())
+    want = [(20, 'aaa'), (80, 'a'), (160, 'bb'), (240, 'c')]                    # `most` is 4: the fifth is not shown
+    for y,line in want:
+        for k in range(3): assert shown(y, 40*k)==(shade[line[k]] if k<len(line) else (255,)*3), (y, k)
+
+def test_most_being_outliers_is_said(ccreid, dataset, tmp_path):
+    import torch
+    from ccreid.data.batches import Preprocessing
+    from ccreid.sync_person_cloud.training import cloud_model
+    from ccreid.training.export import export_reid
+    torch.manual_seed(0)
+    model = cloud_model('resnet_mini'); model.preprocessing = Preprocessing((64,32)); export_reid(model, tmp_path/'m.safetensors')
+    code,out,err = ccreid('clusters','--data','prcc','--root',dataset.root,'--device','cpu','--model',tmp_path/'m.safetensors',
+                          '--eps','0.001','--out',tmp_path/'c.csv')
+    assert code==0 and '0 clusters of 0 pictures' in out and 'Most are outliers' in out, err
+
+def test_evaluate_single_shot_from_the_command_line(ccreid, dataset, root, tmp_path):
+    "Both ways on one network: the figures are those of the evaluation itself, the flag stands alone, its option does not"
+    import torch
+    from ccreid.data.batches import Preprocessing
+    from ccreid.evaluations import Features, evaluate_as
+    from ccreid.sync_person_cloud.training import cloud_model
+    from ccreid.training.export import export_reid, load_reid
+    torch.manual_seed(0)
+    model = cloud_model('resnet_mini'); model.preprocessing = Preprocessing((64,32)); export_reid(model, tmp_path/'m.safetensors')
+    line = ['evaluate','--data','prcc','--root',root,'--device','cpu','--weights',tmp_path/'m.safetensors','--json']
+    code,out,err = ccreid(*line, '--single-shot', '--single-shot-draws', '4')
+    assert code==0 and 'mean of 4 galleries of one image a person' in err, err
+    got = json.loads(out)
+    found,_,_ = evaluate_as('single-shot', Features(load_reid(tmp_path/'m.safetensors', 'cpu')), dataset, draws=4)
+    assert set(got)==set(found) | {f'{k} + single-shot' for k in found}
+    for k,m in found.items():
+        one = got[f'{k} + single-shot']
+        assert one['mAP']==pytest.approx(m.mAP) and one['mAP']>=one['rank-1']-1e-9
+    code,out,err = ccreid(*line, '--single-shot-draws', '4')
+    assert code==2 and '--single-shot-draws is for --single-shot: give that too' in err
+    code,out,err = ccreid(*line, '--single-shot', '--single-shot-draws', '0')
+    assert code==2 and '--single-shot-draws' in err and err.count('\n')==1

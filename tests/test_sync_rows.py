@@ -142,3 +142,75 @@ def test_where_nobody_says_who_it_is_no_figure_pretends_to_know(world):
     learn = learner(ReIDDataset(world.name, world.root, table))
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
     assert {'clusters','outliers'}<=learn.history[0].keys() and not {'precision','recall','F','NMI','same_camera','joined'} & learn.history[0].keys()
+
+# --- declared after the core had been seen
+
+def test_the_usual_size_is_that_of_2048_channels():
+    "L_s is (n-1)(1-c)/(D T²) by the formula, and Eq. 9 by loops has it: 128 channels at 0.2 are 2,048 at 0.05"
+    from ccreid.sync_person_cloud.memories import kl
+    g = torch.Generator().manual_seed(3)
+    for n,c,D,T in ((5,.5,2048,.05), (5,.5,128,.2), (3,.8,512,.1)):
+        f = c**.5*torch.randn(24, 1, D, generator=g)+(1-c)**.5*torch.randn(24, n, D, generator=g)
+        loop = sum(kl(f[:,a], f[:,b], T).mean() for a in range(n) for b in range(n))/n
+        assert float(loop)==pytest.approx((n-1)*(1-c)/(D*T*T), rel=.08)
+
+def test_rows_added_after_the_core_change_one_setting_of_it():
+    rows = {row.name: row for row in rows_of('sync_person_cloud', 'all')}
+    late = [row for row in rows.values() if row.part in ('usual-size','background')]
+    assert len(late)==4
+    for row in late:
+        a,b = row.recipe.as_dict(),rows[row.base].recipe.as_dict()
+        changed = {k: a[k] for k in a if a[k]!=b.get(k)}
+        assert changed==(dict(spc_kl_temperature=.2) if row.part=='usual-size' else dict(generated='spc-elsewhere')), row.name
+        assert rows[row.base].part=='core' and row.seeds==((0,1,2,3,4) if row.part=='usual-size' else (0,1))
+    cb, = cloud_callbacks(rows['Ca + Ci + Cs, usual size'].recipe)
+    assert (cb.kl_temperature, cb.temperature, cb.alpha, cb.k1)==(.2, .05, .3, 20)
+    raw, = cloud_callbacks(recipe('mannequins', 'sync_person_cloud', spc_kl='raw', spc_kl_temperature=2.))
+    assert (raw.unit, raw.kl_temperature)==(False, 2.)
+    with pytest.raises(ValueError, match='spc_kl_temperature'): recipe('mannequins', 'sync_person_cloud', spc_kl_temperature=0)
+
+def test_the_record_of_the_core_is_of_the_recipes_that_are_declared():
+    import json, pathlib
+    kept = json.loads((pathlib.Path(__file__).parents[1]/'benchmarks/results/sync_person_cloud.json').read_text())['records']
+    kept = kept.values() if isinstance(kept, dict) else kept
+    want = {row.name: row.recipe.hash for row in rows_of('sync_person_cloud')}
+    assert len(kept)>=40 and all(o['recipe_hash']==want[o['row']] for o in kept)
+
+def test_a_copy_elsewhere_is_the_same_person_before_another_place(world):
+    from ccreid.data.mannequins import DECLARED, PERFECT
+    from ccreid.sync_person_cloud.miniature import ElsewhereSynthesizer, empty_place
+    from ccreid.sync_person_cloud.synthesis import MannequinSynthesizer, drawn_templates
+    path,templates = world.train.path.iloc[0],drawn_templates(3, size=(64,32))
+    for flaws in PERFECT,DECLARED:
+        for k,t in enumerate(templates):
+            a,b = (np.asarray(S(flaws).one(path, t, 7+k), float) for S in (MannequinSynthesizer, ElsewhereSynthesizer))
+            same = (a==b).all(-1)
+            body = np.isin(truth(path).parsing, (2,13))                     # hair and face, which stay
+            assert same[body].all() and same.mean()<.75
+            place = np.asarray(empty_place(7+k, (64,32)), float)
+            assert ((b==a).all(-1) | (b==place).all(-1)).all()
+    assert len({empty_place(s, (16,16)).tobytes() for s in range(8)})==8
+
+def test_vc_clothes_rows_have_its_two_settings_on_drawn_people(tmp_path, monkeypatch):
+    "Cameras 2 and 3 see the same outfit of a person, 3 and 4 two; people have 12 images as those whom k1 and k2 were declared for"
+    from ccreid.data.mannequins import benchmark
+    from ccreid.sync_person_cloud.miniature import spc
+    rows = [row for row in rows_of('sync_person_cloud', 'all') if row.part=='vc-clothes']
+    assert [row.name for row in rows]==[f'{o}, VC-Clothes' for o in ('before training','baseline','Ca + Ci + Cs')]
+    core = {row.name: row for row in rows_of('sync_person_cloud')}
+    for row in rows:
+        a,b = row.recipe.as_dict(),core[row.name.removesuffix(', VC-Clothes')].recipe.as_dict()
+        assert {k for k in a if a[k]!=b.get(k)}=={'data'} and row.seeds==(0,1)
+    spec = BENCHMARKS['mannequins-vc_clothes']['world']
+    assert spec['images'][0]*spec['cameras']==12==BENCHMARKS['mannequins']['world']['images']*3
+    monkeypatch.setitem(spec, 'identities', (3,0,4))
+    data = benchmark('mannequins-vc_clothes', tmp_path)
+    assert len(data.train)==36 and {'same-clothes','clothes-changing'}<=set(data.protocols)
+    for name,cameras in ('same-clothes',(1,2)),('clothes-changing',(2,3)):
+        (q,g), = data.protocols[name].select(data.samples[data.samples.split!='train'])
+        assert set(q.camera)==set(g.camera)==set(cameras)
+        for who,t in q.groupby('identity'):
+            other = g[(g.identity==who) & ~g.camera.isin(t.camera[:1])]
+            assert (set(other.clothes)==set(t[t.camera==t.camera.iloc[0]].clothes))==(name=='same-clothes')
+    made = spc(data, tmp_path/'spc').train
+    assert (made.generated_by=='SPC').sum()==4*36

@@ -23,7 +23,8 @@ def _dest(*words): return ' '.join(('evaluation', *words))
 def _add_evaluation(parser, name, way):
     "The options of another evaluation"
     group = parser.add_argument_group(f'{name} (an evaluation beside the plain one)')
-    try: group.add_argument(_flag(name), type=place, metavar='FOLDER', dest=_dest(name), help=help_text(way.help))
+    how = dict(type=place, metavar='FOLDER') if way.folder else dict(action='store_true')
+    try: group.add_argument(_flag(name), dest=_dest(name), help=help_text(way.help), **how)
     except argparse.ArgumentError as e: return leave_out(f'The evaluation {name}', e)
     for k,o in way.options.items():
         about = o.help + ('' if o.default is None else f' ({o.default})')
@@ -70,8 +71,10 @@ def _asked(options):
     given,found = {k: v for k,v in vars(options).items() if k.startswith('evaluation ')},{}
     for name,way in of_chains('evaluations', Evaluation).items():
         values = {k: given[d] for k in way.options if given.get(d := _dest(name, k)) is not None}
-        if given.get(_dest(name)): found[name] = given[_dest(name)],values
-        elif values: raise ValueError(f'{_flag(name, next(iter(values)))} is for {_flag(name)} FOLDER: give that too')
+        if where := given.get(_dest(name)): found[name] = where if way.folder else None,values
+        elif values:
+            raise ValueError(f"{_flag(name, next(iter(values)))} is for {_flag(name)}{' FOLDER'*way.folder}: "
+                             "give that too")
     return found
 
 def _others(asked, look, dataset, protocols, say):

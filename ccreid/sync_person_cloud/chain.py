@@ -40,7 +40,8 @@ OPTIONS = dict( # Settings that Sync-Person-Cloud adds to recipes
     spc_momentum=Option(number(0, 1), .3, 'm: weight of the old in an update'),
     spc_temperature=Option(number(0, above=True), .05, 'τ of the contrastive loss'),
     spc_alpha=Option(number(), .3, 'α: weight of the self-identity loss'),
-    spc_kl=Option(text(('unit','raw')), 'unit', 'divergences of unit vectors at 0.05, or of raw features at 1'))
+    spc_kl=Option(text(('unit','raw')), 'unit', 'divergences of unit vectors at 0.05, or of raw features at 1'),
+    spc_kl_temperature=Option(number(0, above=True), None, 'T of the divergences; 0.05, or 1 of raw features'))
 
 # %% ../../nbs/sync_person_cloud/chain.ipynb #6ae7be31
 OPTIONS |= dict(
@@ -79,7 +80,9 @@ IMAGES = { # Kinds of images
              templates=Option(text(), None, 'folder of templates: pictures, words in templates.csv; or drawn ones'),
              template_seed=Option(whole(), 0, 'chooses the templates of an image')), **_made),
     'spc-perfect': Images('the same of a generator without flaws, on mannequins', _mini+'spc_perfect', **_made),
-    'spc-own': Images('the same in the own clothes, on mannequins', _mini+'spc_own', **_made)}
+    'spc-own': Images('the same in the own clothes, on mannequins', _mini+'spc_own', **_made),
+    'spc-elsewhere': Images('the same before another background, on mannequins', _mini+'spc_elsewhere', **_made),
+    'spc-regions': Images('the same by a small network, on mannequins', _mini+'spc_regions', **_made)}
 
 PARTS = dict( # Networks
     synthesizer=Part('inpaint', _jobs+'load_synthesizer', 'ccreid.sync_person_cloud.synthesis:MannequinSynthesizer',
@@ -102,8 +105,8 @@ def evaluate_single_shot(
     found = {k: evaluate(matrix, table, replace(p, shots='single', draws=draws)) for k,p in protocols.items()}
     return Figures(found), table, f'mean of {draws} galleries of one image a person'
 
-SINGLE_SHOT = Evaluation('one gallery image of each person, drawn several times; no FOLDER is read: give a dot',
-    'ccreid.sync_person_cloud.chain:evaluate_single_shot',
+SINGLE_SHOT = Evaluation('one gallery image of each person, drawn several times',
+    'ccreid.sync_person_cloud.chain:evaluate_single_shot', folder=False,
     options=dict(draws=Option(whole(1, 1000), 10, 'galleries that are drawn')))
 
 # %% ../../nbs/sync_person_cloud/chain.ipynb #379a335c
@@ -138,9 +141,21 @@ ROWS += [_more('own clothes', 'controls', generated='spc-own'),
 ROWS += [_more('ε from 0.3 to 0.5', 'curriculum', spc_eps=.3, spc_eps_last=.5),
          _more('beside the clothes', 'parts', spc_distance='parts')]
 
+# %% ../../nbs/sync_person_cloud/chain.ipynb #64797791
+def _after(at, words, part, seeds, **changes): # The core's rows with those numbers, changed
+    rows = [ROWS[i] for i in at]
+    return [_row(f'{row.name}, {words}', row.changes | changes, row.name, part, seeds) for row in rows]
+
+ROWS += _after((4,5), 'usual size', 'usual-size', SEEDS, spc_kl_temperature=.2)
+ROWS += _after((3,5), 'elsewhere', 'background', SEEDS[:2], generated='spc-elsewhere')
+ROWS += _after((5,), 'network of regions', 'own-network', SEEDS[:2], generated='spc-regions')
+
+_vc = dict(part='vc-clothes', seeds=SEEDS[:2], data='mannequins-vc_clothes')
+ROWS += [_row(f'{ROWS[i].name}, VC-Clothes', ROWS[i].changes, f'{ROWS[7].name}, VC-Clothes', **_vc) for i in (7,0,5)]
+
 # %% ../../nbs/sync_person_cloud/chain.ipynb #fa25196a
-_pages = ('pseudo_labels memories instances batches training parts synthesis generating miniature labelling chain '
-          'results')
+_pages = ('pseudo_labels memories instances batches training parts synthesis regions redrawing generating miniature '
+          'labelling chain results')
 _here = 'ccreid.sync_person_cloud.chain:'
 _method = 'sync_person_cloud'
 

@@ -10,7 +10,7 @@ __all__ = ['Template', 'drawn_templates', 'read_templates', 'ClothesSynthesizer'
 
 # %% ../../nbs/sync_person_cloud/synthesis.ipynb #04350bf4
 import csv, re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 import numpy as np
@@ -33,6 +33,7 @@ class Template:
     name:str # Once in a list
     text:str='' # What they are, in words
     image:Image.Image|None=None # Picture of the garment, or of somebody who wears them
+    labels:np.ndarray|None=field(default=None, repr=False, compare=False) # Its label map, where that is known
     def _repr_png_(self): return None if self.image is None else self.image._repr_png_()
 
 def drawn_templates(
@@ -43,7 +44,7 @@ def drawn_templates(
     "Strangers: people of a mannequin world of their own, in their first outfit"
     world = MannequinWorld(identities=n, outfits=1, cameras=1, images=1, size=size, seed=seed)
     drawn = [world.render(i, view='front') for i in range(n)]
-    return [Template(f'stranger-{i:03d}', m.caption, m.image) for i,m in enumerate(drawn)]
+    return [Template(f'stranger-{i:03d}', m.caption, m.image, m.parsing) for i,m in enumerate(drawn)]
 
 # %% ../../nbs/sync_person_cloud/synthesis.ipynb #0a7bb624
 _pictures = ('.jpg','.jpeg','.png','.webp','.bmp')

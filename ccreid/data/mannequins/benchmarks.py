@@ -1,4 +1,4 @@
-"""Three frozen mannequin worlds: `mannequins`, `mannequins-ir` and `mannequins-dg`
+"""Frozen mannequin worlds, by name: `mannequins`, `mannequins-ir`, `mannequins-dg` and what is laid out otherwise
 
 Docs: https://ccreid.github.io/ccreid/data/mannequins/benchmarks.html.md"""
 
@@ -29,7 +29,9 @@ BENCHMARKS = {
     'mannequins-ir': dict(layout='mannequins',
     world=dict(identities=(112,24,150), outfits=2, cameras=4, infrared=(2,3), images=(3,2,2), seed=2028)),
     'mannequins-dg': dict(layout='mannequins', domains=('plaza','campus','station','market'), # and never a fifth
-                          world=dict(identities=(64,16,150), outfits=2, cameras=2, images=(4,2,2), seed=2029))}
+                          world=dict(identities=(64,16,150), outfits=2, cameras=2, images=(4,2,2), seed=2029)),
+    'mannequins-vc_clothes': dict(layout='vc_clothes',
+                                  world=dict(identities=(160,0,150), outfits=2, cameras=4, images=(3,1,4), seed=2030))}
 
 def benchmark_worlds(name:str, # One of `BENCHMARKS`
     )->dict: # subfolder ('' or a domain) → world
