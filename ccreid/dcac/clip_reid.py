@@ -21,7 +21,8 @@ from ..files import shown
 from ..models.backbones import Backbone, create_backbone
 from ..models.heads import BNNeck
 from ..models.reid_model import ReIDModel
-from ..models.vits import check_activation, check_patches, feature_map
+from ..models.small_diffusion import WIDTH
+from ..models.vits import VIT_MINI, check_activation, check_patches, feature_map, vit_mini
 from ..weights import compare_weights, load_weights, locate
 
 # %% ../../nbs/dcac/clip_reid.ipynb #09b3ee3f
@@ -46,8 +47,8 @@ def _projected(name, size, dim):
     "timm's transformer with a projection of its class token; `ValueError` for a network that has none"
     import timm
     check_activation(name)
-    if not timm.is_model(name): raise ValueError(f'no network {name!r} in timm')
-    try: net = timm.create_model(name, img_size=size, num_classes=dim)
+    if name!=VIT_MINI and not timm.is_model(name): raise ValueError(f'no network {name!r} in timm')
+    try: net = vit_mini(size) if name==VIT_MINI else timm.create_model(name, img_size=size, num_classes=dim)
     except TypeError: net = None
     if getattr(net, 'cls_token', None) is None: raise ValueError(f'{name} has no class token')
     check_patches(net, name, size)
@@ -137,9 +138,10 @@ def clip_reid(
     name:str=CLIP, # Of a transformer of timm that has a class token
     size:tuple=(256,128), # (height, width) of the images in pixels
     pretrained=None, # True: the weights of its name; a name or path for `locate`; None: random
-    dim:int=512, # Length of the feature
+    dim:int|None=None, # Length of the feature; None: 512, of the small one 64
 )->CLIPReID: # With its `preprocessing`
     "The baseline's network; `ValueError` for a name that does not fit its weights"
+    dim = dim or (WIDTH if name==VIT_MINI else 512)
     model = CLIPReID(CLIPBackbone(name, size, dim), identities)
     if pretrained: load_clip(model.backbone, pretrained)
     model.preprocessing = clip_preprocessing(size)
