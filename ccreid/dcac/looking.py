@@ -124,7 +124,7 @@ class Looks(dict):
         return f"{100*self['person']:.0f} % of the maps on the person, who is {100*self['area']:.0f} % of the area"
 
 def _images(table, preprocessing):
-    return torch.cat([x for x,_ in embedding_loader(table, preprocessing, 128)])
+    return torch.cat(list(embedding_loader(table, preprocessing, 128)))
 
 @torch.no_grad()
 def _told(fed, model, table, images):

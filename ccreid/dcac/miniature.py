@@ -6,7 +6,7 @@ Docs: https://ccreid.github.io/ccreid/dcac/miniature.html.md"""
 
 # %% auto #0
 __all__ = ['PLACES', 'from_plaza', 'from_campus', 'from_station', 'from_market', 'without_plaza', 'without_campus',
-           'without_station', 'without_market', 'SEED', 'market_one', 'market_half', 'taken']
+           'without_station', 'without_market', 'SEED', 'market_two', 'first_outfit', 'taken']
 
 # %% ../../nbs/dcac/miniature.ipynb #239af53a
 import numpy as np
@@ -20,24 +20,30 @@ from ..data.samples import ReIDDataset, relabel
 # %% ../../nbs/dcac/miniature.ipynb #fc5e78c5
 PLACES = 'plaza','campus','station','market'
 
-def _standard(joined):
-    "The standard protocol of each place, under the place's name"
-    found = {k.split('/')[0]: p for k,p in joined.protocols.items() if k.endswith('/standard')}
-    return {place: replace(p, name=place) for place,p in found.items()}
+def _tests(joined):
+    "The protocol of each place, under the place's name"
+    found = {k.split('/')[0]: p for k,p in joined.protocols.items() if k.endswith('/same-clothes')}
+    return {place: replace(found[place], name=place) for place in PLACES}
+
+def first_outfit(
+    table:pd.DataFrame, # Rows of `mannequins-dg`
+)->np.ndarray: # bool [N]
+    "Rows in which a person wears the first of the two outfits, by the file's name"
+    return np.array([int(Path(p).name.split('_')[1])%2==0 for p in table.path], bool)
 
 def taken(
     dataset, # `ReIDDataset` of `mannequins-dg`
     name:str, # Of the benchmark
     sources, # Places that train
-    rows=None, # Function of the training rows: which of them, bool [N]; None: all
+    rows=first_outfit, # Function of the training rows: which of them, bool [N]
 )->ReIDDataset: # Tested in all four places
     "Some places train, all are tested, nobody validates"
     joined = join({k.removeprefix('mannequins-'): d for k,d in separate(dataset).items()})
     t = joined.samples
     train = (t.split=='train') & t.dataset.isin(sources)
-    if rows is not None: train[train] = rows(t[train])
+    train[train] = rows(t[train])
     t = t[train | (t.split=='test')].reset_index(drop=True)
-    return ReIDDataset(name, dataset.root, relabel(t), _standard(joined), dataset.notes)
+    return ReIDDataset(name, dataset.root, relabel(t), _tests(joined), dataset.notes)
 
 # %% ../../nbs/dcac/miniature.ipynb #9c78ff92
 def _from(*places): return partial(taken, name=f"mannequins-{'-'.join(places)}", sources=places)
@@ -50,18 +56,13 @@ without_plaza,without_campus,without_station,without_market = map(_without, PLAC
 # %% ../../nbs/dcac/miniature.ipynb #6ed760fd
 SEED = 0 # Draws the random half
 
-def _first_outfit(t):
-    "Rows in which a person wears the first of the two outfits, by the file's name"
-    return np.array([int(Path(p).name.split('_')[1])%2==0 for p in t.path])
-
 def _random_half(t):
     "Of each person and camera as many as in the first outfit, drawn from both, the same for everybody who asks"
-    keep,wanted = pd.Series(False, index=t.index),_first_outfit(t)
-    rng,wanted = np.random.default_rng(SEED),pd.Series(wanted, index=t.index)
+    keep,wanted = (pd.Series(o, index=t.index) for o in (False, first_outfit(t)))
+    rng = np.random.default_rng(SEED)
     for _,rows in t.groupby(['identity','camera'], sort=True):
         rows = rows.sort_values('path')
         keep[rows.index[rng.permutation(len(rows))[:int(wanted[rows.index].sum())]]] = True
     return keep.to_numpy()
 
-market_one = partial(taken, name='mannequins-market-one', sources=('market',), rows=_first_outfit)
-market_half = partial(taken, name='mannequins-market-half', sources=('market',), rows=_random_half)
+market_two = partial(taken, name='mannequins-market-two', sources=('market',), rows=_random_half)
