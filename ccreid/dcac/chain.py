@@ -74,8 +74,8 @@ def aligned(
     return aligned(r)
 
 # %% ../../nbs/dcac/chain.ipynb #12b8d80d
-_rate = 1e-3
-_dg = dict(backbone='vit_mini', lr=_rate, epochs=30) # 64 people, 16 batches an epoch: 480 steps
+_rate = 1e-4
+_dg = dict(backbone='vit_mini', lr=_rate, epochs=30, identities=16, images=2) # of 64 people 480 steps
 _mini,_places = _at+'miniature:',('plaza','campus','station','market')
 
 BENCHMARKS = {f'mannequins-{p}': Benchmark('mannequins-dg', f'{_mini}from_{p}', _dg) for p in _places}

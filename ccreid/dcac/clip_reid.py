@@ -21,7 +21,6 @@ from ..files import shown
 from ..models.backbones import Backbone, create_backbone
 from ..models.heads import BNNeck
 from ..models.reid_model import ReIDModel
-from ..models.small_diffusion import WIDTH
 from ..models.vits import VIT_MINI, check_activation, check_patches, feature_map, vit_mini
 from ..weights import compare_weights, load_weights, locate
 
@@ -138,10 +137,9 @@ def clip_reid(
     name:str=CLIP, # Of a transformer of timm that has a class token
     size:tuple=(256,128), # (height, width) of the images in pixels
     pretrained=None, # True: the weights of its name; a name or path for `locate`; None: random
-    dim:int|None=None, # Length of the feature; None: 512, of the small one 64
+    dim:int=512, # Length of the feature
 )->CLIPReID: # With its `preprocessing`
     "The baseline's network; `ValueError` for a name that does not fit its weights"
-    dim = dim or (WIDTH if name==VIT_MINI else 512)
     model = CLIPReID(CLIPBackbone(name, size, dim), identities)
     if pretrained: load_clip(model.backbone, pretrained)
     model.preprocessing = clip_preprocessing(size)

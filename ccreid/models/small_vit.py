@@ -63,10 +63,12 @@ def share_matched(
 # %% ../../nbs/models/small_vit.ipynb #68e0461d
 def kept_weights(
     net:CaptionMatching, # Trained
+    dim:int=512, # Numbers over which those of the projection are spread
 )->dict: # Name to tensor, 16 bits
     "The transformer and the projection of its class token, by the names that `load_clip` reads"
     state = {k: v for k,v in net.image.state_dict().items() if not k.startswith('head.')}
-    state['head.weight'] = net.head.weight
+    spread = torch.randn(dim, WIDTH, generator=torch.Generator().manual_seed(0))/dim**.5
+    state['head.weight'] = spread @ net.head.weight.detach().cpu()
     return {k: v.detach().cpu().half().contiguous() for k,v in state.items()}
 
 def about_small_vit(
