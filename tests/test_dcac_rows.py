@@ -61,7 +61,17 @@ def test_worlds_are_what_they_were_before_the_first_row():
     known = dict(HASHES)
     assert {k: world_hash(k) for k in known}==known
 
-HASHES = []
+HASHES = [
+    ('mannequins-plaza', '09eb2acbb0cc2166'),
+    ('mannequins-campus', '40d991dc1540f12f'),
+    ('mannequins-station', '74a5ce472129b08f'),
+    ('mannequins-market', 'c391791fea14d574'),
+    ('mannequins-without-plaza', '41b6d17ef7e867e5'),
+    ('mannequins-without-campus', '7be41aface3061b1'),
+    ('mannequins-without-station', '837213e2a9058782'),
+    ('mannequins-without-market', '896a10416ef5e595'),
+    ('mannequins-market-two', 'bf665241ecc4fbe7'),
+]
 
 def test_rows_are_declared():
     core = rows_of('dcac')
