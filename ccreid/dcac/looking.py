@@ -63,7 +63,7 @@ def look_alikes(
     def small(p): return np.asarray(read_image(p).resize((6,12), Image.Resampling.BOX), np.float32).ravel()
     x = torch.from_numpy(np.stack([small(p) for p in table.path]))
     nearest = torch.cdist(x, x).fill_diagonal_(float('inf')).argmin(1)
-    return torch.as_tensor(table.identity.to_numpy())[nearest]
+    return torch.tensor(table.identity.tolist())[nearest]
 
 def on_person(
     maps:Tensor, # [N,h,w], from 0 up
@@ -131,7 +131,7 @@ def _told(fed, model, table, images):
     "Errors with each condition, by the callback of a learner"
     model.eval()
     out = model(images)
-    c = fed.conditioning.eval()(out.get('logits'), out['features'], torch.as_tensor(table.identity.to_numpy()))
+    c = fed.conditioning.eval()(out.get('logits'), out['features'], torch.tensor(table.identity.tolist()))
     z = fed.expert.drawn(fed.moments(list(table.path)), torch.Generator().manual_seed(0))
     return told_errors(fed.expert, z, c)
 
