@@ -30,6 +30,7 @@ def _heard(module, said):
     try: yield
     finally: handle.remove()
 
+# %% ../../nbs/dcac/alignment.ipynb #445cc0f8
 @torch.no_grad()
 def middle_features(
     expert:DiffusionExpert, # Of a UNet

@@ -54,6 +54,7 @@ def before_train(self:PromptControl):
     self.shares = []
     if self.prompts is not None: self.start = self.prompts.detach().clone()
 
+# %% ../../nbs/dcac/controls.ipynb #47a7434c
 @patch
 def before_step(self:PromptControl):
     "What is about to move them, and what may"

@@ -56,7 +56,6 @@ class DiffusionExpert:
         self.mode,self.rank,self.rule,self.offsets = mode,rank,rule,offsets
         self.precision,self.checkpointing = precision,checkpointing
         self._take(unet, scheduler, seed)
-        if checkpointing: self.unet.enable_gradient_checkpointing()
 
 # %% ../../nbs/dcac/expert.ipynb #5cdd0fda
 @patch
@@ -69,7 +68,9 @@ def _take(self:DiffusionExpert, unet, scheduler, seed):
         self.unet = adapt(kind.net, self.mode, self.rank, self.rule, self.offsets)
     self.denoiser = kind if self.unet is kind.net else denoiser_of(self.unet, scheduler)
     self.scheduler = getattr(self.denoiser, 'scheduler', None)
+    if self.checkpointing: self.unet.enable_gradient_checkpointing()
 
+# %% ../../nbs/dcac/expert.ipynb #e7fc66fb
 @patch(as_prop=True)
 def dim(self:DiffusionExpert)->int:
     "Length of a condition"
@@ -115,6 +116,7 @@ def moments(self:DiffusionExpert,
     "What the autoencoder says; `RuntimeError` where memory does not suffice"
     with _room(self, len(images)): return encode_moments(self.vae, images)
 
+# %% ../../nbs/dcac/expert.ipynb #c822df52
 @patch
 def drawn(self:DiffusionExpert,
     moments:Tensor, # [B,2C,h,w]

@@ -31,6 +31,7 @@ def step_seed(
     "One seed for a step, far from those of its neighbours"
     return int(np.random.SeedSequence([seed, epoch, step, 13]).generate_state(1)[0])
 
+# %% ../../nbs/dcac/feedback.ipynb #b53cae2a
 class DiffusionFeedback(Method):
     "The error of a diffusion model that is told what the network thinks, as the term `diffusion` (Eq. 11 to 13)"
     def __init__(self,

@@ -26,6 +26,7 @@ def encode_moments(
     if not found.isfinite().all(): raise ValueError('the autoencoder gave values that are no numbers: use float32')
     return found
 
+# %% ../../nbs/dcac/latents.ipynb #859c72d6
 def sample_latents(
     moments:Tensor, # [B,2C,h,w]: means, then log-variances
     scaling:float, # The autoencoder's `scaling_factor`

@@ -32,6 +32,7 @@ def cam_layer(
     if hasattr(net, 'layer4'): return net.layer4
     raise ValueError(f'{type(net).__name__} has neither blocks nor layer4')
 
+# %% ../../nbs/dcac/looking.ipynb #0e9ffb4d
 def class_maps(
     model:nn.Module, # With a classifier
     images:Tensor, # [N,3,H,W] normalised
@@ -65,6 +66,7 @@ def look_alikes(
     nearest = torch.cdist(x, x).fill_diagonal_(float('inf')).argmin(1)
     return torch.tensor(table.identity.tolist())[nearest]
 
+# %% ../../nbs/dcac/looking.ipynb #117abbfa
 def on_person(
     maps:Tensor, # [N,h,w], from 0 up
     paths, # N files of mannequins
@@ -95,6 +97,7 @@ def told_errors(
     def error(c, t): return expert.error(latents, c, torch.Generator().manual_seed(seed), (t,t+1)).mean().item()
     return {t: {k: round(error(c, t), 5) for k,c in ways.items()} for t in times}
 
+# %% ../../nbs/dcac/looking.ipynb #47317edc
 @torch.no_grad()
 def reconstructed(
     expert, # `DiffusionExpert` of a UNet
@@ -152,8 +155,8 @@ def look(
     images,others = _images(t, model.preprocessing).to(device),look_alikes(t)
     maps = class_maps(model, images, others.to(device))
     person,area = on_person(maps, t.path) or (None,None)
-    kept = [dict(path='/'.join(str(p).split('/')[-3:]), other=int(o), map=(100*m/m.max().clamp(min=1e-9)).int().tolist())
-            for p,o,m in zip(t.path[:SHOWN], others, maps)]
+    kept = [dict(path='/'.join(str(p).split('/')[-3:]), other=int(o),
+                 map=(100*m/m.max().clamp(min=1e-9)).int().tolist()) for p,o,m in zip(t.path[:SHOWN], others, maps)]
     res,fed = dict(person=person, area=area, maps=kept),getattr(learn, 'diffusion_feedback', None)
     if fed is not None and device.type=='cpu': res['told'] = _told(fed, model, t, images)
     return {}, compared_table(dataset, protocols.values()), Looks(res)

@@ -31,6 +31,7 @@ def first_outfit(
     "Rows in which a person wears the first of the two outfits, by the file's name"
     return np.array([int(Path(p).name.split('_')[1])%2==0 for p in table.path], bool)
 
+# %% ../../nbs/dcac/miniature.ipynb #065a701f
 def taken(
     dataset, # `ReIDDataset` of `mannequins-dg`
     name:str, # Of the benchmark

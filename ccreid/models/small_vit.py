@@ -12,6 +12,7 @@ import ccreid.compat
 import math
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import nn, Tensor
 from .small_diffusion import WIDTH, caption_encoder, caption_tokenizer
 from ..tensor_files import read_safetensors
@@ -36,12 +37,14 @@ class CaptionMatching(nn.Module):
         "Unit vectors of pictures"
         return F.normalize(self.head(self.image.forward_features(x)[:,0]), dim=1)
 
-    def texts(self,
-        texts, # B captions
-    )->Tensor: # [B,64]
-        "Unit vectors of captions"
-        ids = self.tokenizer(texts, padding=True, truncation=True, return_tensors='pt').input_ids
-        return F.normalize(self.text_head(self.text(ids).pooler_output), dim=1)
+# %% ../../nbs/models/small_vit.ipynb #419e47a3
+@patch
+def texts(self:CaptionMatching,
+    texts, # B captions
+)->Tensor: # [B,64]
+    "Unit vectors of captions"
+    ids = self.tokenizer(texts, padding=True, truncation=True, return_tensors='pt').input_ids
+    return F.normalize(self.text_head(self.text(ids).pooler_output), dim=1)
 
 # %% ../../nbs/models/small_vit.ipynb #544ad002
 def matching_loss(
