@@ -21,7 +21,7 @@ from ..files import shown
 from ..models.backbones import Backbone, create_backbone
 from ..models.heads import BNNeck
 from ..models.reid_model import ReIDModel
-from ..models.vits import check_activation, check_patches, feature_map
+from ..models.vits import VIT_MINI, check_activation, check_patches, feature_map, vit_mini
 from ..weights import compare_weights, load_weights, locate
 
 # %% ../../nbs/dcac/clip_reid.ipynb #09b3ee3f
@@ -46,8 +46,8 @@ def _projected(name, size, dim):
     "timm's transformer with a projection of its class token; `ValueError` for a network that has none"
     import timm
     check_activation(name)
-    if not timm.is_model(name): raise ValueError(f'no network {name!r} in timm')
-    try: net = timm.create_model(name, img_size=size, num_classes=dim)
+    if name!=VIT_MINI and not timm.is_model(name): raise ValueError(f'no network {name!r} in timm')
+    try: net = vit_mini(size) if name==VIT_MINI else timm.create_model(name, img_size=size, num_classes=dim)
     except TypeError: net = None
     if getattr(net, 'cls_token', None) is None: raise ValueError(f'{name} has no class token')
     check_patches(net, name, size)

@@ -6,7 +6,7 @@ Docs: https://ccreid.github.io/ccreid/dcac/conditioning.html.md"""
 
 # %% auto #0
 __all__ = ['KINDS', 'Prompts', 'CorrelationAware', 'ClassWise', 'InstanceWise', 'SiLU', 'BatchNorm', 'ConditionNet',
-           'new_conditioning']
+           'SeveralTokens', 'new_conditioning']
 
 # %% ../../nbs/dcac/conditioning.ipynb #9dee68b4
 import torch
@@ -145,15 +145,44 @@ class ConditionNet(_After):
         for m in layers[2::3]: nn.init.normal_(m.weight)
         super().__init__(conditioning, nn.Sequential(*layers))
 
+# %% ../../nbs/dcac/conditioning.ipynb #d699d079
+class SeveralTokens(Prompts):
+    "The prompts of the likeliest people, weighted by their probabilities, as a token each"
+    def __init__(self,
+        identities:int, # Training people N
+        dim:int=768, # Numbers of a token
+        temperature:float=0.6, # τ of the probabilities, above 0
+        tokens:int=4, # k, 1 to N
+    ): # Raises `ValueError` for more tokens than people
+        super().__init__(identities, dim, temperature)
+        if not 1<=tokens<=identities: raise ValueError(f'{tokens} tokens of {identities} people')
+        self.tokens = tokens
+
+    def extra_repr(self):
+        "For printing"
+        return f'{super().extra_repr()}, tokens={self.tokens}'
+
+# %% ../../nbs/dcac/conditioning.ipynb #642f7bad
+@patch
+def forward(self:SeveralTokens,
+    logits:Tensor, # [B,N]
+    features:Tensor|None=None, # Not used
+    identity:Tensor|None=None, # Not used
+)->Tensor: # [B,k,dim], the likeliest first
+    "The conditions of a batch"
+    weight,who = self.probabilities(logits).topk(self.tokens, 1)
+    return weight[...,None]*self.prompts.float()[who]
+
 # %% ../../nbs/dcac/conditioning.ipynb #85db3855
-KINDS = { # Conditions by name: function of (identities, features, dim, temperature)
-    'correlation': lambda n,d,dim,t: CorrelationAware(n, dim, t),
-    'class': lambda n,d,dim,t: ClassWise(n, dim, t),
-    'class-released': lambda n,d,dim,t: ClassWise(n, dim, t, 'released'),
-    'instance': lambda n,d,dim,t: InstanceWise(d, dim),
-    'silu': lambda n,d,dim,t: SiLU(CorrelationAware(n, dim, t)),
-    'batch-norm': lambda n,d,dim,t: BatchNorm(CorrelationAware(n, dim, t)),
-    'net': lambda n,d,dim,t: ConditionNet(CorrelationAware(n, dim, t))}
+KINDS = { # Conditions by name: function of (identities, features, dim, temperature, tokens)
+    'correlation': lambda n,d,dim,t,k: CorrelationAware(n, dim, t),
+    'class': lambda n,d,dim,t,k: ClassWise(n, dim, t),
+    'class-released': lambda n,d,dim,t,k: ClassWise(n, dim, t, 'released'),
+    'instance': lambda n,d,dim,t,k: InstanceWise(d, dim),
+    'tokens': lambda n,d,dim,t,k: SeveralTokens(n, dim, t, k),
+    'silu': lambda n,d,dim,t,k: SiLU(CorrelationAware(n, dim, t)),
+    'batch-norm': lambda n,d,dim,t,k: BatchNorm(CorrelationAware(n, dim, t)),
+    'net': lambda n,d,dim,t,k: ConditionNet(CorrelationAware(n, dim, t))}
 
 def new_conditioning(
     kind:str, # One of `KINDS`
@@ -161,7 +190,8 @@ def new_conditioning(
     features:int, # Length D of a feature
     dim:int=768, # Numbers of a condition
     temperature:float=0.6, # τ of the probabilities
+    tokens:int=4, # Of the condition `tokens`
 )->nn.Module: # Of (logits, features, identity)
     "A condition of a name; `ValueError` for another one"
     if kind not in KINDS: raise ValueError(f"no condition {kind!r}: choose from {', '.join(KINDS)}")
-    return KINDS[kind](identities, features, dim, temperature)
+    return KINDS[kind](identities, features, dim, temperature, tokens)

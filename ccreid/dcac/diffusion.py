@@ -48,10 +48,10 @@ def diffusion_loss(
     return (found.float()-noise.float()).square().flatten(1).mean(1)
 
 # %% ../../nbs/dcac/diffusion.ipynb #594410b6
-_TARGET = re.compile(r'\.(attn[12]\.to_(q|k|v|out\.0)|ff\.net\.0\.proj)$')
+_TARGET = re.compile(r'\.(attn[12]?\.(to_(q|k|v|out\.0)|add_[qkv]_proj|to_add_out)|ff(_context)?\.net\.0\.proj)$')
 
 def lora_targets(
-    unet:nn.Module, # diffusers' `UNet2DConditionModel`
+    unet:nn.Module, # diffusers' `UNet2DConditionModel`, or a transformer of `denoisers`
 )->list: # Names
     "Linear layers that get a detour: q, k, v and out of both attentions, and the gated projection"
     return [name for name,m in unet.named_modules() if isinstance(m, nn.Linear) and _TARGET.search(name)]
@@ -67,22 +67,33 @@ def adapt(
     mode:str='lora', # One of `MODES`
     rank:int=8, # r of LoRA
     rule:str='paper', # Scale of a detour: `paper`, 1 (Eq. 9); `released`, 1/r
+    offsets:bool=False, # Give q, k and v the random offsets of the released code?
 )->nn.Module: # The UNet, of which only what is trained wants a gradient; seed torch before
-    "Choose what is trained; `ValueError` for another mode, rule or rank"
+    "Choose what is trained; `ValueError` for another mode, rule or rank, or parts that this network has not"
     if mode not in _FREE: raise ValueError(f"no mode {mode!r}: choose from {', '.join(MODES)}")
     if rule not in ('paper','released'): raise ValueError(f"rule is 'paper' or 'released', not {rule!r}")
     if mode=='scratch': unet = type(unet).from_config(unet.config)
     for name,p in unet.named_parameters(): p.requires_grad_(name.startswith(_FREE[mode]))
-    if mode=='lora': _add_lora(unet, rank, rank if rule=='paper' else 1)
+    if _FREE[mode] and not any(p.requires_grad for p in unet.parameters()):
+        raise ValueError(f'{type(unet).__name__} has none of the parts that {mode} trains')
+    if mode=='lora': _add_lora(unet, rank, rank if rule=='paper' else 1, offsets)
     return unet.eval()
 
+# %% ../../nbs/dcac/diffusion.ipynb #b95ed93a
+def _add_offset(layer):
+    "A random frozen offset, as `nn.Linear` draws it, where there is none (released code)"
+    if layer.bias is not None: return
+    offset = torch.empty(layer.out_features).uniform_(-1, 1)/layer.in_features**.5
+    layer.bias = nn.Parameter(offset.to(layer.weight), requires_grad=False)
+
 # %% ../../nbs/dcac/diffusion.ipynb #28c285c3
-def _add_lora(unet, rank, alpha):
+def _add_lora(unet, rank, alpha, offsets):
     "Detours by peft, of scale alpha/rank"
     need('peft')
     from peft import LoraConfig
     targets = lora_targets(unet)
     if rank<1 or not targets: raise ValueError(f'LoRA of rank {rank} at {len(targets)} layers: there must be some')
+    for name in targets if offsets else (): _add_offset(unet.get_submodule(name))
     unet.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets))
 
 class TrainedPart(nn.Module):

@@ -15,23 +15,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from fastcore.basics import patch
 from torch import nn, Tensor
-from .diffusion import TrainedPart, adapt, diffusion_loss, sd_scheduler
-from .latents import MomentCache, encode_moments
+from .denoisers import denoiser_of, kind_of_folder
+from .diffusion import TrainedPart, adapt
+from .latents import MomentCache, encode_moments, sample_latents
 from ..generation.pipeline_files import _load_part, _saying
 from ..models.small_diffusion import small_diffusion
 from ..training.frozen import weights_sum
 from ..weights import locate, need
 
 # %% ../../nbs/dcac/expert.ipynb #9450e51f
-def _check_parts(unet, vae, scheduler, size):
+def _check_parts(denoiser, vae, size):
     "`ValueError` where the parts do not belong together, or an image has another size than they can take"
-    latent,takes,dim = vae.config.latent_channels,unet.config.in_channels,unet.config.cross_attention_dim
-    if takes not in (latent, 2*latent+1) or unet.config.out_channels!=latent: raise ValueError(
-        f'the UNet takes {takes} channels and gives {unet.config.out_channels}, the autoencoder has {latent}')
-    if not isinstance(dim, int): raise ValueError(f'the UNet listens to conditions of several lengths, {dim}')
-    kind = scheduler.config.get('prediction_type', 'epsilon')
-    if kind!='epsilon': raise ValueError(f'the model predicts {kind}, and Eq. 11 asks for the noise (epsilon)')
-    step = 2**(len(vae.config.block_out_channels)-1)
+    latent,own = vae.config.latent_channels,denoiser.channels
+    if own!=latent: raise ValueError(f'{denoiser} is for {own} channels, the autoencoder has {latent}')
+    step = 2**(len(vae.config.block_out_channels)-1)*getattr(denoiser, 'patch', 1)
     if any(s%step for s in size):
         raise ValueError(f'an image of {size[0]}x{size[1]} pixels has no latent: choose multiples of {step}')
 
@@ -42,9 +39,9 @@ PRECISIONS = {None: None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 class DiffusionExpert:
     "A diffusion model of which a part is trained; `dim` is the length of its conditions"
     def __init__(self,
-        unet:nn.Module, # diffusers' `UNet2DConditionModel`; is changed by `adapt`
+        unet, # diffusers' `UNet2DConditionModel`, another network of `denoiser_of`, or a `Denoiser`; is changed
         vae:nn.Module, # diffusers' `AutoencoderKL`; is frozen
-        scheduler=None, # With `add_noise`; None: Stable Diffusion's
+        scheduler=None, # With `add_noise`, of a UNet; None: Stable Diffusion's
         mode:str='lora', rank:int=8, # What is trained, one of `MODES`; of LoRA
         size:tuple=(128,128), # (height, width) of its images in pixels
         rule:str='paper', # Scale of LoRA, see `adapt`
@@ -52,26 +49,32 @@ class DiffusionExpert:
         precision:str|None=None, # `bf16` or `fp16`: of the UNet, whatever the learner's is
         seed:int=0, # Of weights that are made here
         name:str='', # For a record
+        offsets:bool=False, # Those of the released code, see `adapt`
     ): # Raises `ValueError` for parts that do not belong together, and as `adapt` does
-        _check_parts(unet, vae, scheduler := scheduler or sd_scheduler(), size)
         if precision not in PRECISIONS: raise ValueError(f"precision is 'bf16', 'fp16' or None, not {precision!r}")
-        self.vae,self.scheduler,self.size,self.name = vae.requires_grad_(False).eval(),scheduler,tuple(size),name
-        self.mode,self.rank,self.rule,self.precision,self.checkpointing = mode,rank,rule,precision,checkpointing
-        self.unet = self._adapted(unet, seed)
-        if checkpointing: self.unet.enable_gradient_checkpointing()
+        self.vae,self.size,self.name = vae.requires_grad_(False).eval(),tuple(size),name
+        self.mode,self.rank,self.rule,self.offsets = mode,rank,rule,offsets
+        self.precision,self.checkpointing = precision,checkpointing
+        self._take(unet, scheduler, seed)
 
 # %% ../../nbs/dcac/expert.ipynb #5cdd0fda
 @patch
-def _adapted(self:DiffusionExpert, unet, seed):
-    "The UNet, whose new weights depend on the seed alone"
+def _take(self:DiffusionExpert, unet, scheduler, seed):
+    "The network and its kind; new weights depend on the seed alone"
+    kind = denoiser_of(unet, scheduler)
+    _check_parts(kind, self.vae, self.size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return adapt(unet, self.mode, self.rank, self.rule)
+        self.unet = adapt(kind.net, self.mode, self.rank, self.rule, self.offsets)
+    self.denoiser = kind if self.unet is kind.net else denoiser_of(self.unet, scheduler)
+    self.scheduler = getattr(self.denoiser, 'scheduler', None)
+    if self.checkpointing: self.unet.enable_gradient_checkpointing()
 
+# %% ../../nbs/dcac/expert.ipynb #e7fc66fb
 @patch(as_prop=True)
 def dim(self:DiffusionExpert)->int:
     "Length of a condition"
-    return self.unet.config.cross_attention_dim
+    return self.denoiser.dim
 
 @patch
 def to(self:DiffusionExpert,
@@ -113,6 +116,16 @@ def moments(self:DiffusionExpert,
     "What the autoencoder says; `RuntimeError` where memory does not suffice"
     with _room(self, len(images)): return encode_moments(self.vae, images)
 
+# %% ../../nbs/dcac/expert.ipynb #c822df52
+@patch
+def drawn(self:DiffusionExpert,
+    moments:Tensor, # [B,2C,h,w]
+    generator:torch.Generator, # On the CPU
+)->Tensor: # [B,C,h,w] z₀, scaled
+    "Latents, drawn anew"
+    cfg = self.vae.config
+    return sample_latents(moments, cfg.scaling_factor, generator, getattr(cfg, 'shift_factor', None) or 0.)
+
 @patch
 def cache(self:DiffusionExpert)->MomentCache: # Function of paths
     "A cache of moments"
@@ -130,7 +143,7 @@ def error(self:DiffusionExpert,
     dtype,kind = PRECISIONS[self.precision],latents.device.type
     here = torch.autocast(kind, dtype) if dtype else nullcontext()
     with _room(self, len(latents)), here:
-        return diffusion_loss(self.unet, self.scheduler, latents, condition, generator, times)
+        return self.denoiser.error(latents, condition, generator, times)
 
 # %% ../../nbs/dcac/expert.ipynb #6cf6c3a6
 @patch
@@ -138,24 +151,26 @@ def about(self:DiffusionExpert)->dict: # Plain values
     "What a resumed run must have in common with the one that was saved"
     free = {k for k,p in self.unet.named_parameters() if p.requires_grad}
     fixed = {k: v for k,v in self.unet.state_dict().items() if k not in free}
-    return dict(mode=self.mode, rank=self.rank, rule=self.rule, size=list(self.size),
+    more = dict(offsets=True) if self.offsets else {}
+    return dict(mode=self.mode, rank=self.rank, rule=self.rule, size=list(self.size), **more,
                 unet=weights_sum(SimpleNamespace(state_dict=lambda: fixed)), vae=weights_sum(self.vae))
 
 # %% ../../nbs/dcac/expert.ipynb #73610a12
 SD = 'stable-diffusion-v1-5/stable-diffusion-v1-5'
-_FILES = ['unet/config.json','unet/diffusion_pytorch_model.safetensors','vae/config.json',
-          'vae/diffusion_pytorch_model.safetensors','scheduler/*.json']
+_FILES = [f'{part}/{file}' for part in ('unet','transformer','vae') for file in
+          ('config.json','diffusion_pytorch_model.safetensors','diffusion_pytorch_model-*','*.index.json')]
 
 def _folder(name):
-    "UNet, autoencoder and schedule of a folder; `WeightsNotFound`, or `ValueError` naming the folder"
-    folder = locate(name, None, only=_FILES)
+    "Network, autoencoder and schedule of a folder; `WeightsNotFound`, or `ValueError` naming the folder"
+    folder = Path(locate(name, None, only=[*_FILES, 'scheduler/*.json']))
     need('diffusers')
     from diffusers import DDPMScheduler
     here = dict(local_files_only=True)
-    kinds = dict(unet='UNet2DConditionModel', vae='AutoencoderKL')
     with _saying(folder):
-        nets = [_load_part(Path(folder), part, ('diffusers', o), use_safetensors=True, **here)
-                for part,o in kinds.items()]
+        part,kind = kind_of_folder(folder)
+        kinds = {part: kind, 'vae': 'AutoencoderKL'}
+        nets = [_load_part(folder, k, ('diffusers', o), use_safetensors=True, **here) for k,o in kinds.items()]
+        if part!='unet': return *nets,None
         return *nets,DDPMScheduler.from_pretrained(folder, subfolder='scheduler', **here)
 
 # %% ../../nbs/dcac/expert.ipynb #735f45b8

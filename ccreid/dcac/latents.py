@@ -26,15 +26,17 @@ def encode_moments(
     if not found.isfinite().all(): raise ValueError('the autoencoder gave values that are no numbers: use float32')
     return found
 
+# %% ../../nbs/dcac/latents.ipynb #859c72d6
 def sample_latents(
     moments:Tensor, # [B,2C,h,w]: means, then log-variances
     scaling:float, # The autoencoder's `scaling_factor`
     generator:torch.Generator, # On the CPU
+    shift:float=0., # The autoencoder's `shift_factor`, which some have
 )->Tensor: # [B,C,h,w] float32
     "One latent for each image"
     mean,log_variance = moments.float().chunk(2, 1)
     noise = torch.randn(mean.shape, generator=generator).to(mean)
-    return scaling*(mean+(log_variance.clamp(-30, 20)/2).exp()*noise)
+    return scaling*(mean+(log_variance.clamp(-30, 20)/2).exp()*noise-shift)
 
 # %% ../../nbs/dcac/latents.ipynb #3666c617
 class MomentCache:

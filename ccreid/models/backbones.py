@@ -17,7 +17,8 @@ from pathlib import Path
 from torch import nn, Tensor
 from fastcore.basics import patch
 from ..files import shown
-from .vits import check_activation, create_network, feature_map, resampled, whole_vector
+from .vits import (VIT_MINI, check_activation, create_network, feature_map, resampled, vit_mini,
+                                whole_vector)
 from ..weights import load_weights, locate
 
 # %% ../../nbs/models/backbones.ipynb #db9e7a6b
@@ -126,9 +127,10 @@ def _network(name, size):
     "The network of a name, and the only size it takes"
     import timm
     if name=='resnet_mini': return resnet_mini(),None
+    if name==VIT_MINI: return vit_mini(size or (96,48)),tuple(size or (96,48))
     if not (isinstance(name, str) and timm.is_model(name)):
-        near = get_close_matches(str(name), ['resnet_mini', *timm.list_models()])
-        raise ValueError(f'no backbone {name!r}; there are resnet_mini and the networks of timm'
+        near = get_close_matches(str(name), ['resnet_mini', VIT_MINI, *timm.list_models()])
+        raise ValueError(f'no backbone {name!r}; there are resnet_mini, {VIT_MINI} and the networks of timm'
                          + (f', such as {", ".join(near)}' if near else ''))
     try: return create_network(name, size)
     except RuntimeError as e:

@@ -56,8 +56,8 @@ def _hash_of_a_chain(name):
     from ccreid.data.layouts import find_layout
     from ccreid.data.reading import read_names
     of = All('benchmarks')[name].of
-    form,world = BENCHMARKS[of]['layout'],benchmark_worlds(of)['']
-    names = list(manifest(world, form)['images'])
+    form,worlds = BENCHMARKS[of]['layout'],benchmark_worlds(of)
+    names = [f'{d}/{p}' if d else p for d,w in worlds.items() for p in manifest(w, form)['images']]
     t = _taken(name, read_names(find_layout(form if form!='mannequins' else of), names)).samples
     rows = t.astype(str).values.tolist()
     return hashlib.sha256(json.dumps([world_hash(of), name, list(t), rows]).encode()).hexdigest()[:16]

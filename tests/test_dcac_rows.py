@@ -1,0 +1,228 @@
+"DCAC's rows: sources and tests by names alone, controls on a real learner, the class-wise condition that is the baseline, looks"
+import json
+from functools import partial
+from pathlib import Path
+import numpy as np, pytest, torch
+import ccreid.compat
+from ccreid.data.layouts import find_layout
+from ccreid.data.mannequins import MannequinWorld, world_hash
+from ccreid.data.mannequins.benchmarks import benchmark_worlds
+from ccreid.data.mannequins.writing import manifest, truth
+from ccreid.data.reading import read_names
+from ccreid.dcac import miniature
+from ccreid.dcac.alignment import FeatureAlignment
+from ccreid.dcac.clip_reid import clip_reid
+from ccreid.dcac.conditioning import new_conditioning
+from ccreid.dcac.controls import PromptControl
+from ccreid.dcac.expert import DiffusionExpert
+from ccreid.dcac.feedback import DiffusionFeedback
+from ccreid.dcac.looking import cam_layer, class_maps, look_alikes, on_person, shown_people, told_errors
+from ccreid.dcac.memory import PCL
+from ccreid.experiments import Sets, run_row
+from ccreid.evaluations import evaluations_of
+from ccreid.recipes import recipe
+from ccreid.registry import CHAINS, Row, evaluated, load, rows_of
+from test_dcac_training import Steps, correlation, dataset, expert, fit, learner, networks
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# --- benchmarks
+
+@pytest.fixture(scope='module')
+def whole():
+    names = [f'{d}/{p}' for d,w in benchmark_worlds('mannequins-dg').items() for p in manifest(w, 'mannequins')['images']]
+    return read_names(find_layout('mannequins-dg'), names)
+
+def place(p): return Path(p).parts[2]
+def outfit(p): return int(Path(p).name.split('_')[1])%2
+
+def test_sources_train_and_all_places_are_tested(whole):
+    for name,b in load('dcac').benchmarks.items():
+        d = getattr(miniature, b.take.split(':')[1])(whole)
+        words = name.split('-')[1:]
+        sources = {p for p in miniature.PLACES if p!=words[1]} if words[0]=='without' else {words[0]}
+        assert d.name==name and {place(p) for p in d.train.path}==sources and list(d.protocols)==list(miniature.PLACES)
+        assert d.identities==64*len(sources) and len(d.train)==8*d.identities and sorted(set(d.train.identity))==list(range(d.identities))
+        assert ({outfit(p) for p in d.train.path}=={0})==(name!='mannequins-market-two')
+        own = whole.samples.set_index('path')
+        assert set(own.split[d.train.path])=={'train'}
+        for where,p in d.protocols.items():
+            q,g = p.select(d.samples)[0]
+            assert {place(o) for o in [*q.path, *g.path]}=={where} and len(q)==len(g)==1200 and set(own.split[q.path])=={'test'}
+            few = q.iloc[::97]
+            right = (few.identity.to_numpy()[:,None]==g.identity.to_numpy()) & ~p.junk(few, g).numpy()
+            assert (right.sum(1)==2).all()                                   # the other camera, the same outfit
+            assert (few.clothes.to_numpy()[:,None]==g.clothes.to_numpy())[right].all() and (few.camera.to_numpy()[:,None]!=g.camera.to_numpy())[right].all()
+
+def test_worlds_are_what_they_were_before_the_first_row():
+    known = dict(HASHES)
+    assert {k: world_hash(k) for k in known}==known
+
+HASHES = [
+    ('mannequins-plaza', '09eb2acbb0cc2166'),
+    ('mannequins-campus', '40d991dc1540f12f'),
+    ('mannequins-station', '74a5ce472129b08f'),
+    ('mannequins-market', 'c391791fea14d574'),
+    ('mannequins-without-plaza', '41b6d17ef7e867e5'),
+    ('mannequins-without-campus', '7be41aface3061b1'),
+    ('mannequins-without-station', '837213e2a9058782'),
+    ('mannequins-without-market', '896a10416ef5e595'),
+    ('mannequins-market-two', 'bf665241ecc4fbe7'),
+]
+
+def test_rows_are_declared():
+    core = rows_of('dcac')
+    assert len(core)==12 and all(r.seeds==(0,1,2,3,4) for r in core) and all(len(r.seeds)==2 for r in rows_of('dcac', 'extended') if r.trained is None)
+    parts = list(dict.fromkeys(r.part for r in rows_of('dcac', 'extended')))
+    assert parts[:7]==['modes','conditions','prompts','ranks','intricate','rest','sources']
+    names = {r.name for r in CHAINS['dcac']}
+    assert {f'DCAC, {m}' for m in ('partial-1','partial-2','full','scratch')}<=names and {f'DCAC, rank {r}' for r in (2,4,16,32)}<=names
+    assert recipe('mannequins-plaza', 'dcac').hash!=recipe('mannequins-plaza', 'dcac', dcac_times=(0,300)).hash
+
+# --- controls
+
+def prompts(learn): return learn.model.aux['conditioning'].prompts.detach().clone()
+
+def controlled(dataset, expert, **kw):
+    learn = learner(dataset, PCL(), DiffusionFeedback(expert, correlation), PromptControl(**kw), wd=1e-2)
+    first = prompts(learn)
+    return fit(learn, 1),first
+
+def test_prompts_by_rate_gradient_and_decay(dataset, expert):
+    plain,first = controlled(dataset, expert)
+    same = fit(learner(dataset, PCL(), DiffusionFeedback(expert, correlation), wd=1e-2), 1)
+    for (k,a),b in zip(plain.model.state_dict().items(), same.model.state_dict().values()): assert torch.equal(a, b), k   # looking changes nothing
+    frozen,_ = controlled(dataset, expert, rate=0.)
+    assert torch.equal(prompts(frozen), first) and not torch.equal(prompts(plain), first)
+    far,_ = controlled(dataset, expert, rate=100.)
+    assert (prompts(far)-first).norm()>20*(prompts(plain)-first).norm()
+    decayed,_ = controlled(dataset, expert, by='decay')
+    h = decayed.history[-1]
+    assert h['prompts_shrunk']>.75 and 0<h['prompts_decay']<1 and (prompts(decayed).abs()<=first.abs()+1e-3).float().mean()>.99
+    assert h['prompts_moved']==pytest.approx((prompts(decayed)-first).square().mean().sqrt().item(), rel=1e-4)
+    pulled,_ = controlled(dataset, expert, by='gradient')
+    zero = fit(learner(dataset, PCL(), DiffusionFeedback(expert, correlation), wd=0.), 1)
+    assert abs(pulled.history[-1]['prompts_shrunk'])<.4
+    moved,free = prompts(pulled)-first,prompts(zero)-first
+    assert torch.nn.functional.cosine_similarity(moved.flatten(), free.flatten(), 0)>.5     # the rest still decays
+
+def test_there_must_be_prompts_to_control(dataset, expert):
+    instance = DiffusionFeedback(expert, partial(new_conditioning, 'instance'))
+    fit(learner(dataset, instance, PromptControl()), 1)
+    with pytest.raises(ValueError, match='no prompts to control'): learner(dataset, instance, PromptControl(0.))
+
+def test_the_released_class_wise_condition_is_the_baseline_bit_by_bit(dataset, expert):
+    base = fit(learner(dataset, PCL()), 2)
+    fed = fit(learner(dataset, PCL(), DiffusionFeedback(expert, partial(new_conditioning, 'class-released'))), 2)
+    assert 'diffusion' in fed.history[0]
+    own = fed.model.state_dict()
+    for k,v in base.model.state_dict().items(): assert torch.equal(v, own[k]), k
+
+def test_noise_is_looked_for_in_another_image(dataset, expert):
+    steps = [Steps(), Steps()]
+    runs = [fit(learner(dataset, DiffusionFeedback(partial(expert, mode='frozen'), correlation, another=o), s), 1) for o,s in zip((False,True), steps)]
+    fed = runs[1].diffusion_feedback
+    labels = steps[1].seen[0][1]
+    g = lambda: torch.Generator().manual_seed(0)
+    m = fed.moments([runs[1].dls.train.dataset.paths[i] for i in labels['row'].tolist()])
+    assert torch.equal(fed.latents(labels, g()), fed.expert.drawn(m.roll(4, 0), g()))
+    y = labels['identity']
+    assert (y!=y.roll(4, 0)).all()                                           # of somebody else
+
+# --- feature alignment
+
+def test_alignment_by_a_loop(dataset, networks):
+    from ccreid.generation.tiny_networks import tiny_unet, tiny_vae
+    def frozen(seed=0):
+        unet,vae = tiny_unet(channels=4),tiny_vae()
+        for net,state in zip((unet, vae), networks): net.load_state_dict(state)
+        return DiffusionExpert(unet, vae, size=(16,8), mode='frozen')
+    cb,steps = FeatureAlignment(frozen, .5),Steps()
+    learn = fit(learner(dataset, cb, steps), 1)
+    h = cb.targets
+    assert h.mean(0).abs().max()<1e-4 and h.std(0).sub(1).abs().max()<1e-3
+    before = frozen().about()
+    assert cb.expert.about()==before
+    pred,labels,values,loss,*_ = steps.seen[0]
+    head = torch.nn.Linear(8, 32)
+    with torch.random.fork_rng(): torch.manual_seed(0); head = torch.nn.Linear(8, 32)
+    apart = []
+    for f,i in zip(pred['features'], labels['row'].tolist()):
+        a,b = head(f).tolist(),h[i].tolist()
+        apart.append(1-sum(x*y for x,y in zip(a, b))/(sum(x*x for x in a)**.5*sum(y*y for y in b)**.5))
+    assert values['alignment'].item()==pytest.approx(sum(apart)/len(apart), rel=1e-3)
+    assert loss==pytest.approx(values['identity'].item()+.5*values['alignment'].item(), rel=1e-4)
+
+# --- looks
+
+@pytest.fixture(scope='module')
+def people(tmp_path_factory):
+    world = MannequinWorld(identities=(6,0,4), outfits=1, cameras=2, images=2, size=(96,48), seed=4)
+    return world.write(tmp_path_factory.mktemp('p')/'p', layout='mannequins', workers=1)
+
+@pytest.fixture(scope='module')
+def net():
+    torch.manual_seed(2)
+    return clip_reid(6, 'vit_mini', (96,48), pretrained=True).eval()
+
+def test_grad_cam_by_hand_and_by_the_package(people, net):
+    t = shown_people(people.train)
+    x,classes = torch.rand(3, 3, 96, 48),torch.tensor([1,4,0])
+    maps = class_maps(net, x, classes)
+    for i in range(3):
+        said = []
+        handle = cam_layer(net).register_forward_hook(lambda m, a, out: said.append(out))
+        s = net(x[i:i+1])['logits'][0,classes[i]]
+        handle.remove()
+        g, = torch.autograd.grad(s, said[0])
+        w = [sum(g[0,1+p,k].item() for p in range(18))/18 for k in range(96)]
+        for p in range(18):
+            want = max(0., sum(w[k]*said[0][0,1+p,k].item() for k in range(96)))
+            assert maps[i,p//3,p%3].item()==pytest.approx(want, abs=1e-5)
+    assert net.training is False and maps.shape==(3,6,3)
+    package = pytest.importorskip('pytorch_grad_cam')
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    class Logits(torch.nn.Module):
+        def __init__(self): super().__init__(); self.net = net
+        def forward(self, x): return self.net(x)['logits']
+    cam = package.GradCAM(Logits(), [cam_layer(net)], reshape_transform=lambda o: o[:,1:].transpose(1, 2).reshape(len(o), -1, 6, 3))
+    theirs = cam(x, [ClassifierOutputTarget(int(c)) for c in classes])
+    for a,b in zip(theirs, maps):
+        b = torch.nn.functional.interpolate(b[None,None], (96,48), mode='bilinear')[0,0].numpy()
+        if b.std()>0: assert np.corrcoef(a.ravel(), b.ravel())[0,1]>.95
+
+def test_look_alikes_by_a_loop_and_shares_of_the_person(people):
+    from PIL import Image
+    t = shown_people(people.train)
+    assert t.identity.tolist()==list(range(6))
+    small = [np.asarray(Image.open(p).convert('RGB').resize((6,12), Image.Resampling.BOX), float) for p in t.path]
+    want = [min((j for j in range(6) if j!=i), key=lambda j: ((small[i]-small[j])**2).sum()) for i in range(6)]
+    assert look_alikes(t).tolist()==want
+    person = [torch.from_numpy(truth(p).parsing>0).float() for p in t.path]
+    assert on_person(torch.stack(person), t.path)[0]==1. and on_person(1-torch.stack(person), t.path)[0]==0.
+    share,area = on_person(torch.ones(6, 6, 3), t.path)
+    assert share==area==pytest.approx(float(np.mean([p.mean() for p in person])), abs=1e-3)
+    assert on_person(torch.ones(1, 6, 3), [ROOT/'README.md']) is None
+
+def test_a_row_writes_down_its_looks(people, tmp_path):
+    "The real row runner, an evaluation that shares the training, the shipped networks"
+    base = Row('fed', 'dcac', dict(epochs=1, identities=3, images=2), data='mannequins-plaza')
+    rows = [base, evaluated(base, 'fed: looks', 'dcac-looks')]
+    sets = Sets(people, tmp_path, 'people')
+    found = evaluations_of(rows, base, people, sets.folder_of)
+    record = run_row(base.recipe, sets, 0, 'cpu', evaluations=found)
+    said = record['evaluated']['fed: looks']['said']
+    assert record['evaluated']['fed: looks']['protocols']=={} and 0<=said['person']<=1 and len(said['maps'])==4
+    assert sorted(said['told'])==[100,300,500,700,900] and all(set(v)=={'own','another','nothing'} for v in said['told'].values())
+    json.dumps(record)
+    assert record['history'][0]['prompts_moved']>0
+
+def test_the_error_by_condition_is_the_experts():
+    from ccreid.generation.tiny_networks import tiny_unet, tiny_vae
+    torch.manual_seed(0)
+    e = DiffusionExpert(tiny_unet(channels=4), tiny_vae(), size=(16,8), mode='frozen')
+    z,c = torch.randn(4, 4, 8, 4),torch.randn(4, 1, 32)
+    found = told_errors(e, z, c, (200,), seed=3)[200]
+    with torch.no_grad():
+        for k,v in dict(own=c, another=c[[2,3,0,1]], nothing=0*c).items():
+            assert found[k]==pytest.approx(e.error(z, v, torch.Generator().manual_seed(3), (200,201)).mean().item(), abs=1e-4)
