@@ -10,9 +10,7 @@ __all__ = ['command', 'cluster_table', 'cluster_sheet']
 # %% ../../nbs/sync_person_cloud/labelling.ipynb #3da3062c
 import io, os
 from pathlib import Path
-from PIL import Image, ImageDraw
 from ..commands.shared import add_data, add_device, read_dataset
-from ..data.images import read_image
 from ..files import shown, write_whole
 from ..options import of_rule, place
 from ..registry import Command
@@ -40,6 +38,8 @@ def cluster_table(
 # %% ../../nbs/sync_person_cloud/labelling.ipynb #d3814c03
 def _cell(path, name, size):
     "A picture at its height, its name below, cut to what fits"
+    from PIL import Image, ImageDraw
+    from ccreid.data.images import read_image
     W,H = size
     cell,im = Image.new('RGB', (W,H), 'white'),read_image(path)
     im.thumbnail((W-4, H-14))
@@ -48,8 +48,10 @@ def _cell(path, name, size):
     ImageDraw.Draw(cell).text((2, H-13), name[-room:].encode('latin-1', 'replace').decode('latin-1'), fill='black')
     return cell
 
+# %% ../../nbs/sync_person_cloud/labelling.ipynb #db7e335e
 def _block(members, root, title, columns, size, most):
     "A cluster: a line of words and its first pictures"
+    from PIL import Image, ImageDraw
     cells = [_cell(Path(root)/p, Path(p).stem, size) for p in members[:most]]
     lines = -(-len(cells)//columns)
     out = Image.new('RGB', (columns*size[0], 20+lines*size[1]), 'white')
@@ -64,7 +66,7 @@ def cluster_sheet(
     columns:int=12, # Pictures in a line
     size:tuple=(72,110), # Width and height of a picture and its name, in pixels
     most:int=36, # Pictures of a cluster, and of the outliers, that are shown
-)->Image.Image: # Outliers come last
+): # A PIL image; outliers come last
     "Pictures by cluster with their names, to correct the table by"
     blocks = []
     for c,t in table.groupby('identity', sort=False):
