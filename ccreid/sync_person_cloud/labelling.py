@@ -68,6 +68,7 @@ def cluster_sheet(
     most:int=36, # Pictures of a cluster, and of the outliers, that are shown
 ): # A PIL image; outliers come last
     "Pictures by cluster with their names, to correct the table by"
+    from PIL import Image
     blocks = []
     for c,t in table.groupby('identity', sort=False):
         more = f', the first {most}' if len(t)>most else ''
