@@ -10,13 +10,13 @@ from ccreid.data.mannequins.benchmarks import benchmark_worlds
 from ccreid.data.mannequins.writing import manifest, truth
 from ccreid.data.reading import read_names
 from ccreid.dcac import miniature
-from ccreid.dcac.alignment import FeatureAlignment
+from ccreid.dcac.alignment import FeatureAlignment, middle_features
 from ccreid.dcac.clip_reid import clip_reid
 from ccreid.dcac.conditioning import new_conditioning
 from ccreid.dcac.controls import PromptControl
 from ccreid.dcac.expert import DiffusionExpert
 from ccreid.dcac.feedback import DiffusionFeedback
-from ccreid.dcac.looking import cam_layer, class_maps, look_alikes, on_person, shown_people, told_errors
+from ccreid.dcac.looking import cam_layer, class_maps, look_alikes, on_person, reconstructed, shown_people, told_errors
 from ccreid.dcac.memory import PCL
 from ccreid.experiments import Sets, run_row
 from ccreid.evaluations import evaluations_of
@@ -106,6 +106,29 @@ def test_prompts_by_rate_gradient_and_decay(dataset, expert):
     moved,free = prompts(pulled)-first,prompts(zero)-first
     assert torch.nn.functional.cosine_similarity(moved.flatten(), free.flatten(), 0)>.5     # the rest still decays
 
+class Pushes(Steps):
+    "The gradient of the prompts and the prompts themselves, before each step"
+    order = -30
+    def __init__(self): super().__init__(); self.pushes = []
+    def before_step(self):
+        p = self.learn.model.aux['conditioning'].prompts
+        self.pushes.append((p.grad.tolist(), p.tolist()))
+
+def test_what_moves_the_prompts_by_lists(dataset, expert):
+    "Share of decay in the push, way, and how much of it goes to 0, of one epoch"
+    seen = Pushes()
+    learn = learner(dataset, PCL(), DiffusionFeedback(expert, correlation), PromptControl(), seen, wd=1e-2)
+    first = prompts(learn)
+    fit(learn, 1)
+    total,shares = lambda rows: sum(abs(o) for row in rows for o in row),[]
+    for g,v in seen.pushes: shares.append(.01*total(v)/(.01*total(v)+total(g)))
+    h,moved = learn.history[-1],(prompts(learn)-first).flatten().tolist()
+    start = first.flatten().tolist()
+    assert len(shares)==len(seen.seen)>1 and h['prompts_decay']==pytest.approx(sum(shares)/len(shares), rel=1e-4)
+    length = lambda v: sum(o*o for o in v)**.5
+    assert h['prompts_moved']==pytest.approx(length(moved)/len(moved)**.5, rel=1e-4)
+    assert h['prompts_shrunk']==pytest.approx(-sum(m*o for m,o in zip(moved, start))/(length(moved)*length(start)), rel=1e-3)
+
 def test_there_must_be_prompts_to_control(dataset, expert):
     instance = DiffusionFeedback(expert, partial(new_conditioning, 'instance'))
     fit(learner(dataset, instance, PromptControl()), 1)
@@ -152,6 +175,22 @@ def test_alignment_by_a_loop(dataset, networks):
         apart.append(1-sum(x*y for x,y in zip(a, b))/(sum(x*x for x in a)**.5*sum(y*y for y in b)**.5))
     assert values['alignment'].item()==pytest.approx(sum(apart)/len(apart), rel=1e-3)
     assert loss==pytest.approx(values['identity'].item()+.5*values['alignment'].item(), rel=1e-4)
+
+def test_what_the_middle_of_the_unet_gives_image_by_image():
+    "Noise of time 100 by the formula, no condition, and the mean over the places of what the middle block gives"
+    from ccreid.generation.tiny_networks import tiny_unet, tiny_vae
+    torch.manual_seed(0)
+    e,z = DiffusionExpert(tiny_unet(channels=4), tiny_vae(), size=(16,8), mode='frozen'),torch.randn(3, 4, 8, 4)
+    found = middle_features(e, z, torch.Generator().manual_seed(2))
+    noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(2))
+    kept = 1.
+    for i in range(101): kept *= 1-(.00085**.5+i*(.012**.5-.00085**.5)/999)**2
+    for i in range(3):
+        said = []
+        handle = e.unet.mid_block.register_forward_hook(lambda m, a, out: said.append(out))
+        with torch.no_grad(): e.unet((kept**.5*z[i]+(1-kept)**.5*noise[i])[None], 100, encoder_hidden_states=torch.zeros(1, 1, 32))
+        handle.remove()
+        assert torch.allclose(found[i], said[0][0].mean((1,2)), atol=1e-4)
 
 # --- looks
 
@@ -226,3 +265,20 @@ def test_the_error_by_condition_is_the_experts():
     with torch.no_grad():
         for k,v in dict(own=c, another=c[[2,3,0,1]], nothing=0*c).items():
             assert found[k]==pytest.approx(e.error(z, v, torch.Generator().manual_seed(3), (200,201)).mean().item(), abs=1e-4)
+
+def test_a_reconstruction_by_the_formula():
+    "What is left of z_t = sqrt(a) z + sqrt(1-a) noise when the UNet's noise is taken out, decoded; the true noise gives the latent itself"
+    from types import SimpleNamespace
+    from ccreid.generation.tiny_networks import tiny_unet, tiny_vae
+    torch.manual_seed(0)
+    e,z,c = DiffusionExpert(tiny_unet(channels=4), tiny_vae(), size=(16,8), mode='frozen'),torch.randn(2, 4, 8, 4),torch.randn(2, 1, 32)
+    noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(1))
+    kept = 1.
+    for i in range(301): kept *= 1-(.00085**.5+i*(.012**.5-.00085**.5)/999)**2
+    noisy = kept**.5*z+(1-kept)**.5*noise
+    with torch.no_grad():
+        show = lambda v: (e.vae.decode(v/.18215).sample/2+.5).clamp(0, 1)
+        said = e.unet(noisy, torch.tensor([300,300]), encoder_hidden_states=c).sample
+        assert torch.allclose(reconstructed(e, z, c, 300, seed=1), show((noisy-(1-kept)**.5*said)/kept**.5), atol=1e-4)
+        e.unet.forward = lambda *args, **kwargs: SimpleNamespace(sample=noise)
+        assert torch.allclose(reconstructed(e, z, c, 300, seed=1), show(z), atol=1e-4)
