@@ -133,3 +133,15 @@ def test_memory_that_runs_out_there_and_back_is_one_line(train, roots, monkeypat
 def test_the_published_schedule_is_that_of_the_paper(weights):
     e = load_expert(str(weights/'sd'), size=(16,8), rank=2)
     assert torch.equal(e.scheduler.alphas_cumprod, sd_scheduler().alphas_cumprod) and e.scheduler.config.num_train_timesteps==1000
+
+@pytest.mark.parametrize('content, says', [(None, 'not found'), (b'<!DOCTYPE html><html>', 'web page'), (b'version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 7\n', 'Git LFS'),
+                                           ('another', 'another shape')])
+def test_weights_of_the_encoder_that_are_none(train, weights, roots, tmp_path, monkeypatch, content, says):
+    (tmp_path/'mine').mkdir()
+    file = tmp_path/'mine'/'test_vit.safetensors'
+    if content=='another': save_file({k: v[:3].clone() if k=='head.weight' else v for k,v in load_weights(weights/'test_vit.safetensors').items()}, file)
+    elif content: file.write_bytes(content)
+    monkeypatch.setenv('CCREID_WEIGHTS', str(tmp_path/'mine'))
+    code,out,err = train('market1501', roots)
+    assert code==2 and says in err and str(tmp_path/'mine') in err and 'Traceback' not in err and len(err.strip().splitlines())<=2, err
+    assert not list((tmp_path/'run').glob('*.safetensors'))
