@@ -22,7 +22,7 @@ from ccreid.experiments import Sets, run_row
 from ccreid.evaluations import evaluations_of
 from ccreid.recipes import recipe
 from ccreid.registry import CHAINS, Row, evaluated, load, rows_of
-from test_dcac_training import Steps, correlation, dataset, expert, fit, learner, networks
+from test_dcac_training import Scaler, Spoil, Steps, correlation, dataset, expert, fit, learner, networks
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -128,6 +128,27 @@ def test_what_moves_the_prompts_by_lists(dataset, expert):
     length = lambda v: sum(o*o for o in v)**.5
     assert h['prompts_moved']==pytest.approx(length(moved)/len(moved)**.5, rel=1e-4)
     assert h['prompts_shrunk']==pytest.approx(-sum(m*o for m,o in zip(moved, start))/(length(moved)*length(start)), rel=1e-3)
+
+class Seen(Steps):
+    "The prompts before and after each batch"
+    def __init__(self): super().__init__(); self.pairs = []
+    def before_batch(self): super().before_batch(); self.was = prompts(self.learn)
+    def after_batch(self):
+        super().after_batch()
+        if self.training: self.pairs.append((self.was, prompts(self.learn)))
+
+@pytest.mark.parametrize('scaled', [False, True])
+def test_a_skipped_step_moves_no_prompts_whatever_their_rate(dataset, expert, scaled):
+    "Skipped by the feedback, and by a scaler, whose steps are controlled like others"
+    def run(**kw):
+        seen = Seen()
+        cbs = [PCL(), DiffusionFeedback(expert, correlation), PromptControl(**kw), Spoil((1,)), *[Scaler()]*scaled, seen]
+        with pytest.warns(UserWarning, match='was not a number'): fit(learner(dataset, *cbs), 2)
+        return seen.pairs
+    far,plain,still = run(rate=100.),run(),run(rate=0.)
+    assert len(far)>2 and torch.equal(*far[1]) and torch.equal(*plain[1]) and all(torch.equal(a, b) for a,b in still)
+    way = lambda pair: (pair[1]-pair[0]).norm().item()
+    assert way(plain[0])>0 and way(far[0])==pytest.approx(100*way(plain[0]), rel=1e-2) and not torch.equal(*far[2])
 
 def test_there_must_be_prompts_to_control(dataset, expert):
     instance = DiffusionFeedback(expert, partial(new_conditioning, 'instance'))
