@@ -22,7 +22,8 @@ from ccreid.experiments import Sets, run_row
 from ccreid.evaluations import evaluations_of
 from ccreid.recipes import recipe
 from ccreid.registry import CHAINS, Row, evaluated, load, rows_of
-from test_dcac_training import Scaler, Spoil, Steps, correlation, dataset, expert, fit, learner, networks
+from ccreid.training.checkpoints import Checkpoint
+from test_dcac_training import Kill, Scaler, Spoil, Steps, correlation, dataset, expert, fit, learner, networks
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -196,6 +197,21 @@ def test_alignment_by_a_loop(dataset, networks):
         apart.append(1-sum(x*y for x,y in zip(a, b))/(sum(x*x for x in a)**.5*sum(y*y for y in b)**.5))
     assert values['alignment'].item()==pytest.approx(sum(apart)/len(apart), rel=1e-3)
     assert loss==pytest.approx(values['identity'].item()+.5*values['alignment'].item(), rel=1e-4)
+
+def test_alignment_killed_and_resumed_and_beside_another_unet(dataset, networks, tmp_path):
+    from ccreid.generation.tiny_networks import tiny_unet, tiny_vae
+    def make(seed=0, other=0.):
+        unet,vae = tiny_unet(channels=4),tiny_vae()
+        for net,state in zip((unet, vae), networks): net.load_state_dict(state)
+        with torch.no_grad(): unet.conv_in.weight.add_(other)
+        return DiffusionExpert(unet, vae, size=(16,8), mode='frozen')
+    run = lambda file, *cbs, **kw: fit(learner(dataset, PCL(), FeatureAlignment(partial(make, **kw)), Checkpoint(tmp_path/file), *cbs), 2)
+    whole = run('whole.pth')
+    with pytest.raises(KeyboardInterrupt): run('run.pth', Kill(1))
+    with pytest.raises(ValueError, match='another diffusion model'): run('run.pth', other=.1)
+    again = run('run.pth')
+    assert again.history==whole.history
+    for (k,a),b in zip(whole.model.state_dict().items(), again.model.state_dict().values()): assert torch.equal(a, b), k
 
 def test_what_the_middle_of_the_unet_gives_image_by_image():
     "Noise of time 100 by the formula, no condition, and the mean over the places of what the middle block gives"

@@ -93,6 +93,20 @@ def loss(self:FeatureAlignment,
     found = self.head(output['features'])
     return (1-F.cosine_similarity(found, self.targets[labels['row']], dim=1)).mean()
 
+# %% ../../nbs/dcac/alignment.ipynb #9b7a822d
+@patch
+def state_dict(self:FeatureAlignment)->dict: # Plain values
+    "What a resumed run must have in common with the one that was saved"
+    return dict(self.expert.about(), weight=self.weight)
+
+@patch
+def load_state_dict(self:FeatureAlignment,
+    state:dict, # Of `state_dict`
+): # Raises `ValueError` if it is of other settings
+    "Compare the settings"
+    other = {k: (state.get(k), v) for k,v in self.state_dict().items() if state.get(k)!=v}
+    if other: raise ValueError(f'the checkpoint was made with another diffusion model (saved, asked): {other}')
+
 # %% ../../nbs/dcac/alignment.ipynb #f655fe98
 def aligned(
     r, # A recipe: its `data` and options are used
