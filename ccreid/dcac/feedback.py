@@ -69,22 +69,17 @@ def attach(self:DiffusionFeedback,
         raise ValueError(f'conditions have {cond.dim} numbers, and the diffusion model listens to {expert.dim}')
     self.expert,self.moments = expert.to(learn.dls.device),expert.cache()
     self.conditioning = learn.add_module('conditioning', cond.to(learn.dls.device))
-    if len(part := list((trained := expert.trained()).parameters())): learn.add_module('diffusion', trained)
+    if len(list((trained := expert.trained()).parameters())): learn.add_module('diffusion', trained)
     if not self.caching: learn.add_clean_view(expert.size)
     learn.add_term('diffusion', self.loss, LateWeight(self, self.weight))
-    self._watch(learn)
+    learn._backward = self._way_back # until this callback is removed
+    learn._record(lambda: learn.__dict__.pop('_backward', None))
 
 # %% ../../nbs/dcac/feedback.ipynb #38c6c0ac
 @patch
 def _way_back(self:DiffusionFeedback):
     "The learner's, with one line where memory does not suffice"
     with _room(self.expert, len(self.xb[0])): type(self.learn)._backward(self.learn)
-
-@patch
-def _watch(self:DiffusionFeedback, learn):
-    "Stand around the learner's way back until the callback is removed"
-    learn._backward = self._way_back
-    learn._record(lambda: learn.__dict__.pop('_backward', None))
 
 # %% ../../nbs/dcac/feedback.ipynb #1c42e466
 @patch

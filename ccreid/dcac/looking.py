@@ -173,9 +173,10 @@ def _draw(folder, table, others, maps):
     of,n,file = dict(zip(table.identity, table.path)),min(SHOWN, len(table)),io.BytesIO()
     fig,axs = plt.subplots(n, 3, figsize=(3.6,2.4*n), squeeze=False, layout='constrained')
     for row,path,o,m in zip(axs, table.path, others.tolist(), maps):
-        image = read_image(path)
-        for ax,shows in zip(row, (image, read_image(of[o]), image)): ax.imshow(shows); ax.axis('off')
-        row[2].imshow(m, cmap='jet', alpha=.5, extent=(0,image.width,image.height,0), interpolation='bilinear')
+        image,other = (np.asarray(read_image(p)) for p in (path, of[o]))
+        height,width = image.shape[:2]
+        for ax,shows in zip(row, (image, other, image)): ax.imshow(shows, extent=(0,width,height,0)); ax.axis('off')
+        row[2].imshow(m, cmap='jet', alpha=.5, extent=(0,width,height,0), interpolation='bilinear')
     fig.savefig(file, dpi=150)
     plt.close(fig)
     write_whole(folder/'looks.png', file.getvalue())
