@@ -93,18 +93,21 @@ def measured(step, times):
 
 @torch.no_grad()
 def inference(step, times):
-    "The same of the encoder alone"
+    "The same of the encoder alone; its memory on a graphics card only"
     net = step.reid.eval()
     net.classifier = None
     cuda = step.device.type=='cuda'
     clock = time.perf_counter if cuda else time.process_time
-    spent = []
+    step.opt.zero_grad()
+    step.opt,spent = None,[] # neither gradients nor moments are needed
+    if cuda: torch.cuda.empty_cache(); torch.cuda.reset_peak_memory_stats()
     for k in range(times+1):
         began = clock()
         net(step.x)
         if cuda: torch.cuda.synchronize()
         if k: spent.append(1000*(clock()-began))
-    return statistics.median(spent)
+    found = dict(ms=round(statistics.median(spent), 2))
+    return found | (dict(gb=round(torch.cuda.max_memory_allocated()/1e9, 4)) if cuda else {})
 
 def operations(f):
     with FlopCounterMode(display=False) as c, torch.no_grad(): f()
@@ -117,7 +120,7 @@ def main():
     p.add_argument('--checkpointing', action='store_true', help='compute the UNet twice and keep less')
     p.add_argument('--precision', choices=('none','bf16'), default='none')
     p.add_argument('--modes', nargs='+', choices=MODES, default=MODES)
-    p.add_argument('--out', default='benchmarks/results/feedback_cost.json')
+    p.add_argument('--out', help='benchmarks/results/feedback_cost.json if not given; with --real feedback_cost_real.json')
     a = p.parse_args()
     torch.set_num_threads(1)
     rows = {}
@@ -129,14 +132,14 @@ def main():
         print(mode, rows[mode], flush=True)
         if mode=='baseline':
             encoder = sum(o.numel() for n,o in step.reid.named_parameters() if o.requires_grad and not n.startswith('classifier'))/1e6
-            rows['inference'] = dict(ms=round(inference(step, a.times), 2), tflops=round(operations(lambda: step.reid(step.x)), 6),
+            rows['inference'] = dict(**inference(step, a.times), tflops=round(operations(lambda: step.reid(step.x)), 6),
                                      millions=round(encoder, 4))
         del step
     setup = REAL if a.real else SMALL
     about = dict(networks='real' if a.real else 'miniature', batch=setup['batch'], people=setup['people'], times=a.times,
                  checkpointing=a.checkpointing, precision=a.precision, cache=False, memory='measured' if a.device!='cpu' else 'counted',
                  clock='wall' if a.device!='cpu' else 'processor')
-    out = Path(a.out)
+    out = Path(a.out or f"benchmarks/results/feedback_cost{'_real'*a.real}.json")
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, to_json(dict(**about, **environment(a.device), rows=rows), indent=1)+'\n')
 

@@ -61,6 +61,19 @@ def test_the_papers_settings_are_the_defaults():
     assert (m.momentum, m.temperature)==(.2, .01)
     assert (CorrelationAware(3).dim, CorrelationAware(3).temperature, ClassWise(3).rule)==(768, .6, 'paper')
 
+def test_names_of_arguments():
+    "What others call by name"
+    memory,g = PrototypeMemory(identities=3, dim=2, momentum=.2, temperature=.01),torch.Generator().manual_seed(0)
+    f,y = torch.randn(6, 2),torch.arange(6)%3
+    memory.start(features=f, identity=y); memory.update(features=f, identity=y)
+    assert memory.loss(features=f, identity=y).shape==()
+    base = CorrelationAware(identities=3, dim=32, temperature=.6)
+    others = ClassWise(identities=3, dim=32),InstanceWise(features=2, dim=32),SiLU(base),BatchNorm(base),ConditionNet(base)
+    for cond in (base, *others): assert cond(logits=torch.randn(6, 3), features=f, identity=y).shape==(6,1,32)
+    unet = tiny_unet(channels=4)
+    loss = diffusion_loss(unet=unet, scheduler=sd_scheduler(), latents=torch.randn(6, 4, 4, 4), condition=base(torch.randn(6, 3)), generator=g)
+    assert loss.shape==(6,) and lora_targets(unet=unet)
+
 # --- Eq. 12
 
 @settings(max_examples=25)

@@ -10,19 +10,20 @@ from ccreid.data.mannequins.benchmarks import benchmark_worlds
 from ccreid.data.mannequins.writing import manifest, truth
 from ccreid.data.reading import read_names
 from ccreid.dcac import miniature
-from ccreid.dcac.alignment import FeatureAlignment
+from ccreid.dcac.alignment import FeatureAlignment, middle_features
 from ccreid.dcac.clip_reid import clip_reid
 from ccreid.dcac.conditioning import new_conditioning
 from ccreid.dcac.controls import PromptControl
 from ccreid.dcac.expert import DiffusionExpert
 from ccreid.dcac.feedback import DiffusionFeedback
-from ccreid.dcac.looking import cam_layer, class_maps, look_alikes, on_person, shown_people, told_errors
+from ccreid.dcac.looking import cam_layer, class_maps, look_alikes, on_person, reconstructed, shown_people, told_errors
 from ccreid.dcac.memory import PCL
 from ccreid.experiments import Sets, run_row
 from ccreid.evaluations import evaluations_of
 from ccreid.recipes import recipe
 from ccreid.registry import CHAINS, Row, evaluated, load, rows_of
-from test_dcac_training import Steps, correlation, dataset, expert, fit, learner, networks
+from ccreid.training.checkpoints import Checkpoint
+from test_dcac_training import Kill, Scaler, Spoil, Steps, correlation, dataset, expert, fit, learner, networks
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -106,6 +107,50 @@ def test_prompts_by_rate_gradient_and_decay(dataset, expert):
     moved,free = prompts(pulled)-first,prompts(zero)-first
     assert torch.nn.functional.cosine_similarity(moved.flatten(), free.flatten(), 0)>.5     # the rest still decays
 
+class Pushes(Steps):
+    "The gradient of the prompts and the prompts themselves, before each step"
+    order = -30
+    def __init__(self): super().__init__(); self.pushes = []
+    def before_step(self):
+        p = self.learn.model.aux['conditioning'].prompts
+        self.pushes.append((p.grad.tolist(), p.tolist()))
+
+def test_what_moves_the_prompts_by_lists(dataset, expert):
+    "Share of decay in the push, way, and how much of it goes to 0, of one epoch"
+    seen = Pushes()
+    learn = learner(dataset, PCL(), DiffusionFeedback(expert, correlation), PromptControl(), seen, wd=1e-2)
+    first = prompts(learn)
+    fit(learn, 1)
+    total,shares = lambda rows: sum(abs(o) for row in rows for o in row),[]
+    for g,v in seen.pushes: shares.append(.01*total(v)/(.01*total(v)+total(g)))
+    h,moved = learn.history[-1],(prompts(learn)-first).flatten().tolist()
+    start = first.flatten().tolist()
+    assert len(shares)==len(seen.seen)>1 and h['prompts_decay']==pytest.approx(sum(shares)/len(shares), rel=1e-4)
+    length = lambda v: sum(o*o for o in v)**.5
+    assert h['prompts_moved']==pytest.approx(length(moved)/len(moved)**.5, rel=1e-4)
+    assert h['prompts_shrunk']==pytest.approx(-sum(m*o for m,o in zip(moved, start))/(length(moved)*length(start)), rel=1e-3)
+
+class Seen(Steps):
+    "The prompts before and after each batch"
+    def __init__(self): super().__init__(); self.pairs = []
+    def before_batch(self): super().before_batch(); self.was = prompts(self.learn)
+    def after_batch(self):
+        super().after_batch()
+        if self.training: self.pairs.append((self.was, prompts(self.learn)))
+
+@pytest.mark.parametrize('scaled', [False, True])
+def test_a_skipped_step_moves_no_prompts_whatever_their_rate(dataset, expert, scaled):
+    "Skipped by the feedback, and by a scaler, whose steps are controlled like others"
+    def run(**kw):
+        seen = Seen()
+        cbs = [PCL(), DiffusionFeedback(expert, correlation), PromptControl(**kw), Spoil((1,)), *[Scaler()]*scaled, seen]
+        with pytest.warns(UserWarning, match='was not a number'): fit(learner(dataset, *cbs), 2)
+        return seen.pairs
+    far,plain,still = run(rate=100.),run(),run(rate=0.)
+    assert len(far)>2 and torch.equal(*far[1]) and torch.equal(*plain[1]) and all(torch.equal(a, b) for a,b in still)
+    way = lambda pair: (pair[1]-pair[0]).norm().item()
+    assert way(plain[0])>0 and way(far[0])==pytest.approx(100*way(plain[0]), rel=1e-2) and not torch.equal(*far[2])
+
 def test_there_must_be_prompts_to_control(dataset, expert):
     instance = DiffusionFeedback(expert, partial(new_conditioning, 'instance'))
     fit(learner(dataset, instance, PromptControl()), 1)
@@ -152,6 +197,37 @@ def test_alignment_by_a_loop(dataset, networks):
         apart.append(1-sum(x*y for x,y in zip(a, b))/(sum(x*x for x in a)**.5*sum(y*y for y in b)**.5))
     assert values['alignment'].item()==pytest.approx(sum(apart)/len(apart), rel=1e-3)
     assert loss==pytest.approx(values['identity'].item()+.5*values['alignment'].item(), rel=1e-4)
+
+def test_alignment_killed_and_resumed_and_beside_another_unet(dataset, networks, tmp_path):
+    from ccreid.generation.tiny_networks import tiny_unet, tiny_vae
+    def make(seed=0, other=0.):
+        unet,vae = tiny_unet(channels=4),tiny_vae()
+        for net,state in zip((unet, vae), networks): net.load_state_dict(state)
+        with torch.no_grad(): unet.conv_in.weight.add_(other)
+        return DiffusionExpert(unet, vae, size=(16,8), mode='frozen')
+    run = lambda file, *cbs, **kw: fit(learner(dataset, PCL(), FeatureAlignment(partial(make, **kw)), Checkpoint(tmp_path/file), *cbs), 2)
+    whole = run('whole.pth')
+    with pytest.raises(KeyboardInterrupt): run('run.pth', Kill(1))
+    with pytest.raises(ValueError, match='another diffusion model'): run('run.pth', other=.1)
+    again = run('run.pth')
+    assert again.history==whole.history
+    for (k,a),b in zip(whole.model.state_dict().items(), again.model.state_dict().values()): assert torch.equal(a, b), k
+
+def test_what_the_middle_of_the_unet_gives_image_by_image():
+    "Noise of time 100 by the formula, no condition, and the mean over the places of what the middle block gives"
+    from ccreid.generation.tiny_networks import tiny_unet, tiny_vae
+    torch.manual_seed(0)
+    e,z = DiffusionExpert(tiny_unet(channels=4), tiny_vae(), size=(16,8), mode='frozen'),torch.randn(3, 4, 8, 4)
+    found = middle_features(e, z, torch.Generator().manual_seed(2))
+    noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(2))
+    kept = 1.
+    for i in range(101): kept *= 1-(.00085**.5+i*(.012**.5-.00085**.5)/999)**2
+    for i in range(3):
+        said = []
+        handle = e.unet.mid_block.register_forward_hook(lambda m, a, out: said.append(out))
+        with torch.no_grad(): e.unet((kept**.5*z[i]+(1-kept)**.5*noise[i])[None], 100, encoder_hidden_states=torch.zeros(1, 1, 32))
+        handle.remove()
+        assert torch.allclose(found[i], said[0][0].mean((1,2)), atol=1e-4)
 
 # --- looks
 
@@ -226,3 +302,20 @@ def test_the_error_by_condition_is_the_experts():
     with torch.no_grad():
         for k,v in dict(own=c, another=c[[2,3,0,1]], nothing=0*c).items():
             assert found[k]==pytest.approx(e.error(z, v, torch.Generator().manual_seed(3), (200,201)).mean().item(), abs=1e-4)
+
+def test_a_reconstruction_by_the_formula():
+    "What is left of z_t = sqrt(a) z + sqrt(1-a) noise when the UNet's noise is taken out, decoded; the true noise gives the latent itself"
+    from types import SimpleNamespace
+    from ccreid.generation.tiny_networks import tiny_unet, tiny_vae
+    torch.manual_seed(0)
+    e,z,c = DiffusionExpert(tiny_unet(channels=4), tiny_vae(), size=(16,8), mode='frozen'),torch.randn(2, 4, 8, 4),torch.randn(2, 1, 32)
+    noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(1))
+    kept = 1.
+    for i in range(301): kept *= 1-(.00085**.5+i*(.012**.5-.00085**.5)/999)**2
+    noisy = kept**.5*z+(1-kept)**.5*noise
+    with torch.no_grad():
+        show = lambda v: (e.vae.decode(v/.18215).sample/2+.5).clamp(0, 1)
+        said = e.unet(noisy, torch.tensor([300,300]), encoder_hidden_states=c).sample
+        assert torch.allclose(reconstructed(e, z, c, 300, seed=1), show((noisy-(1-kept)**.5*said)/kept**.5), atol=1e-4)
+        e.unet.forward = lambda *args, **kwargs: SimpleNamespace(sample=noise)
+        assert torch.allclose(reconstructed(e, z, c, 300, seed=1), show(z), atol=1e-4)

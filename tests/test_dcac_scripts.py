@@ -59,3 +59,19 @@ def test_what_a_step_costs(tmp_path):
     order = ['baseline','frozen','lora','partial-1','partial-2','full']
     assert [rows[m]['millions'] for m in order]==sorted(rows[m]['millions'] for m in order) and [rows[m]['gb'] for m in order]==sorted(rows[m]['gb'] for m in order)
     assert kept['cache'] is False and kept['device_name'] and rows['frozen']['tflops']==rows['full']['tflops']<rows['lora']['tflops']
+
+def test_the_real_cost_goes_its_own_way(tmp_path, monkeypatch):
+    "The branch for a graphics card, with tiny networks of the real classes; it leaves the miniature's file alone"
+    from ccreid.generation.tiny_networks import tiny_unet, tiny_vae
+    monkeypatch.syspath_prepend(str(ROOT/'benchmarks')); monkeypatch.chdir(tmp_path)
+    import feedback_cost
+    monkeypatch.setattr(feedback_cost, 'REAL', dict(people=8, batch=4, reid=('test_vit', (64,32)), size=(32,16)))
+    monkeypatch.setattr(feedback_cost, 'new_stable_diffusion', lambda: (tiny_unet(channels=4), tiny_vae()))
+    monkeypatch.setattr(sys, 'argv', ['feedback_cost.py','--real','--times','1','--modes','baseline','lora','full','--checkpointing','--precision','bf16'])
+    feedback_cost.main()
+    file, = tmp_path.rglob('*.json')
+    found = json.loads(file.read_text())
+    rows = found['rows']
+    assert file.name=='feedback_cost_real.json' and (found['networks'], found['batch'], found['checkpointing'])==('real', 4, True)
+    assert [*rows]==['baseline','inference','lora','full'] and rows['baseline']['millions']<rows['lora']['millions']<rows['full']['millions']
+    assert rows['inference']['millions']<rows['baseline']['millions'] and 'gb' not in rows['inference'] and rows['full']['tflops']<rows['lora']['tflops']

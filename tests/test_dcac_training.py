@@ -5,7 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 import numpy as np, pandas as pd, pytest, torch
 import ccreid.compat
-from fastai.callback.core import Callback, CancelFitException
+from fastai.callback.core import Callback, CancelStepException
 from fastai.callback.training import GradientAccumulation
 from ccreid.baselines.cal import CAL
 from ccreid.data.batches import Preprocessing, reid_dataloaders
@@ -146,9 +146,18 @@ def test_generated_partners_are_encoded_too(dataset, expert, tmp_path):
     assert all(math.isfinite(h['diffusion']) for h in learn.history)
 
 def test_accumulated_gradients_move_rows_only_at_steps(dataset, expert):
-    steps = Steps()
-    learn = fit(learner(dataset, PCL(), DiffusionFeedback(expert, correlation), steps, GradientAccumulation(16)), 1)
-    assert any(steps.moved) and not all(steps.moved)
+    "Rows of the memory, prompts and network: all or nothing"
+    class Rows(Steps):
+        def __init__(self): super().__init__(); self.rows,self.prompts = [],[]
+        def _now(self): return [self.learn.model.aux['pcl_memory'].rows.clone(), self.learn.model.aux['conditioning'].prompts.detach().clone()]
+        def before_batch(self): super().before_batch(); self.at = self._now()
+        def after_batch(self):
+            super().after_batch()
+            if self.training:
+                for kept,a,b in zip((self.rows, self.prompts), self.at, self._now()): kept.append(not torch.equal(a, b))
+    steps = Rows()
+    fit(learner(dataset, PCL(), DiffusionFeedback(expert, correlation), steps, GradientAccumulation(16)), 1)
+    assert any(steps.moved) and not all(steps.moved) and steps.moved==steps.rows==steps.prompts
 
 def test_an_image_is_encoded_once_or_in_every_step(dataset, expert):
     def encoded(**kw):
@@ -247,6 +256,23 @@ def test_a_step_with_no_number_is_skipped_and_counted(dataset, expert):
     with pytest.warns(UserWarning, match='was not a number'): learn = fit(learner(dataset, PCL(), cb, Spoil((1,)), steps), 2)
     assert [not m for m in steps.moved]==[s[5]==1 for s in steps.seen] and any(steps.moved)
     assert [h['skipped'] for h in learn.history]==[1,1] and sum(c['steps'] for c in learn.counts)==sum(steps.moved)
+    assert all(v.isfinite().all() for v in learn.model.state_dict().values() if v.is_floating_point())
+
+class Scaler(Callback):
+    "As fastai's half precision: gradients are 1024 times as large until the step, which is skipped where they are no numbers"
+    order = 10
+    def before_fit(self): self.learn.scaler = SimpleNamespace(is_enabled=lambda: True)
+    def before_backward(self): self.learn.loss_grad = 1024*self.loss_grad
+    def before_step(self):
+        grads = [p.grad for p in self.learn.model.parameters() if p.grad is not None]
+        for g in grads: g.div_(1024)
+        if not all(g.isfinite().all() for g in grads): raise CancelStepException()
+
+def test_a_step_that_a_scaler_skips_is_counted_too(dataset, expert):
+    "Half precision with a scaler: the scaler skips the step, once, and the weights stay numbers"
+    cb,steps = DiffusionFeedback(expert, correlation),Steps()
+    with pytest.warns(UserWarning, match='was not a number'): learn = fit(learner(dataset, PCL(), cb, Spoil((1,)), Scaler(), steps), 1)
+    assert learn.history[0]['skipped']==1 and sum(c['steps'] for c in learn.counts)==len(steps.seen)-1
     assert all(v.isfinite().all() for v in learn.model.state_dict().values() if v.is_floating_point())
 
 def test_a_scaler_that_looks_after_it_is_left_alone(dataset, expert):

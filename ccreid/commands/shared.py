@@ -20,7 +20,7 @@ def add_data(
 ):
     "`--data` and `--root`: which data set, and where"
     parser.add_argument('--data', required=True, type=of_rule(text()),
-                        help='name of the data set, such as prcc, ltcc or mannequins')
+                        help='name of the data set, such as prcc, ltcc or mannequins; A+B: several as one')
     parser.add_argument('--root', type=place, help='its folder; the setting `data` if not given')
 
 def add_device(
@@ -93,16 +93,36 @@ def layout_options(
     return {k.removeprefix('layout_'): v for k,v in vars(options).items() if k.startswith('layout_')}
 
 # %% ../../nbs/commands/shared.ipynb #10af16e5
+def _read(name, root, given):
+    "One data set"
+    from ccreid.data.layouts import load_dataset
+    from ccreid.data.mannequins.benchmarks import benchmark, is_benchmark
+    return benchmark(name, root) if is_benchmark(name) else load_dataset(name, root, **given)
+
+def _known(name):
+    "Names of the options of a data set; `DataError` where there is none of that name"
+    from ccreid.data.layouts import all_layouts, find_layout
+    from ccreid.data.mannequins.benchmarks import is_benchmark
+    if is_benchmark(name): return ()
+    find_layout(name)
+    return inspect.signature(all_layouts()[name.lower()]).parameters
+
+def _several(names, root, given):
+    "Data sets as one, each with those of the options that it has; `ValueError` for an option that none has"
+    from ccreid.data.joining import join
+    known = {name: _known(name) for name in names}
+    lost = [o for o in given if not any(o in own for own in known.values())]
+    if lost: raise ValueError(f"none of {', '.join(names)} has an option --{lost[0].replace('_', '-')}")
+    return join([_read(name, root, {o: v for o,v in given.items() if o in known[name]}) for name in names])
+
+# %% ../../nbs/commands/shared.ipynb #783b07ca
 def read_dataset(
     options, # What was parsed: `data`, `root`, and options of layouts
 ): # `ReIDDataset`
     "The data set that a command names; `ValueError` or `DataError` in a line or two where it is not there"
-    from ccreid.data.layouts import load_dataset
-    from ccreid.data.mannequins.benchmarks import benchmark, is_benchmark
     from ccreid import settings
-    root = options.root or settings.get('data')
-    if is_benchmark(options.data): return benchmark(options.data, root)
-    return load_dataset(options.data, root, **layout_options(options))
+    root,given,names = options.root or settings.get('data'),layout_options(options),options.data.split('+')
+    return _read(options.data, root, given) if len(names)==1 else _several(names, root, given)
 
 # %% ../../nbs/commands/shared.ipynb #78d5239e
 def fill(

@@ -30,6 +30,11 @@ def _heard(module, said):
     try: yield
     finally: handle.remove()
 
+def _with_middle(expert):
+    "The UNet; `ValueError` for a network without a middle"
+    if getattr(expert.unet, 'mid_block', None) is not None: return expert.unet
+    raise ValueError(f'{type(expert.unet).__name__} has no middle block to listen to')
+
 # %% ../../nbs/dcac/alignment.ipynb #445cc0f8
 @torch.no_grad()
 def middle_features(
@@ -39,13 +44,11 @@ def middle_features(
     time:int=TIME, # Its strength, 0 to 999
 )->Tensor: # [B,c] float32
     "Activations in the middle of the UNet, averaged over the places; `ValueError` for a network without a middle"
-    middle = getattr(expert.unet, 'mid_block', None)
-    if middle is None: raise ValueError(f'{type(expert.unet).__name__} has no middle block to listen to')
-    noise = torch.randn(latents.shape, generator=generator).to(latents)
+    unet,noise = _with_middle(expert),torch.randn(latents.shape, generator=generator).to(latents)
     t,said = torch.full((len(latents),), time, device=latents.device),[]
     noisy = expert.denoiser.scheduler.add_noise(latents, noise, t)
     nothing = latents.new_zeros(len(latents), 1, expert.dim)
-    with _heard(middle, said): expert.unet(_input(expert.unet, noisy), t, encoder_hidden_states=nothing)
+    with _heard(unet.mid_block, said): unet(_input(unet, noisy), t, encoder_hidden_states=nothing)
     return said[0].float().flatten(2).mean(2)
 
 # %% ../../nbs/dcac/alignment.ipynb #50ccb323
@@ -58,12 +61,12 @@ class FeatureAlignment(Method):
 
     def attach(self,
         learn:ReIDLearner, # With a model that has `dim`
-    ):
+    ): # Raises `ValueError` for a network without a middle
         "Bring the term and the map A"
         expert = self.made_by
         if not isinstance(expert, DiffusionExpert): expert = expert(seed=learn.seed)
         self.expert,self.moments = expert.to(learn.dls.device),expert.cache()
-        channels = expert.unet.config.block_out_channels[-1]
+        channels = _with_middle(expert).config.block_out_channels[-1]
         head = _seeded(learn.seed, nn.Linear, learn.model.dim, channels)
         self.head = learn.add_module('alignment', head.to(learn.dls.device))
         learn.add_term('alignment', self.loss, self.weight)
@@ -89,6 +92,20 @@ def loss(self:FeatureAlignment,
     "How far the map of a feature points from what the UNet knows"
     found = self.head(output['features'])
     return (1-F.cosine_similarity(found, self.targets[labels['row']], dim=1)).mean()
+
+# %% ../../nbs/dcac/alignment.ipynb #9b7a822d
+@patch
+def state_dict(self:FeatureAlignment)->dict: # Plain values
+    "What a resumed run must have in common with the one that was saved"
+    return dict(self.expert.about(), weight=self.weight)
+
+@patch
+def load_state_dict(self:FeatureAlignment,
+    state:dict, # Of `state_dict`
+): # Raises `ValueError` if it is of other settings
+    "Compare the settings"
+    other = {k: (state.get(k), v) for k,v in self.state_dict().items() if state.get(k)!=v}
+    if other: raise ValueError(f'the checkpoint was made with another diffusion model (saved, asked): {other}')
 
 # %% ../../nbs/dcac/alignment.ipynb #f655fe98
 def aligned(

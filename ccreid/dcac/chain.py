@@ -122,8 +122,9 @@ ROWS += _rows('from market in two outfits', 'market-two', part='clothes', **_pai
 ROWS += [Row('before training', 'pcl', dict(epochs=1, lr=1e-9), 'baseline from plaza', 'start', **_two)]
 
 LOOKED = 'baseline from plaza',_full,'DCAC, instance-wise'
-LOOKS = {'dcac-looks': Evaluation("maps under somebody else's class, and what the UNet makes of the condition; give a "
-                                  'dot for FOLDER', _at+'looking:look')}
+LOOKS = {'dcac-looks': Evaluation("where a network looks under the class of somebody who looks alike (Fig. 3): FOLDER "
+                                  "is that of its run, whose checkpoint has the classifier; a picture goes there",
+                                  _at+'looking:look')}
 ROWS += [evaluated(row, f'{row.name}: looks', 'dcac-looks', part='looks') for row in ROWS if row.name in LOOKED]
 
 # %% ../../nbs/dcac/chain.ipynb #973e5deb

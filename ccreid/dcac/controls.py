@@ -23,7 +23,7 @@ def prompts_of(
 # %% ../../nbs/dcac/controls.ipynb #0c656b60
 class PromptControl(Method):
     "Moves the prompts by other steps than the rest, and writes down what moves them"
-    order = 5 # after the callback that may skip the step
+    order = 15 # after those that may skip the step, and after half precision has scaled the gradients back
     def __init__(self,
         rate:float=1., # Times the rate of everything else; 0: frozen
         by:str='both', # What moves them: `gradient`, `decay` or `both`
@@ -51,16 +51,15 @@ def _decay(self:PromptControl):
 @patch
 def before_train(self:PromptControl):
     "Where the prompts are before the epoch"
-    self.shares = []
+    self.shares,self.before = [],None
     if self.prompts is not None: self.start = self.prompts.detach().clone()
 
 # %% ../../nbs/dcac/controls.ipynb #47a7434c
 @patch
 def before_step(self:PromptControl):
     "What is about to move them, and what may"
-    p,scaler = self.prompts,getattr(self.learn, 'scaler', None)
-    self.before = None
-    if p is None or p.grad is None or (scaler is not None and scaler.is_enabled()): return
+    p = self.prompts
+    if p is None or p.grad is None: return
     self.before = p.detach().clone()
     decay = self._decay()*self.before
     g,d = p.grad.abs().sum(),decay.abs().sum()
@@ -71,9 +70,10 @@ def before_step(self:PromptControl):
 # %% ../../nbs/dcac/controls.ipynb #4fa038cc
 @patch
 def after_step(self:PromptControl):
-    "The step is taken again, longer or shorter"
-    if self.before is None or self.rate==1: return
-    with torch.no_grad(): self.prompts.copy_(self.before+self.rate*(self.prompts-self.before))
+    "The step is taken again, longer or shorter; one that was skipped is not"
+    before,self.before = self.before,None
+    if before is None or self.rate==1: return
+    with torch.no_grad(): self.prompts.copy_(before+self.rate*(self.prompts-before))
 
 @patch
 def after_train(self:PromptControl):

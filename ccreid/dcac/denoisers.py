@@ -35,18 +35,27 @@ class Denoiser(Interface, Protocol):
         ...
 
 # %% ../../nbs/dcac/denoisers.ipynb #18eec963
+_MORE = 'addition_embed_type','class_embed_type','num_class_embeds','encoder_hid_dim' # What else a UNet may be told
+
+def _check_unet(cfg):
+    "`ValueError` for a UNet that takes or gives something else than latents, a time and a condition"
+    if cfg.in_channels not in (cfg.out_channels, 2*cfg.out_channels+1):
+        raise ValueError(f'the UNet takes {cfg.in_channels} channels and gives {cfg.out_channels}')
+    if not isinstance(cfg.cross_attention_dim, int):
+        raise ValueError(f'the UNet listens to conditions of several lengths, {cfg.cross_attention_dim}')
+    if more := [k for k in _MORE if getattr(cfg, k, None) is not None]:
+        raise ValueError(f'the UNet wants more than a time and a condition ({more[0]}), as that of SDXL does')
+
+# %% ../../nbs/dcac/denoisers.ipynb #6d77cc24
 class UNetDenoiser:
     "Stable Diffusion's kind: a UNet is asked for the noise (Eq. 11)"
     def __init__(self,
         net:nn.Module, # diffusers' `UNet2DConditionModel`
         scheduler=None, # With `add_noise`; None: Stable Diffusion's
-    ): # Raises `ValueError` for a UNet that is asked for something else
-        cfg,self.scheduler = net.config,scheduler or sd_scheduler()
-        self.net,self.dim,self.channels = net,cfg.cross_attention_dim,cfg.out_channels
-        if cfg.in_channels not in (self.channels, 2*self.channels+1):
-            raise ValueError(f'the UNet takes {cfg.in_channels} channels and gives {cfg.out_channels}')
-        if not isinstance(self.dim, int):
-            raise ValueError(f'the UNet listens to conditions of several lengths, {self.dim}')
+    ): # Raises `ValueError` for a UNet that is asked for something else, or wants to be told more
+        _check_unet(net.config)
+        self.net,self.scheduler = net,scheduler or sd_scheduler()
+        self.dim,self.channels = net.config.cross_attention_dim,net.config.out_channels
         kind = self.scheduler.config.get('prediction_type', 'epsilon')
         if kind!='epsilon': raise ValueError(f'the model predicts {kind}, and Eq. 11 asks for the noise (epsilon)')
 

@@ -18,6 +18,7 @@ from torch import nn, Tensor
 from .denoisers import denoiser_of, kind_of_folder
 from .diffusion import TrainedPart, adapt
 from .latents import MomentCache, encode_moments, sample_latents
+from ..files import shown
 from ..generation.pipeline_files import _load_part, _saying
 from ..models.small_diffusion import small_diffusion
 from ..training.frozen import weights_sum
@@ -160,18 +161,23 @@ SD = 'stable-diffusion-v1-5/stable-diffusion-v1-5'
 _FILES = [f'{part}/{file}' for part in ('unet','transformer','vae') for file in
           ('config.json','diffusion_pytorch_model.safetensors','diffusion_pytorch_model-*','*.index.json')]
 
+def _parts(folder):
+    "Network, autoencoder and schedule of a folder"
+    from diffusers import DDPMScheduler
+    part,kind = kind_of_folder(folder)
+    kinds,here = {part: kind, 'vae': 'AutoencoderKL'},dict(local_files_only=True)
+    nets = [_load_part(folder, k, ('diffusers', o), use_safetensors=True, **here) for k,o in kinds.items()]
+    if part!='unet': return *nets,None
+    return *nets,DDPMScheduler.from_pretrained(folder, subfolder='scheduler', **here)
+
 def _folder(name):
-    "Network, autoencoder and schedule of a folder; `WeightsNotFound`, or `ValueError` naming the folder"
+    "Parts that give feedback; `WeightsNotFound`, or `ValueError` naming the folder"
     folder = Path(locate(name, None, only=[*_FILES, 'scheduler/*.json']))
     need('diffusers')
-    from diffusers import DDPMScheduler
-    here = dict(local_files_only=True)
-    with _saying(folder):
-        part,kind = kind_of_folder(folder)
-        kinds = {part: kind, 'vae': 'AutoencoderKL'}
-        nets = [_load_part(folder, k, ('diffusers', o), use_safetensors=True, **here) for k,o in kinds.items()]
-        if part!='unet': return *nets,None
-        return *nets,DDPMScheduler.from_pretrained(folder, subfolder='scheduler', **here)
+    with _saying(folder): net,vae,scheduler = _parts(folder)
+    try: denoiser_of(net, scheduler)
+    except ValueError as e: raise ValueError(f'{shown(folder)}: {e}') from None
+    return net,vae,scheduler
 
 # %% ../../nbs/dcac/expert.ipynb #735f45b8
 def load_expert(

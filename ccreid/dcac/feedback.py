@@ -16,7 +16,7 @@ from functools import partial
 from fastcore.basics import patch
 from torch import nn, Tensor
 from .conditioning import new_conditioning
-from .expert import SD, DiffusionExpert, load_expert
+from .expert import SD, DiffusionExpert, _room, load_expert
 from .controls import PromptControl
 from .memory import pcl
 from ..training.learner import Method, ReIDLearner
@@ -69,9 +69,17 @@ def attach(self:DiffusionFeedback,
         raise ValueError(f'conditions have {cond.dim} numbers, and the diffusion model listens to {expert.dim}')
     self.expert,self.moments = expert.to(learn.dls.device),expert.cache()
     self.conditioning = learn.add_module('conditioning', cond.to(learn.dls.device))
-    if len(part := list((trained := expert.trained()).parameters())): learn.add_module('diffusion', trained)
+    if len(list((trained := expert.trained()).parameters())): learn.add_module('diffusion', trained)
     if not self.caching: learn.add_clean_view(expert.size)
     learn.add_term('diffusion', self.loss, LateWeight(self, self.weight))
+    learn._backward = self._way_back # until this callback is removed
+    learn._record(lambda: learn.__dict__.pop('_backward', None))
+
+# %% ../../nbs/dcac/feedback.ipynb #38c6c0ac
+@patch
+def _way_back(self:DiffusionFeedback):
+    "The learner's, with one line where memory does not suffice"
+    with _room(self.expert, len(self.xb[0])): type(self.learn)._backward(self.learn)
 
 # %% ../../nbs/dcac/feedback.ipynb #1c42e466
 @patch
@@ -159,8 +167,8 @@ TEMPERATURES,RANKS = {'cuhk03_np': .1, 'msmt17': 1.},{'msmt17': 32} # Else 0.6 a
 def by_source(
     data:str, # Name of the data set, A+B for several
 )->tuple[float,int]: # Temperature of the condition, rank of LoRA
-    "The settings of the paper that depend on what is trained on; `mannequins-without-A` are several too"
-    if '+' in data or '-without-' in data: return 1.,32
+    "The settings of the paper that depend on what is trained on; four places, or three, are several too"
+    if '+' in data or '-without-' in data or data=='mannequins-dg': return 1.,32
     return TEMPERATURES.get(data, .6),RANKS.get(data, 8)
 
 def model_of(

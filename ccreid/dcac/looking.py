@@ -9,9 +9,11 @@ __all__ = ['TIMES', 'SHOWN', 'cam_layer', 'class_maps', 'shown_people', 'look_al
            'reconstructed', 'Looks', 'look']
 
 # %% ../../nbs/dcac/looking.ipynb #5adb2d9b
+import io
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pathlib import Path
 from PIL import Image
 from torch import nn, Tensor
 from ..data.batches import embedding_loader
@@ -19,8 +21,12 @@ from ..data.images import read_image
 from ..data.mannequins.writing import truth
 from .alignment import _heard
 from .diffusion import _input
+from ..files import shown, write_whole
+from ..models.reid_model import ReIDModel
 from ..models.vits import feature_map
+from ..tensor_files import read_torch
 from ..training.asking import compared_table
+from ..weights import compare_weights
 
 # %% ../../nbs/dcac/looking.ipynb #cb6fea61
 def cam_layer(
@@ -33,22 +39,26 @@ def cam_layer(
     raise ValueError(f'{type(net).__name__} has neither blocks nor layer4')
 
 # %% ../../nbs/dcac/looking.ipynb #0e9ffb4d
+def _class_maps(model, images, classes):
+    "Maps of one batch, in evaluation mode"
+    with torch.enable_grad(), _heard(cam_layer(model), said := []):
+        logits = model(images)['logits']
+        slope, = torch.autograd.grad(logits.gather(1, classes[:,None]).sum(), said[0])
+    a,g = (feature_map(model.backbone.net, o, images.shape[2:]).detach() for o in (said[0], slope))
+    return F.relu((g.mean((2,3), keepdim=True)*a).sum(1)).cpu()
+
 def class_maps(
     model:nn.Module, # With a classifier
     images:Tensor, # [N,3,H,W] normalised
     classes:Tensor, # [N] whose maps are wanted
+    most:int=128, # Images at a time
 )->Tensor: # [N,h,w], from 0 up
     "Grad-CAM of a class for each image; `ValueError` for a network without classifier"
     if getattr(model, 'classifier', None) is None: raise ValueError('the network has no classifier: it has no classes')
-    training,said = model.training,[]
+    training = model.training
     model.eval()
-    try:
-        with torch.enable_grad(), _heard(cam_layer(model), said):
-            logits = model(images)['logits']
-            slope, = torch.autograd.grad(logits.gather(1, classes[:,None]).sum(), said[0])
+    try: return torch.cat([_class_maps(model, *part) for part in zip(images.split(most), classes.split(most))])
     finally: model.train(training)
-    a,g = (feature_map(model.backbone.net, o, images.shape[2:]).detach() for o in (said[0], slope))
-    return F.relu((g.mean((2,3), keepdim=True)*a).sum(1)).cpu()
 
 # %% ../../nbs/dcac/looking.ipynb #72943880
 def shown_people(
@@ -138,19 +148,51 @@ def _told(fed, model, table, images):
     z = fed.expert.drawn(fed.moments(list(table.path)), torch.Generator().manual_seed(0))
     return told_errors(fed.expert, z, c)
 
+# %% ../../nbs/dcac/looking.ipynb #e3887f1f
+def _whole(model, dataset, folder):
+    "The network with its classifier, if need be from its run's checkpoint; `ValueError` where there is none"
+    if getattr(model, 'classifier', None) is not None: return model
+    file = None if folder is None else Path(folder).expanduser()/'checkpoint.pth'
+    if model is None or file is None or not file.is_file():
+        raise ValueError('looks need a network with its classifier, which an export leaves out: give the folder of its '
+                         'run, where its checkpoint.pth is')
+    found = read_torch(file, 'a checkpoint', 'train again').get('model', {})
+    state,device = {k: v for k,v in found.items() if not k.startswith('aux.')},next(model.parameters()).device
+    whole = ReIDModel.from_config({**model.config, 'classes': dataset.identities})
+    compare_weights(state, whole.state_dict(), whose=shown(file))
+    if any(not torch.equal(v.cpu(), state[k]) for k,v in model.state_dict().items()):
+        raise ValueError(f'{shown(file)} is of another training than the network that is evaluated')
+    whole.load_state_dict(state)
+    whole.preprocessing = model.preprocessing
+    return whole.to(device)
+
+# %% ../../nbs/dcac/looking.ipynb #8fb77f8e
+def _draw(folder, table, others, maps):
+    "People, who looks alike, and where the network looks under that one's class"
+    import matplotlib.pyplot as plt
+    of,n,file = dict(zip(table.identity, table.path)),min(SHOWN, len(table)),io.BytesIO()
+    fig,axs = plt.subplots(n, 3, figsize=(3.6,2.4*n), squeeze=False, layout='constrained')
+    for row,path,o,m in zip(axs, table.path, others.tolist(), maps):
+        image,other = (np.asarray(read_image(p)) for p in (path, of[o]))
+        height,width = image.shape[:2]
+        for ax,shows in zip(row, (image, other, image)): ax.imshow(shows, extent=(0,width,height,0)); ax.axis('off')
+        row[2].imshow(m, cmap='jet', alpha=.5, extent=(0,width,height,0), interpolation='bilinear')
+    fig.savefig(file, dpi=150)
+    plt.close(fig)
+    write_whole(folder/'looks.png', file.getvalue())
+
 # %% ../../nbs/dcac/looking.ipynb #986a866b
 SHOWN = 4 # People whose maps are kept
 
 def look(
-    features, # Function of a sample table that has a `model`: a learner, or a network with its classifier
+    features, # Function of a sample table that has a `model`: a learner, or a network
     dataset, # `ReIDDataset` with training images
     protocols:dict, # `Protocol` by name
-    folder=None, # Not used
+    folder=None, # Of the run, for a network without its classifier; a picture goes there
 )->tuple: # Nothing, as figures are those of the plain evaluation; the table; `Looks`
     "Maps under somebody else's class, and what the UNet makes of the condition; `ValueError` without a classifier"
-    learn = getattr(features, 'model', None)
-    model,t = getattr(learn, 'model', learn),shown_people(dataset.train)
-    if getattr(model, 'classifier', None) is None: raise ValueError('looks need a network with its classifier')
+    learn,t = getattr(features, 'model', None),shown_people(dataset.train)
+    model = _whole(getattr(learn, 'model', learn), dataset, folder)
     device = next(model.parameters()).device
     images,others = _images(t, model.preprocessing).to(device),look_alikes(t)
     maps = class_maps(model, images, others.to(device))
@@ -159,4 +201,5 @@ def look(
                  map=(100*m/m.max().clamp(min=1e-9)).int().tolist()) for p,o,m in zip(t.path[:SHOWN], others, maps)]
     res,fed = dict(person=person, area=area, maps=kept),getattr(learn, 'diffusion_feedback', None)
     if fed is not None and device.type=='cpu': res['told'] = _told(fed, model, t, images)
+    if folder is not None: _draw(Path(folder).expanduser(), t, others, maps)
     return {}, compared_table(dataset, protocols.values()), Looks(res)
