@@ -6,7 +6,7 @@ Docs: https://ccreid.github.io/ccreid/cmcc/chain.html.md"""
 
 # %% auto #0
 __all__ = ['OPTIONS', 'DATA', 'BENCHMARKS', 'COMMANDS', 'ROWS', 'STARTS', 'LAMBDAS_1', 'LAMBDAS_2', 'ALPHAS', 'LOOKED', 'LOOKS',
-           'chain', 'bpl']
+           'TIMES', 'chain', 'bpl']
 
 # %% ../../nbs/cmcc/chain.ipynb #e1c5e5ed
 from ..registry import SEEDS, Benchmark, Chain, Command, DataSet, Evaluation, Option, Row, evaluated
@@ -110,6 +110,14 @@ LOOKED = ('CAL','identity loss','DBDL','DBDL + orth','PIA','PIA, not progressive
 LOOKS = {'looks': Evaluation('where a network looks, what it finds and what its features know; pictures go to FOLDER',
                              _at+'looking:look')}
 ROWS += [evaluated(row, f'{row.name}: looks', 'looks', part='looks') for row in ROWS if row.name in LOOKED]
+
+# %% ../../nbs/cmcc/chain.ipynb #8279da7b
+_in_time,_mine = dict(part='time', **_here),{'identity loss': _plain, 'DBDL + orth': _parts['DBDL + orth'], 'PIA': {}}
+TIMES = {'late decay': (dict(milestones=(_epoch(75),_epoch(85))), SEEDS),
+         'four times as long': (dict(epochs=4*_settings['epochs']), SEEDS[:2])}
+ROWS += [Row(f'{name}, {when}', 'pia' if name!='identity loss' else 'identity+balanced', {**o, **more},
+             f'identity loss, {when}', seeds=seeds, **_in_time)
+         for when,(more,seeds) in TIMES.items() for name,o in _mine.items()]
 
 # %% ../../nbs/cmcc/chain.ipynb #b852afed
 _pages = 'disentangle prototypes bpl pia index benchmark miniature probes looking chain figures results'
