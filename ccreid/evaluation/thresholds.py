@@ -1,4 +1,4 @@
-"""A threshold from people who are not in the test, what it does after a change of clothes, probabilities, and people nobody knows
+"""A threshold from people who are not in the test, what it does after a change of clothes, probabilities, and how sure a yes is
 
 Docs: https://ccreid.github.io/ccreid/evaluation/thresholds.html.md"""
 
@@ -6,19 +6,16 @@ Docs: https://ccreid.github.io/ccreid/evaluation/thresholds.html.md"""
 
 # %% auto #0
 __all__ = ['METHODS', 'choose_threshold', 'plot_threshold', 'Calibration', 'calibrate', 'reliability', 'calibration_error',
-           'plot_reliability', 'OpenSet', 'open_set']
+           'plot_reliability']
 
-# %% ../../nbs/evaluation/thresholds.ipynb #fee73e6e
-from dataclasses import dataclass
+# %% ../../nbs/evaluation/thresholds.ipynb #600e1729
 import numpy as np
 import pandas as pd
-import torch
 from fastcore.basics import patch
 from .pictures import DASHES, PALETTE, _axes
-from .protocols import Protocol
-from .verification import Pairs, Rate, _accepted, _allowed, _chunks, _drawn, _identity, _parts, _rate
+from .verification import Pairs, _accepted, _allowed, _rate
 
-# %% ../../nbs/evaluation/thresholds.ipynb #e80bc263
+# %% ../../nbs/evaluation/thresholds.ipynb #47a66d3b
 def choose_threshold(
     pairs:Pairs,   # Of validation people
     far:float=.01, # Largest rate of false accepts, in (0,1]
@@ -31,11 +28,12 @@ def choose_threshold(
     k = int(_allowed(_accepted(pairs.negative), far))
     return float(pairs.levels[len(pairs.levels) - k]) if k else np.inf
 
-# %% ../../nbs/evaluation/thresholds.ipynb #9be4a629
+# %% ../../nbs/evaluation/thresholds.ipynb #3da7370e
 def _curves(pairs):
     "Rates of false rejects and of false accepts on each level [K]"
     return 1 - _accepted(pairs.positive)[:0:-1], _accepted(pairs.negative)[:0:-1]
 
+# %% ../../nbs/evaluation/thresholds.ipynb #da62f3b7
 def plot_threshold(
     pairs:dict,      # Name -> `Pairs` of test people, of which the threshold is a level
     threshold:float, # That was chosen
@@ -55,7 +53,7 @@ def plot_threshold(
     ax.set_ylim(0, 102); ax.legend(fontsize=6.5, frameon=False, loc='upper left', bbox_to_anchor=(1, 1))
     return fig
 
-# %% ../../nbs/evaluation/thresholds.ipynb #802f0d1d
+# %% ../../nbs/evaluation/thresholds.ipynb #8763346e
 def _moved(p, old, new):
     "Probabilities from one prior to another"
     yes, no = p*new/old, (1 - p)*(1 - new)/(1 - old)
@@ -65,7 +63,7 @@ def _prior(prior):
     if not 0 < prior < 1: raise ValueError(f'a prior lies between 0 and 1, not at {prior}')
     return float(prior)
 
-# %% ../../nbs/evaluation/thresholds.ipynb #a02d77aa
+# %% ../../nbs/evaluation/thresholds.ipynb #c3d0e054
 class Calibration:
     "Function from scores to the probability that both pictures show one person"
     def __init__(self,
@@ -83,7 +81,7 @@ class Calibration:
         scores = np.asarray(scores, float)
         return _moved(self.curve(scores.ravel()), self.fitted, self.prior).reshape(scores.shape)
 
-# %% ../../nbs/evaluation/thresholds.ipynb #c1551f27
+# %% ../../nbs/evaluation/thresholds.ipynb #688bfaf5
 @patch
 def with_prior(self:Calibration,
     prior:float, # Between 0 and 1
@@ -98,7 +96,7 @@ def _balanced(positive, negative, prior):
         return np.divide(n, total, out=np.full(n.shape, np.nan), where=total > 0)
     return prior*share(positive), (1 - prior)*share(negative)
 
-# %% ../../nbs/evaluation/thresholds.ipynb #02cb7324
+# %% ../../nbs/evaluation/thresholds.ipynb #42a4499c
 METHODS = ('isotonic', 'logistic')
 
 def _isotonic(levels, yes, no, n):
@@ -115,7 +113,7 @@ def _logistic(levels, yes, no, n):
     model.fit(x, y, logisticregression__sample_weight=n*np.concatenate([yes, no]))
     return lambda scores: model.predict_proba(scores[:, None])[:, 1]
 
-# %% ../../nbs/evaluation/thresholds.ipynb #7a9f421a
+# %% ../../nbs/evaluation/thresholds.ipynb #c12d1cb2
 def calibrate(
     pairs:Pairs,           # Of validation people, never of the test's
     method:str='isotonic', # Or 'logistic'
@@ -128,7 +126,7 @@ def calibrate(
     fit = _isotonic if method == 'isotonic' else _logistic
     return Calibration(method, fit(pairs.levels[keep], yes, no, n), prior, prior)
 
-# %% ../../nbs/evaluation/thresholds.ipynb #6bcd6263
+# %% ../../nbs/evaluation/thresholds.ipynb #4c999365
 def reliability(
     calibration:Calibration, # Fitted on validation people
     pairs:Pairs,             # Of test people
@@ -146,14 +144,14 @@ def reliability(
     table.insert(0, 'predicted', ((yes + no)*p) @ box/share)
     return table.assign(share=share)
 
-# %% ../../nbs/evaluation/thresholds.ipynb #8085df16
+# %% ../../nbs/evaluation/thresholds.ipynb #e316af53
 def calibration_error(
     table:pd.DataFrame, # Of `reliability`
 )->float:               # From 0 to 1
     "Mean distance between what was said and what was so"
     return float((table['share']*(table['observed'] - table['predicted']).abs()).sum())
 
-# %% ../../nbs/evaluation/thresholds.ipynb #b781153c
+# %% ../../nbs/evaluation/thresholds.ipynb #ff1c4b84
 def plot_reliability(
     tables:dict, # Name -> table of `reliability`
 ):               # matplotlib Figure
@@ -168,129 +166,3 @@ def plot_reliability(
     ax.set_xlim(0, 1); ax.set_ylim(0, 1)
     ax.legend(fontsize=6.5, frameon=False, loc='upper left', bbox_to_anchor=(1, 1))
     return fig
-
-# %% ../../nbs/evaluation/thresholds.ipynb #8b3564e6
-@dataclass(eq=False, repr=False)
-class OpenSet:
-    "What queries found first among enrolled people, over several enrolments"
-    known:np.ndarray          # [M] score of an enrolled person's own picture where it came first, else -inf
-    unknown:np.ndarray        # [U] best score of anybody, for queries of strangers; descending
-    known_people:np.ndarray   # [M] columns of `weights`
-    unknown_people:np.ndarray # [U]
-    weights:np.ndarray        # [B,P+1] how often each person was drawn, for the intervals
-    draws:int=1               # How many enrolments
-    enrolled:float=.5         # Share of the gallery's people
-    protocol:str=''           # Name of the protocol
-
-    @property
-    def finest(self)->float:
-        "The finest FPIR that the queries of strangers can tell: one of those of an average enrolment"
-        return self.draws/len(self.unknown)
-
-# %% ../../nbs/evaluation/thresholds.ipynb #d5674e54
-def _over(self, resampled):
-    "A function of weights of known and of unknown queries: its value, and those of the drawings of people"
-    ones = np.ones(len(self.known)), np.ones(len(self.unknown))
-    drawn = [resampled(w[self.known_people], w[self.unknown_people]) for w in self.weights]
-    return _rate(resampled(*ones), np.array(drawn))
-
-def _share(hits, weights):
-    total = weights.sum()
-    return (hits*weights).sum()/total if total else np.nan
-
-@patch
-def identified_at(self:OpenSet,
-    fpir:float, # Largest share of strangers for whom somebody is proposed, in (0,1]
-)->Rate:        # nan where that is finer than one query of a stranger
-    "DIR at rank 1 at a rate of false positive identifications; at 1 it is the rank-1 among the enrolled"
-    if not 0 < fpir <= 1: raise ValueError(f'a rate of false identifications lies above 0 and up to 1, not at {fpir}')
-    if fpir < self.finest: return Rate(np.nan, np.nan, np.nan)
-    def rate(known, unknown):
-        over = np.cumsum(unknown) > fpir*unknown.sum()*(1 + 1e-12)     # the first that may not be let in
-        return _share(self.known > (self.unknown[over.argmax()] if over.any() else -np.inf), known)
-    return _over(self, rate)
-
-# %% ../../nbs/evaluation/thresholds.ipynb #24829b96
-@patch
-def at(self:OpenSet,
-    threshold:float, # Believe from this score on
-)->tuple:            # (DIR, FPIR), a `Rate` each
-    "What a threshold that was chosen elsewhere does"
-    return (_over(self, lambda known, unknown: _share(self.known >= threshold, known)),
-            _over(self, lambda known, unknown: _share(self.unknown >= threshold, unknown)))
-
-@patch
-def __repr__(self:OpenSet):
-    rates = ', '.join(f'{self.identified_at(f)} at FPIR {100*f:g} %' for f in (.1, .01))
-    return f'{self.protocol}: '*bool(self.protocol) + f'found {rates}'
-
-# %% ../../nbs/evaluation/thresholds.ipynb #7cbaf891
-def _best(scores, columns, size):
-    "Best score of each person's gallery pictures [n,size]; -inf where there are none"
-    best, order = np.full((len(scores), size), -np.inf), columns.argsort(kind='stable')
-    whose, start = np.unique(columns[order], return_index=True)
-    best[:, whose] = np.maximum.reduceat(scores[:, order], start, axis=1)
-    return best
-
-def _first(best, column, enrolled):
-    "(score of a query's own person where that comes first, best score of anybody else) among the enrolled"
-    rows, others = np.arange(len(best)), np.where(enrolled, best, -np.inf)
-    own, others[rows, column] = others[rows, column], -np.inf
-    other = others.max(1)
-    return np.where(own > other, own, -np.inf), other, own > -np.inf
-
-# %% ../../nbs/evaluation/thresholds.ipynb #f2e080f3
-def _enrolments(people, size, enrolled, draws, seed):
-    "Who is enrolled [draws,size], never nobody and never everybody; distractors, in the last column, always are"
-    mask, n = np.zeros((draws, size), bool), int(np.clip(round(enrolled*len(people)), 1, len(people) - 1))
-    for d in range(draws): mask[d, np.random.default_rng([seed, d]).permutation(people)[:n]] = True
-    mask[:, -1] = True
-    return mask
-
-def _met(chunks, place, masks, size):
-    "(scores of known queries, whose, scores of unknown queries, whose) over all enrolments"
-    found = [], [], [], []
-    for scores, _, valid, who, whom in chunks:
-        best, column = _best(np.where(valid, scores, -np.inf), place(whom), size), place(who)
-        for mask in masks:
-            own, other, there = _first(best, column, mask)
-            stranger = ~mask[column] | (who < 0)
-            there &= ~stranger                                 # who is enrolled, with junk alone, is left out
-            for f, v in zip(found, (own[there], column[there], other[stranger], column[stranger])): f.append(v)
-    return [np.concatenate(f) for f in found]
-
-# %% ../../nbs/evaluation/thresholds.ipynb #fba6a724
-def _columns(parts, protocol):
-    "(people, function from identities to columns, people of the gallery); `ValueError` for a gallery of fewer than two"
-    people, there = (np.unique(np.concatenate([_identity(t) for part in parts for t in part[k:]])) for k in (1, 2))
-    people, there = people[people >= 0], there[there >= 0]
-    if len(there) < 2: raise ValueError(f'protocol {protocol.name!r}: an open set needs two people in the gallery')
-    return people, lambda identity: np.where(identity < 0, len(people), np.searchsorted(people, identity)), there
-
-def _with_both(door):
-    "The same; `ValueError` where nobody known comes, or nobody unknown"
-    for n, what in (door.known, 'somebody enrolled whose pictures may be found'), (door.unknown, 'a stranger'):
-        if not len(n): raise ValueError(f'protocol {door.protocol!r}: no query is of {what}')
-    return door
-
-# %% ../../nbs/evaluation/thresholds.ipynb #e60e1c90
-@torch.no_grad()
-def open_set(
-    features,           # [N,D], one row for each row of `table` (or for each of `rows`)
-    table:pd.DataFrame, # Sample table with unique index; or a `ReIDDataset`, for its `samples`
-    protocol:Protocol,  # Who asks, who is searched, what is junk; or its name
-    rows=None,          # Index labels of the rows that have features, where these are not all
-    enrolled:float=.5,  # Share of the gallery's people
-    draws:int=10,       # Enrolments
-    resamples:int=500,  # Drawings of people for the intervals
-    seed:int=0,         # Of enrolments and drawings
-    chunk_bytes:int=2**26, # Bound on memory beyond the features, about
-)->OpenSet:
-    "Play a door with known and unknown people; `ValueError` where one of both is missing"
-    parts, protocol = _parts(features, table, protocol, rows)
-    people, place, there = _columns(parts, protocol)
-    masks = _enrolments(place(there), len(people) + 1, enrolled, draws, seed)
-    known, who, unknown, strangers = _met(_chunks(parts, protocol, chunk_bytes), place, masks, len(people) + 1)
-    order = np.argsort(-unknown, kind='stable')
-    return _with_both(OpenSet(known, unknown[order], who, strangers[order], _drawn(people, resamples, seed),
-                              draws*len(parts), enrolled, protocol.name))
