@@ -167,6 +167,8 @@ def test_galleries_that_are_drawn_are_counted_together():
     parts = [every_pair(features, table.loc[sorted({*q.index, *g.index})], STANDARD) for q, g in single.select(table)]
     pairs = verification_pairs(features, table, single)
     assert pairs.negative.sum() == sum(not p[1] for part in parts for p in part)
+    assert pairs.draws == 3 and pairs.finest == 3/pairs.negative.sum()                # three times the same people tell no finer rate
+    assert math.isnan(pairs.tar_at(2/pairs.negative.sum()).value) and 'in a drawn gallery' in pairs.notes([1e-6])[0]
     t = float(np.median(pairs.levels))
     assert pairs.tar(t).value == pytest.approx(rate([p for part in parts for p in part], True, t))
 

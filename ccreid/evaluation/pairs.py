@@ -7,7 +7,7 @@ Docs: https://ccreid.github.io/ccreid/evaluation/pairs.html.md"""
 # %% auto #0
 __all__ = ['Pairs', 'pairs_from_scores', 'verification_pairs', 'plot_scores']
 
-# %% ../../nbs/evaluation/pairs.ipynb #2ee028e1
+# %% ../../nbs/evaluation/pairs.ipynb #09a421d5
 from dataclasses import dataclass
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from .pictures import PALETTE, _axes
 from .protocols import Protocol, label_tensors, protocol_of
 from ..values import folded
 
-# %% ../../nbs/evaluation/pairs.ipynb #209fb077
+# %% ../../nbs/evaluation/pairs.ipynb #05543c8c
 @dataclass(eq=False, repr=False)
 class Pairs:
     "How many positive and negative pairs stand on each level of the score"
@@ -32,6 +32,7 @@ class Pairs:
     people:int                # Who were drawn
     exact:bool                # Is each score a level?
     protocol:str=''           # Name of the protocol
+    draws:int=1               # How many galleries were drawn and counted together
 
     def __repr__(self):
         counts = f'{self.positive.sum():,} positive and {self.negative.sum():,} negative pairs of {self.people} people'
@@ -39,17 +40,17 @@ class Pairs:
 
     @property
     def finest(self)->float:
-        "The finest rate of false accepts that the pairs can tell: one of the pairs of two people"
-        return float(1/self.negative.sum())
+        "The finest rate of false accepts that the pairs can tell: one of the pairs of two people, of one drawn gallery"
+        return float(self.draws/self.negative.sum())
 
-# %% ../../nbs/evaluation/pairs.ipynb #7106dae5
+# %% ../../nbs/evaluation/pairs.ipynb #d5fd423b
 def _drawn(people, resamples, seed):
     "How often each person was drawn [resamples,people+1]; the last column, for distractors, is 1"
     n = len(people)
     w = np.random.default_rng(seed).multinomial(n, np.full(n, 1/n), size=resamples) if n else np.ones((resamples, 0))
     return np.hstack([w, np.ones((resamples, 1))]).astype(float)
 
-# %% ../../nbs/evaluation/pairs.ipynb #c3c20075
+# %% ../../nbs/evaluation/pairs.ipynb #a404744f
 class _Tally:
     "Pairs by level, as they are and for each drawing of people"
     def __init__(self, levels, people, weights):
@@ -69,7 +70,7 @@ class _Tally:
         if one.any(): self.drawn[1] += one[:, None] * self.weights[:, column]
         self.drawn[0] += (two @ self.weights.T) * self.weights[:, column]
 
-# %% ../../nbs/evaluation/pairs.ipynb #16274475
+# %% ../../nbs/evaluation/pairs.ipynb #9de100d3
 def _identity(rows): return label_tensors(rows, ('identity',))['identity'].numpy()
 
 def _chunks(parts, protocol, chunk_bytes):
@@ -83,7 +84,7 @@ def _chunks(parts, protocol, chunk_bytes):
             valid = ~protocol.junk(query.iloc[at], gallery).cpu().numpy()
             yield np.round(scores(at), 6), same, valid, who[at], whom
 
-# %% ../../nbs/evaluation/pairs.ipynb #50160d2f
+# %% ../../nbs/evaluation/pairs.ipynb #5b998c46
 def _ladder(chunks, most):
     "(levels, Is each score one?): the distinct scores, or `most` steps from the lowest to the highest"
     seen, low, high = np.empty(0), np.inf, -np.inf
@@ -94,7 +95,7 @@ def _ladder(chunks, most):
     if len(seen) <= most: return seen, True
     return np.unique(np.round(np.linspace(low, high, most), 6)), False
 
-# %% ../../nbs/evaluation/pairs.ipynb #98098f86
+# %% ../../nbs/evaluation/pairs.ipynb #bfe9a6c0
 def _both_kinds(pairs):
     "The pairs; `ValueError` where one kind is missing, since then there is nothing to tell apart"
     what, n = f'protocol {pairs.protocol!r}: '*bool(pairs.protocol), int(pairs.positive.sum() + pairs.negative.sum())
@@ -104,7 +105,7 @@ def _both_kinds(pairs):
         raise ValueError(f'{what}no pair shows two people, among {n:,} that count: there is nobody to reject')
     return pairs
 
-# %% ../../nbs/evaluation/pairs.ipynb #bae58c07
+# %% ../../nbs/evaluation/pairs.ipynb #67dccd3c
 def _counted(parts, protocol, levels, also, resamples, seed, chunk_bytes):
     "`Pairs` of [(function of positions: scores [n,G], query, gallery), ...], in two passes"
     ladder, exact = _ladder(_chunks(parts, protocol, chunk_bytes), levels)
@@ -118,9 +119,9 @@ def _counted(parts, protocol, levels, also, resamples, seed, chunk_bytes):
     keep = tally.plain.any(0) | np.isin(tally.levels, also)
     (negative, positive), drawn = tally.plain[:, keep], tally.drawn[:, keep].transpose(0, 2, 1)
     return _both_kinds(Pairs(tally.levels[keep], positive, negative, drawn[1], drawn[0], len(people), exact,
-                             getattr(protocol, 'name', '')))
+                             getattr(protocol, 'name', ''), len(parts)))
 
-# %% ../../nbs/evaluation/pairs.ipynb #de249d64
+# %% ../../nbs/evaluation/pairs.ipynb #7582a6b5
 def pairs_from_scores(
     scores,                # [Q,G] tensor or array of real numbers, larger is more alike
     query:pd.DataFrame,    # Q rows of labels
@@ -141,7 +142,7 @@ def pairs_from_scores(
     rows = lambda at: scores[torch.as_tensor(at)].double().numpy()
     return _counted([(rows, query, gallery)], protocol, levels, also, resamples, seed, chunk_bytes)
 
-# %% ../../nbs/evaluation/pairs.ipynb #d6854687
+# %% ../../nbs/evaluation/pairs.ipynb #1a2ec6f3
 def _cosines(q, g, query, gallery):
     "Function of positions of queries: their cosines [n,G] with the gallery"
     q, g = ((x.cpu() if x.device.type == 'mps' else x).double() for x in (q, g))
@@ -154,7 +155,7 @@ def _parts(features, table, protocol, rows):
     protocol, table = protocol_of(protocol, getattr(table, 'protocols', None)), getattr(table, 'samples', table)
     return [(_cosines(q, g, a, b), a, b) for q, g, a, b in compared(features, table, protocol, rows)], protocol
 
-# %% ../../nbs/evaluation/pairs.ipynb #7092f0d7
+# %% ../../nbs/evaluation/pairs.ipynb #96278a1c
 @torch.no_grad()
 def verification_pairs(
     features,           # [N,D], one row for each row of `table` (or for each of `rows`); need not be normalised
@@ -170,7 +171,7 @@ def verification_pairs(
     "Count the cosines of a protocol's pairs; `ValueError` on features that do not fit, nan, or pairs of one kind alone"
     return _counted(*_parts(features, table, protocol, rows), levels, also, resamples, seed, chunk_bytes)
 
-# %% ../../nbs/evaluation/pairs.ipynb #425d1e53
+# %% ../../nbs/evaluation/pairs.ipynb #734776db
 def plot_scores(
     pairs:dict,  # Name -> `Pairs`
     bins:int=40, # Between the lowest and the highest score

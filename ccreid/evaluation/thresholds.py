@@ -8,14 +8,14 @@ Docs: https://ccreid.github.io/ccreid/evaluation/thresholds.html.md"""
 __all__ = ['METHODS', 'choose_threshold', 'plot_threshold', 'Calibration', 'calibrate', 'reliability', 'calibration_error',
            'plot_reliability']
 
-# %% ../../nbs/evaluation/thresholds.ipynb #600e1729
+# %% ../../nbs/evaluation/thresholds.ipynb #e2f8cb9a
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 from .pictures import DASHES, PALETTE, _axes
 from .verification import Pairs, _accepted, _allowed, _rate
 
-# %% ../../nbs/evaluation/thresholds.ipynb #47a66d3b
+# %% ../../nbs/evaluation/thresholds.ipynb #f116ee11
 def choose_threshold(
     pairs:Pairs,   # Of validation people
     far:float=.01, # Largest rate of false accepts, in (0,1]
@@ -23,17 +23,17 @@ def choose_threshold(
     "The lowest threshold with at most this rate of false accepts; `ValueError` where the pairs cannot tell one so fine"
     if not 0 < far <= 1: raise ValueError(f'a rate of false accepts lies above 0 and up to 1, not at {far}')
     if far < pairs.finest:
-        raise ValueError(f'a rate of false accepts of {100*far:g} % cannot be told from {pairs.negative.sum():,} pairs '
+        raise ValueError(f'a rate of false accepts of {100*far:g} % cannot be told from {1/pairs.finest:,.0f} pairs '
                          f'of two people: the finest is {100*pairs.finest:.3g} %')
     k = int(_allowed(_accepted(pairs.negative), far))
     return float(pairs.levels[len(pairs.levels) - k]) if k else np.inf
 
-# %% ../../nbs/evaluation/thresholds.ipynb #3da7370e
+# %% ../../nbs/evaluation/thresholds.ipynb #8b428086
 def _curves(pairs):
     "Rates of false rejects and of false accepts on each level [K]"
     return 1 - _accepted(pairs.positive)[:0:-1], _accepted(pairs.negative)[:0:-1]
 
-# %% ../../nbs/evaluation/thresholds.ipynb #da62f3b7
+# %% ../../nbs/evaluation/thresholds.ipynb #cb6ea7fc
 def plot_threshold(
     pairs:dict,      # Name -> `Pairs` of test people, of which the threshold is a level
     threshold:float, # That was chosen
@@ -53,7 +53,7 @@ def plot_threshold(
     ax.set_ylim(0, 102); ax.legend(fontsize=6.5, frameon=False, loc='upper left', bbox_to_anchor=(1, 1))
     return fig
 
-# %% ../../nbs/evaluation/thresholds.ipynb #8763346e
+# %% ../../nbs/evaluation/thresholds.ipynb #ce42c19e
 def _moved(p, old, new):
     "Probabilities from one prior to another"
     yes, no = p*new/old, (1 - p)*(1 - new)/(1 - old)
@@ -63,7 +63,7 @@ def _prior(prior):
     if not 0 < prior < 1: raise ValueError(f'a prior lies between 0 and 1, not at {prior}')
     return float(prior)
 
-# %% ../../nbs/evaluation/thresholds.ipynb #c3d0e054
+# %% ../../nbs/evaluation/thresholds.ipynb #8fbe0bb3
 class Calibration:
     "Function from scores to the probability that both pictures show one person"
     def __init__(self,
@@ -81,7 +81,7 @@ class Calibration:
         scores = np.asarray(scores, float)
         return _moved(self.curve(scores.ravel()), self.fitted, self.prior).reshape(scores.shape)
 
-# %% ../../nbs/evaluation/thresholds.ipynb #688bfaf5
+# %% ../../nbs/evaluation/thresholds.ipynb #5dbe691f
 @patch
 def with_prior(self:Calibration,
     prior:float, # Between 0 and 1
@@ -96,7 +96,7 @@ def _balanced(positive, negative, prior):
         return np.divide(n, total, out=np.full(n.shape, np.nan), where=total > 0)
     return prior*share(positive), (1 - prior)*share(negative)
 
-# %% ../../nbs/evaluation/thresholds.ipynb #42a4499c
+# %% ../../nbs/evaluation/thresholds.ipynb #6cce754e
 METHODS = ('isotonic', 'logistic')
 
 def _isotonic(levels, yes, no, n):
@@ -113,7 +113,7 @@ def _logistic(levels, yes, no, n):
     model.fit(x, y, logisticregression__sample_weight=n*np.concatenate([yes, no]))
     return lambda scores: model.predict_proba(scores[:, None])[:, 1]
 
-# %% ../../nbs/evaluation/thresholds.ipynb #c12d1cb2
+# %% ../../nbs/evaluation/thresholds.ipynb #6d4aba95
 def calibrate(
     pairs:Pairs,           # Of validation people, never of the test's
     method:str='isotonic', # Or 'logistic'
@@ -126,7 +126,7 @@ def calibrate(
     fit = _isotonic if method == 'isotonic' else _logistic
     return Calibration(method, fit(pairs.levels[keep], yes, no, n), prior, prior)
 
-# %% ../../nbs/evaluation/thresholds.ipynb #4c999365
+# %% ../../nbs/evaluation/thresholds.ipynb #3aa48cf5
 def reliability(
     calibration:Calibration, # Fitted on validation people
     pairs:Pairs,             # Of test people
@@ -144,14 +144,14 @@ def reliability(
     table.insert(0, 'predicted', ((yes + no)*p) @ box/share)
     return table.assign(share=share)
 
-# %% ../../nbs/evaluation/thresholds.ipynb #e316af53
+# %% ../../nbs/evaluation/thresholds.ipynb #9989fbc0
 def calibration_error(
     table:pd.DataFrame, # Of `reliability`
 )->float:               # From 0 to 1
     "Mean distance between what was said and what was so"
     return float((table['share']*(table['observed'] - table['predicted']).abs()).sum())
 
-# %% ../../nbs/evaluation/thresholds.ipynb #ff1c4b84
+# %% ../../nbs/evaluation/thresholds.ipynb #9180370e
 def plot_reliability(
     tables:dict, # Name -> table of `reliability`
 ):               # matplotlib Figure

@@ -7,7 +7,7 @@ Docs: https://ccreid.github.io/ccreid/evaluation/verification.html.md"""
 # %% auto #0
 __all__ = ['FARS', 'Rate', 'plot_roc', 'plot_det', 'Pairs', 'pairs_from_scores', 'plot_scores', 'verification_pairs']
 
-# %% ../../nbs/evaluation/verification.ipynb #8f629af3
+# %% ../../nbs/evaluation/verification.ipynb #5d34fe58
 from typing import NamedTuple
 import numpy as np
 from fastcore.basics import patch
@@ -15,10 +15,10 @@ from .pairs import Pairs, pairs_from_scores, plot_scores, verification_pairs
 from .pictures import DASHES, PALETTE, _axes
 from ..values import folded
 
-# %% ../../nbs/evaluation/verification.ipynb #ff4ebbd8
+# %% ../../nbs/evaluation/verification.ipynb #5516ca42
 _all_ = ['Pairs', 'pairs_from_scores', 'plot_scores', 'verification_pairs'] # offered here too
 
-# %% ../../nbs/evaluation/verification.ipynb #a8e7f8ee
+# %% ../../nbs/evaluation/verification.ipynb #a4950b7a
 class Rate(NamedTuple):
     "A share with its interval over people"
     value:float # From 0 to 1; nan where it cannot be told
@@ -30,7 +30,7 @@ class Rate(NamedTuple):
         between = f' [{100*self.low:.1f}, {100*self.high:.1f}]' if self.low == self.low else ''
         return f'{100*self.value:.1f}{between} %'
 
-# %% ../../nbs/evaluation/verification.ipynb #63ea687b
+# %% ../../nbs/evaluation/verification.ipynb #b3285ee9
 def _accepted(counts):
     "Share of pairs on each level or above it: first none, last all; [...,K] -> [...,K+1], nan without pairs"
     sums = np.cumsum(counts[..., ::-1], -1)
@@ -51,7 +51,7 @@ def _place(self:Pairs, threshold):
         raise ValueError(f'{threshold} lies between two levels: count the pairs again with also=[{threshold}]')
     return len(self.levels) - k
 
-# %% ../../nbs/evaluation/verification.ipynb #fe7d049b
+# %% ../../nbs/evaluation/verification.ipynb #aabce497
 @patch
 def tar(self:Pairs,
     threshold:float, # Accept from this score on
@@ -68,7 +68,7 @@ def far(self:Pairs,
     k = self._place(threshold)
     return _rate(_accepted(self.negative)[k], _accepted(self.drawn_negative)[:, k])
 
-# %% ../../nbs/evaluation/verification.ipynb #8389bd51
+# %% ../../nbs/evaluation/verification.ipynb #46384a1b
 def _weighted(pairs):
     "Labels, scores and weights as scikit-learn takes them"
     n = np.concatenate([pairs.positive, pairs.negative])
@@ -89,7 +89,7 @@ def det(self:Pairs)->tuple: # (FAR, FRR, thresholds), upwards
     scores, weights = _weighted(self)
     return det_curve(*scores, **weights)
 
-# %% ../../nbs/evaluation/verification.ipynb #0a17807a
+# %% ../../nbs/evaluation/verification.ipynb #1582faa7
 def _equal(far, frr):
     "Where two curves [...,K+1] cross, along straight lines; nan where there are none"
     gap = far - frr                                                    # from -1 up to 1
@@ -104,7 +104,7 @@ def eer(self:Pairs)->Rate:
     value, drawn = (_equal(_accepted(n), 1 - _accepted(p)) for p, n in both)
     return _rate(value, drawn)
 
-# %% ../../nbs/evaluation/verification.ipynb #faf4046c
+# %% ../../nbs/evaluation/verification.ipynb #fa20269e
 def _allowed(far, most):
     "How far down the ladder one may go: the last place [...] of `_accepted` at which FAR is not above `most`"
     return (far <= most).sum(-1) - 1
@@ -121,7 +121,7 @@ def tar_at(self:Pairs,
         return np.take_along_axis(_accepted(positive), k[..., None], -1)[..., 0]
     return _rate(of(self.positive, self.negative), of(self.drawn_positive, self.drawn_negative))
 
-# %% ../../nbs/evaluation/verification.ipynb #18b8aaff
+# %% ../../nbs/evaluation/verification.ipynb #89d2b312
 FARS = (.1, .01, .001) # Rates of false accepts that are reported
 
 @patch
@@ -129,20 +129,20 @@ def notes(self:Pairs,
     fars=FARS, # Rates of false accepts
 )->list:       # Sentences
     "What these pairs cannot tell"
-    fine = [f for f in fars if f < self.finest]
-    return [f'FAR {100*f:g} % is finer than one of the {self.negative.sum():,} pairs of two people: not told'
-            for f in fine]
+    pairs = f'{1/self.finest:,.0f} pairs of two people' + ' in a drawn gallery'*(self.draws > 1)
+    return [f'FAR {100*f:g} % is finer than one of the {pairs}: not told' for f in fars if f < self.finest]
 
 @patch
 def as_dict(self:Pairs,
     fars=FARS, # Rates of false accepts
 )->dict:
     "Plain numbers, ready for JSON"
-    return dict(people=self.people, positive_pairs=int(self.positive.sum()), negative_pairs=int(self.negative.sum()),
+    return dict(people=self.people, draws=self.draws, positive_pairs=int(self.positive.sum()),
+                negative_pairs=int(self.negative.sum()),
                 eer=self.eer()._asdict(), tar_at_far={f'{f:g}': self.tar_at(f)._asdict() for f in fars},
                 notes=self.notes(fars))
 
-# %% ../../nbs/evaluation/verification.ipynb #5e907abd
+# %% ../../nbs/evaluation/verification.ipynb #865a552a
 @patch
 def summary(self:Pairs,
     fars=FARS, # Rates of false accepts
@@ -151,14 +151,14 @@ def summary(self:Pairs,
     rates = [f'TAR {self.tar_at(f)} at FAR {100*f:g} %' for f in fars]
     return folded(f'{self.protocol}: '*bool(self.protocol) + f'EER {self.eer()}', *(f'· {r}' for r in rates))
 
-# %% ../../nbs/evaluation/verification.ipynb #6ef5d2f6
+# %% ../../nbs/evaluation/verification.ipynb #baa6c875
 def _band(ax, pairs, color):
     "The interval over people of TAR at rates of false accepts"
     fars = np.geomspace(max(pairs.finest, 1e-6), 1, 25)
     rates = np.array([pairs.tar_at(f) for f in fars])
     ax.fill_between(fars, 100*rates[:, 1], 100*rates[:, 2], color=color, alpha=.15, lw=0)
 
-# %% ../../nbs/evaluation/verification.ipynb #d7afb037
+# %% ../../nbs/evaluation/verification.ipynb #76e93f7d
 def plot_roc(
     pairs:dict, # Name -> `Pairs`
 ):              # matplotlib Figure
@@ -176,7 +176,7 @@ def plot_roc(
     ax.legend(fontsize=6.5, frameon=False)
     return fig
 
-# %% ../../nbs/evaluation/verification.ipynb #4db18c61
+# %% ../../nbs/evaluation/verification.ipynb #98f8a83e
 _TICKS = np.array([.001, .01, .05, .2, .5, .8, .95, .99])
 
 def _stretched(ax, which):
@@ -185,7 +185,7 @@ def _stretched(ax, which):
     getattr(ax, f'set_{which}ticks')(ndtri(_TICKS), [f'{100*t:g}' for t in _TICKS])
     getattr(ax, f'set_{which}lim')(*ndtri([.0005, .9995]))
 
-# %% ../../nbs/evaluation/verification.ipynb #29893626
+# %% ../../nbs/evaluation/verification.ipynb #d5e58269
 def plot_det(
     pairs:dict, # Name -> `Pairs`
 ):              # matplotlib Figure
