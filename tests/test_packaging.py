@@ -85,6 +85,7 @@ print('imported', len(names))
 
 def test_light_parts_import_neither_fastai_nor_torchvision(site, tmp_path):
     light = ['ccreid', 'ccreid.evaluation.protocols', 'ccreid.evaluation.metrics', 'ccreid.evaluation.neighbours', 'ccreid.evaluation.pictures',
+             'ccreid.evaluation.pairs', 'ccreid.evaluation.verification', 'ccreid.evaluation.thresholds', 'ccreid.evaluation.open_set',
              'ccreid.models.losses', 'ccreid.models.memory', 'ccreid.data.samples', 'ccreid.data.layouts', 'ccreid.data.cards', 'ccreid.data.mannequins']
     code = ('import importlib,sys\nfor n in sys.argv[1:]:\n  importlib.import_module(n)\n'
             '  heavy = [m for m in ("fastai","torchvision","timm") if m in sys.modules]\n  assert not heavy, (n, heavy)')

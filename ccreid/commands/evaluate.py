@@ -10,11 +10,11 @@ __all__ = ['command']
 # %% ../../nbs/commands/evaluate.ipynb #bc6fead4
 import argparse, contextlib, sys
 from functools import partial
-from .shared import add_data, add_device, print_results, read_dataset
+from .shared import add_data, add_device, add_seed, print_results, read_dataset
 from ..files import to_json
 from ..options import help_text, leave_out, of_chains, of_rule, place
 from ..registry import Command, Evaluation
-from ..values import text
+from ..values import Rule, number, text, whole
 
 # %% ../../nbs/commands/evaluate.ipynb #ed49f9ec
 def _flag(*words): return '--'+'-'.join(words).replace('_', '-')
@@ -31,6 +31,23 @@ def _add_evaluation(parser, name, way):
         try: group.add_argument(_flag(name, k), type=of_rule(o.rule), dest=_dest(name, k), help=help_text(about))
         except argparse.ArgumentError as e: leave_out(f'The option {k} of the evaluation {name}', e)
 
+# %% ../../nbs/commands/evaluate.ipynb #40f0d36a
+def _whole_or_val(text): return text if text=='val' else int(text)
+_VALIDATION = Rule('`val` or a whole number, at least 2', lambda v: v=='val' or whole(2).fits(v), _whole_or_val)
+
+def _add_verify(parser):
+    "The options of `--verify`"
+    group = parser.add_argument_group('same person or not')
+    group.add_argument('--verify', action='store_true', help=help_text(
+        'pairs of pictures: both mistakes by threshold, a threshold from validation people and what it does to the '
+        'test, probabilities, and people whom nobody knows'))
+    group.add_argument('--validation', type=of_rule(_VALIDATION), metavar='N|val', help=
+        'how many training people choose the threshold, those that `ccreid train --hold-out N` left out with the same '
+        'seed; or `val`, a split of the data set (a quarter of the training people)')
+    group.add_argument('--far', type=of_rule(number(0, 1, above=True, below=True)), help=
+        'the rate of false accepts that the threshold may have on the validation people (0.01)')
+    add_seed(group)
+
 # %% ../../nbs/commands/evaluate.ipynb #42cc38d5
 def _options(parser):
     "Options of `ccreid evaluate`"
@@ -43,6 +60,8 @@ def _options(parser):
     parser.add_argument('--protocol', type=of_rule(text()), help=
         'one protocol by name, or `all` (those of the test people that search the whole gallery)')
     parser.add_argument('--json', action='store_true', help='print JSON')
+    parser.add_argument('--report', type=place, metavar='FILE', help='write tables and figures as one HTML page')
+    _add_verify(parser)
     for name,way in of_chains('evaluations', Evaluation).items(): _add_evaluation(parser, name, way)
 
 # %% ../../nbs/commands/evaluate.ipynb #0c06f806
@@ -88,18 +107,60 @@ def _others(asked, look, dataset, protocols, say):
     return results
 
 # %% ../../nbs/commands/evaluate.ipynb #3e26cd6a
+def _verified(options, dataset, protocols, table, features, look):
+    "What `--verify` finds; None without it"
+    if not options.verify: return None
+    from ccreid.verifying import trained_on, validate_on, verify
+    held = validate_on(look, dataset, protocols, options.validation, options.seed)
+    seen = None if options.validation=='val' else trained_on(options.weights, dataset, held.images, options.seed)
+    return verify(features, table, protocols, held, options.far or .01, options.seed, seen=seen)
+
+def _write_report(options, dataset, results, verified):
+    "One HTML page"
+    import pandas as pd
+    from ccreid.evaluation.pictures import plot_cmc
+    from ccreid.reports import Report
+    report = Report(f'{dataset.name}: {options.weights or options.features}')
+    report.section('Retrieval', 'Shares from 0 to 1.')
+    left_out = 'protocol','spread'
+    rows = [dict(protocol=n, **{k: v for k,v in m.as_dict().items() if k not in left_out}) for n,m in results.items()]
+    report.table(pd.DataFrame(rows).round(4))
+    report.figure(plot_cmc(results), 'CMC curves, a line a protocol')
+    if verified: verified.into(report)
+    print(f'report: {report.write(options.report)}', file=sys.stderr if options.json else sys.stdout)
+
+# %% ../../nbs/commands/evaluate.ipynb #11907210
+def _check_verify(options):
+    "`ValueError` for an option of `--verify` without it"
+    given = [k for k in ('validation','far') if getattr(options, k) is not None]
+    if given and not options.verify: raise ValueError(f'{_flag(given[0])} is for --verify: give that too')
+
+def _show(options, results, verified):
+    "JSON, or lines and tables"
+    def plain(name, m):
+        more = verified.as_dict(name) if verified else None
+        return m.as_dict() | (dict(verification=more) if more else {})
+    if options.json: return print(to_json({name: plain(name, m) for name,m in results.items()}))
+    print_results(results)
+    if verified: print(f'\n{verified.text()}')
+
+# %% ../../nbs/commands/evaluate.ipynb #bee4dc6d
 def _run(options):
     "Evaluate"
     from ccreid.evaluation.metrics import evaluate
+    _check_verify(options)
     say,asked = partial(print, file=sys.stderr if options.json else sys.stdout),_asked(options)
     with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout): dataset = read_dataset(options)
     protocols = _protocols(options, dataset)
     table,features,look = _features(options, dataset, protocols.values())
     results = {name: evaluate(features, table, p) for name,p in protocols.items()}
+    verified = _verified(options, dataset, protocols, table, features, look)
     results |= _others(asked, look, dataset, protocols, say)
-    if options.json: print(to_json({name: m.as_dict() for name,m in results.items()}))
-    else: print_results(results)
+    _show(options, results, verified)
+    if options.report: _write_report(options, dataset, results, verified)
 
 command = Command('evaluate a model, or features of another code base', _options, _run,
 '''ccreid evaluate --data prcc --root ~/data/prcc --weights runs/prcc-triplet-0/triplet.safetensors
-  ccreid evaluate --data ltcc --root ~/data/LTCC_ReID --features features.npz''', reads_data=True)
+  ccreid evaluate --data ltcc --root ~/data/LTCC_ReID --features features.npz
+  ccreid evaluate --data ltcc --root ~/data/LTCC_ReID --weights runs/cal.safetensors --verify --report page.html''',
+    reads_data=True)
