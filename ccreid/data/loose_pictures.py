@@ -7,7 +7,7 @@ Docs: https://ccreid.github.io/ccreid/data/loose_pictures.html.md"""
 # %% auto #0
 __all__ = ['ENDINGS', 'find_pictures', 'LoosePictures', 'pictures_of']
 
-# %% ../../nbs/data/loose_pictures.ipynb #8efd7660
+# %% ../../nbs/data/loose_pictures.ipynb #00adb8f7
 import os
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from .pictures import modality_of
 from .samples import DataError
 from ..files import shown
 
-# %% ../../nbs/data/loose_pictures.ipynb #d4d76796
+# %% ../../nbs/data/loose_pictures.ipynb #b38ce365
 ENDINGS = ('.jpg','.jpeg','.png','.bmp','.webp','.tif','.tiff') # Of the files that a folder is searched for
 
 def _below(tree, relative=''):
@@ -41,7 +41,7 @@ def find_pictures(
     if not found: raise DataError(f'{shown(folder)} holds no picture: its files end in none of {", ".join(ENDINGS)}')
     return found
 
-# %% ../../nbs/data/loose_pictures.ipynb #186a8a67
+# %% ../../nbs/data/loose_pictures.ipynb #cc4de720
 class LoosePictures:
     "Pictures in a row, each under a name; `row[i]` is the i-th, decoded"
     def __init__(self,
@@ -59,7 +59,7 @@ class LoosePictures:
         where = f' of {shown(self.folder)}' if self.folder else ''
         return f'LoosePictures: {len(self)} pictures{where}'
 
-# %% ../../nbs/data/loose_pictures.ipynb #ef5b4b94
+# %% ../../nbs/data/loose_pictures.ipynb #4b60c32d
 def _fault(name, reason):
     "The error for a picture, as `read_image` words it"
     error = DataError(f'cannot read the picture {shown(name)}: {reason}')
@@ -77,7 +77,7 @@ def _decoded(item):
     if isinstance(item, np.ndarray): return _of_array(item)
     return to_rgb(item) if isinstance(item, Image.Image) else read_image(item)
 
-# %% ../../nbs/data/loose_pictures.ipynb #71f0390a
+# %% ../../nbs/data/loose_pictures.ipynb #52fedd37
 def _item(self, i):
     "The i-th picture in RGB; `DataError` names it where it cannot be read"
     try: return _decoded(self.items[i])
@@ -87,12 +87,12 @@ def _item(self, i):
         raise _fault(self.names[i], ' '.join(reason.split())) from None
 LoosePictures.__getitem__ = _item
 
-# %% ../../nbs/data/loose_pictures.ipynb #29506c20
+# %% ../../nbs/data/loose_pictures.ipynb #ff3f1390
 def _of_path(path):
     "(items, names) of one path in a list"
-    path = os.path.abspath(path)
-    files = [f'{path}/{p}' for p in find_pictures(path)] if os.path.isdir(path) else [path]
-    return files,files
+    path = os.fspath(path)
+    names = [f'{path}/{p}' for p in find_pictures(path)] if os.path.isdir(path) else [path]
+    return [os.path.abspath(n) for n in names],names
 
 def _of_folder(folder):
     "A row of the pictures of one folder"
@@ -105,7 +105,7 @@ def _of_table(table):
     names = [os.fspath(p) for p in table.path]
     return LoosePictures(names, names, modality=modality_of(table))
 
-# %% ../../nbs/data/loose_pictures.ipynb #b9cfe642
+# %% ../../nbs/data/loose_pictures.ipynb #ea539fca
 _KINDS = 'a table with a column path, a folder, a file, a PIL picture, a uint8 array [H,W,3], or a list of these'
 
 def _of_list(items):
@@ -117,9 +117,10 @@ def _of_list(items):
         else: raise TypeError(f'pictures are {_KINDS}; item {i} is of type {type(item).__name__}')
         row += more
         names += called
-    return LoosePictures(row, names)
+    relative = any(isinstance(i, str) and not os.path.isabs(n) for i,n in zip(row, names))
+    return LoosePictures(row, names, os.getcwd() if relative else '')
 
-# %% ../../nbs/data/loose_pictures.ipynb #b450e31f
+# %% ../../nbs/data/loose_pictures.ipynb #17b58c8e
 def pictures_of(
     source, # Sample table, folder, file, PIL picture, uint8 array [H,W,3] or [N,H,W,3], or a list of these
 )->LoosePictures: # In the order given, those of a folder in the order of their names

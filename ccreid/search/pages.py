@@ -7,7 +7,7 @@ Docs: https://ccreid.github.io/ccreid/search/pages.html.md"""
 # %% auto #0
 __all__ = ['HEIGHT', 'small_copy', 'picture_at', 'results_page', 'results_dict', 'results_text']
 
-# %% ../../nbs/search/pages.ipynb #a688389a
+# %% ../../nbs/search/pages.ipynb #b14702d8
 import base64, html, io, os
 import numpy as np
 from pathlib import Path
@@ -16,7 +16,7 @@ from ..data.loose_pictures import LoosePictures
 from ..data.samples import DataError
 from ..reports import Report
 
-# %% ../../nbs/search/pages.ipynb #49887e88
+# %% ../../nbs/search/pages.ipynb #0b58b859
 HEIGHT = 160 # Pixels of a picture on a page
 
 def small_copy(
@@ -36,7 +36,7 @@ def _card(label, name, open_picture):
     except (DataError,OSError): seen = '<div class="gone">no picture</div>'
     return f'<figure>{seen}<figcaption><b>{html.escape(label)}</b><br>{html.escape(name)}</figcaption></figure>'
 
-# %% ../../nbs/search/pages.ipynb #d1d1fd0e
+# %% ../../nbs/search/pages.ipynb #d777384a
 _style = """<style>.row{display:flex;gap:.6rem;overflow-x:auto;padding-bottom:.5rem}
 figure{margin:0;width:9rem;flex:none} figure:first-child{border-right:3px solid #9aa7b5}
 figcaption{font-size:.75rem;overflow-wrap:anywhere} .gone{height:5rem;color:#566273}</style>"""
@@ -48,7 +48,7 @@ def picture_at(
     "The picture that an id names; `DataError` where there is none"
     return LoosePictures([os.path.join(folder, id)], [id])[0]
 
-# %% ../../nbs/search/pages.ipynb #0255580a
+# %% ../../nbs/search/pages.ipynb #0c78ea4e
 def results_page(
     found,      # `Found`
     queries,    # `LoosePictures`, as many
@@ -56,8 +56,8 @@ def results_page(
 )->str:         # HTML
     "A page with a row for each query"
     model,folder = index.about.get('name') or 'an unnamed model',index.about.get('folder', '')
-    page = Report('What was found', f'{len(index)} pictures were searched with vectors of {model} ({index.model or "-"}). '
-                                    'A score is a cosine, 1 at most; it is no probability.')
+    about = f'{len(index)} pictures were searched with vectors of {model} ({index.model or "-"})'
+    page = Report('What was found', f'{about}. A score is a cosine, 1 at most; it is no probability.')
     page.parts.append(_style)
     for i,(name,row) in enumerate(zip(queries.names, found.as_dict())):
         cards = [_card('query', name, lambda: queries[i])]
@@ -65,7 +65,7 @@ def results_page(
         page.parts.append(f'<div class="row">{"".join(cards)}</div>')
     return page.html()
 
-# %% ../../nbs/search/pages.ipynb #d1b367d8
+# %% ../../nbs/search/pages.ipynb #e7c0aa46
 def results_dict(
     found,   # `Found`
     queries, # `LoosePictures`, as many
