@@ -6,7 +6,7 @@ Docs: https://ccreid.github.io/ccreid/baselines/onnx_faces.html.md"""
 
 # %% auto #0
 __all__ = ['GRIDS', 'POINTS', 'SIDE', 'PACKAGES', 'ZOO', 'places', 'decode', 'suppress', 'similarity', 'straightened',
-           'face_package', 'open_onnx', 'InsightFaces']
+           'face_package', 'InsightFaces', 'open_onnx']
 
 # %% ../../nbs/baselines/onnx_faces.ipynb #35d82c67
 import numpy as np
@@ -17,7 +17,11 @@ from .. import settings
 from .faces import Face
 from ..data.transforms import _rgb
 from ..files import shown
+from ..models.onnx_networks import open_onnx
 from ..weights import WeightsNotFound, locate, need
+
+# %% ../../nbs/baselines/onnx_faces.ipynb #af8a976a
+_all_ = ['open_onnx'] # offered here too
 
 # %% ../../nbs/baselines/onnx_faces.ipynb #3632547c
 GRIDS = {9: ((8,16,32), 2), 15: ((8,16,32,64,128), 1)} # Outputs of a detector: steps of its grids, answers at a place
@@ -120,26 +124,6 @@ def face_package(
     detector,recogniser = PACKAGES.get(Path(name).name, ('det_*','w600k_*'))
     return (_one(folder, (detector,'det_*','scrfd*'), 'detector'),
             _one(folder, (recogniser,'w600k_*','glintr*'), 'recogniser'))
-
-# %% ../../nbs/baselines/onnx_faces.ipynb #c6c95145
-def open_onnx(
-    path, # File
-    device:str='cpu', # `cpu` or `cuda`, with or without a number
-): # An onnxruntime session
-    "Open a network; `ImportError` without onnxruntime, `ValueError` in one line for what is no network"
-    need('onnxruntime', extra='faces')
-    import onnxruntime
-    kind,_,number = str(device).partition(':')
-    providers = [('CUDAExecutionProvider', dict(device_id=int(number or 0)))] if kind=='cuda' else []
-    if providers and 'CUDAExecutionProvider' not in onnxruntime.get_available_providers():
-        raise ValueError('this onnxruntime has no CUDA: pip install onnxruntime-gpu, or choose device cpu')
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    try: return onnxruntime.InferenceSession(Path(path).read_bytes(), options, [*providers, 'CPUExecutionProvider'])
-    except OSError: raise
-    except Exception as e: # a kind of its own for each fault
-        why = str(e).splitlines()[0][:120]
-        raise ValueError(f'{shown(path)} is no network that onnxruntime opens: {why}') from None
 
 # %% ../../nbs/baselines/onnx_faces.ipynb #135d8860
 class InsightFaces:

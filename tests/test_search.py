@@ -1,0 +1,399 @@
+"Files of vectors, the job that can be killed, and search: against brute force, with ties, removal, round trips, refusals"
+import json, os, signal, subprocess, sys, time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from PIL import Image
+
+from ccreid.search.exact import ExactIndex, Found, Index, nearest, open_index
+from ccreid.search.job import embed_to_file, parts_of
+from ccreid.search.vectors import Vectors, read_vectors, write_vectors
+from ccreid.tensor_files import safetensors_bytes
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+def unit(n, d, seed=0):
+    x = np.random.default_rng(seed).normal(size=(n,d))
+    return (x/np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+def brute(queries, rows, k):
+    "All cosines in float64, sorted; equal ones in the order of the rows"
+    s = (queries[:,None].astype(np.float64)*rows[None].astype(np.float64)).sum(-1)
+    at = np.argsort(-s, axis=1, kind='stable')[:,:k]
+    return at, np.take_along_axis(s, at, 1)
+
+# --- exact search
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 5), st.integers(1, 60), st.integers(1, 12), st.integers(4, 4000), st.integers(0, 9), st.booleans())
+def test_the_answer_is_that_of_brute_force_whatever_the_chunk(n, q, k, d, memory, seed, copies):
+    rows = unit(n, d, seed)
+    if copies: rows = rows[np.random.default_rng(seed).integers(0, min(n, 4), n)]
+    queries = np.concatenate([unit(q, d, seed+1), rows[:1]])
+    at,s = nearest(queries, rows, k := min(k, n), memory)
+    wanted,scores = brute(queries, rows, k)
+    np.testing.assert_array_equal(at, wanted)
+    np.testing.assert_allclose(s, scores, atol=1e-7)
+
+
+def test_differences_that_float32_does_not_see_are_seen():
+    rows = np.tile(unit(1, 64), (50,1))
+    rows[31] = np.nextafter(rows[31], np.float32(2)*np.sign(rows[31]))               # a hair longer in every number
+    assert nearest(rows[:1], rows, 3, 300)[0].tolist()==[[31,0,1]]
+
+
+def test_large_galleries_in_many_chunks_and_many_queries():
+    rows,queries = unit(3000, 24),unit(600, 24, 1)                                     # more queries than a block
+    rows[100:400] = rows[7]
+    queries[5] = rows[7]
+    at,_ = nearest(queries, rows, 50, 2**16)
+    np.testing.assert_array_equal(at, brute(queries, rows, 50)[0])
+    assert at[5].tolist()==[7, *range(100, 149)]
+
+
+def test_memory_is_bounded_by_what_is_said(monkeypatch):
+    import ccreid.search.exact as exact
+    seen = []
+    class Watched:
+        def __init__(self, t): self.t = t
+        def __matmul__(self, other): seen.append(self.t.shape[0]*other.shape[1]*4); return self.t@other
+        def __len__(self): return len(self.t)
+    real = torch.from_numpy
+    calls = []
+    def from_numpy(a):
+        calls.append(a.shape)
+        return Watched(real(a)) if len(calls)==1 else real(a)
+    monkeypatch.setattr(exact.torch, 'from_numpy', from_numpy)
+    exact._proposed(unit(10, 8), unit(1000, 8), 20, 2**12//(4*10))
+    assert len(seen)>9 and max(seen)<=2**12
+
+
+def filled(n=40, d=8, engine=ExactIndex, **kw):
+    index = engine(**kw)
+    index.add(Vectors(unit(n, d), [f'p{i}' for i in range(n)], 'aa', dict(name='net', folder='/pictures')))
+    return index
+
+
+def test_adding_in_pieces_and_removing_is_as_if_it_had_never_been_there():
+    rows,index = unit(40, 8),ExactIndex('aa')
+    for k in range(0, 40, 7): index.add(rows[k:k+7], [f'p{i}' for i in range(k, min(k+7, 40))], model='aa')
+    assert index.remove(['p3','p17','p3'])==2 and index.remove('p39')==1
+    keep = [i for i in range(40) if i not in (3,17,39)]
+    found = index.search(rows, 5, 'aa')
+    assert found.ids==[[f'p{keep[i]}' for i in row] for row in brute(rows, rows[keep], 5)[0]]
+    index.add(rows[3:4], ['p3'], model='aa')
+    assert index.search(rows[3], 1, 'aa').ids==[['p3']] and index.ids[-1]=='p3' and len(index)==38
+
+
+def test_removed_vectors_are_not_in_the_file(tmp_path):
+    index = filled()
+    mark = index._rows()[11].tobytes()
+    assert mark in index.save(tmp_path/'before').read_bytes()
+    index.remove('p11')
+    after = index.save(tmp_path/'after').read_bytes()
+    assert mark not in after and b'"p11"' not in after
+
+
+def test_lengths_do_not_count_and_scores_are_cosines():
+    index = ExactIndex()
+    index.add([[3.,0.],[0.,1e-3],[-7.,0.]], ['a','b','c'])
+    found = index.search([1e6,0.], 9)
+    assert found.ids==[['a','b','c']] and found.scores.tolist()==[[1.,0.,-1.]]
+    assert found.as_dict()[0][2]==dict(rank=3, id='c', score=-1.0)
+
+
+def test_nothing_in_nothing_found():
+    assert ExactIndex().search(unit(3, 4)).ids==[[],[],[]]
+    index = filled(2)
+    index.remove(['p0','p1'])
+    assert len(index)==0 and index.search(unit(1, 8), model='aa').ids==[[]]
+
+
+@pytest.mark.parametrize('what,said', [
+    (dict(vectors=unit(1, 8), ids=['x']), 'do not say which model'), (dict(vectors=unit(1, 8), ids=['x'], model='bb'), 'vectors are of model bb, and the index holds those of aa'),
+    (dict(vectors=Vectors(unit(1, 8), ['x'], 'bb')), 'model bb'), (dict(vectors=unit(1, 9), ids=['x'], model='aa'), 'have length 9, and those in the index 8'),
+    (dict(vectors=unit(2, 8), ids=['x'], model='aa'), '2 vectors, and 1 ids'), (dict(vectors=unit(1, 8), model='aa'), '1 vectors, and 0 ids'),
+    (dict(vectors=unit(2, 8), ids=['x','x'], model='aa'), 'twice'), (dict(vectors=unit(1, 8), ids=['p3'], model='aa'), "'p3' is in the index"),
+    (dict(vectors=unit(1, 8)*0, ids=['x'], model='aa'), 'points nowhere'), (dict(vectors=unit(1, 8)*np.nan, ids=['x'], model='aa'), 'not finite')])
+def test_what_does_not_belong_is_refused_and_nothing_changes(what, said):
+    index = filled()
+    with pytest.raises(ValueError, match=said): index.add(**what)
+    assert len(index)==40 and index.search(unit(40, 8)[:1], 1, 'aa').ids==[['p0']] and 'x' not in index
+
+
+def test_queries_of_another_model_are_refused():
+    index = filled()
+    for q,kw in ((Vectors(unit(1, 8), ['q'], 'bb'), {}), (unit(1, 8), {}), (unit(1, 8), dict(model='bb')), (unit(1, 7), dict(model='aa'))):
+        with pytest.raises(ValueError): index.search(q, **kw)
+    for top in (0, -1, 1.5, None):
+        with pytest.raises(ValueError, match='whole number'): index.search(unit(1, 8), top, 'aa')
+    assert index.search(Vectors(unit(1, 8), ['q'], 'aa'), 2).ids==index.search(unit(1, 8), 2, 'aa').ids
+
+
+def test_an_engine_says_what_it_lacks():
+    class Half(Index): kind = 'half'
+    with pytest.raises(AttributeError): Half().add([[1.]], ['a'])
+
+# --- index files
+
+def test_a_file_gives_the_index_back(tmp_path):
+    index = filled()
+    index.remove('p5')
+    index.add(Vectors(unit(3, 8, 9), ['ü\n','b.jpg','c'], 'aa', dict(folder='/other')))
+    again = open_index(index.save(tmp_path/'a.index'))
+    assert again.ids==index.ids and again.ids[-3]=='/other/ü\n' and (again.model,again.dim,again.about)==('aa',8,index.about)
+    a,b = (i.search(unit(9, 8, 3), 7, 'aa') for i in (index, again))
+    assert a.ids==b.ids and (a.scores==b.scores).all()
+    with pytest.raises(ValueError, match='model bb'): again.add(unit(1, 8), ['x'], model='bb')
+
+
+def test_files_that_are_none_are_refused_in_one_line(tmp_path):
+    content = filled().save(tmp_path/'a').read_bytes()
+    said = json.dumps
+    about = dict(index='exact', model='aa', dim=8, about={}, settings={})
+    ids = lambda v: torch.frombuffer(bytearray(said(v).encode()), dtype=torch.uint8)
+    rows = torch.from_numpy(unit(2, 8))
+    files = dict(cut=content[:len(content)//2], head=content[:5], empty=b'', page=b'<!doctype html>', pickle=b'\x80\x04.', flipped=content[:-5]+b'\0'+content[-4:],
+                 other=safetensors_bytes(dict(a=rows), dict(b=1)), engine=safetensors_bytes(dict(vectors=rows, ids=ids(['a','b'])), {**about, 'index':'magic'}),
+                 few=safetensors_bytes(dict(vectors=rows, ids=ids(['a'])), about), long=safetensors_bytes(dict(vectors=rows, ids=ids(['a','b'])), {**about, 'dim':9}),
+                 twice=safetensors_bytes(dict(vectors=rows, ids=ids(['a','a'])), about), noids=safetensors_bytes(dict(vectors=rows), about),
+                 words=safetensors_bytes(dict(vectors=rows, ids=ids(3)), about), set=safetensors_bytes(dict(vectors=rows, ids=ids(['a','b'])), {**about, 'settings':dict(x=1)}))
+    for name,data in files.items():
+        (tmp_path/name).write_bytes(data)
+        with pytest.raises(ValueError) as e: open_index(tmp_path/name)
+        assert str(e.value).startswith(str(tmp_path/name)) and len(str(e.value).splitlines())==1, name
+    with pytest.raises(FileNotFoundError): open_index(tmp_path/'none')
+    with pytest.raises(ValueError, match='folder'): open_index(tmp_path)
+
+
+def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    path = filled().save(tmp_path/'a.index')
+    before,other = path.read_bytes(),filled(9)
+    def full(*args): raise OSError(28, 'No space left on device')
+    with monkeypatch.context() as m:
+        m.setattr(os, 'replace', full)
+        with pytest.raises(OSError, match='cannot write'): other.save(path)
+    assert path.read_bytes()==before and [p.name for p in tmp_path.iterdir()]==['a.index']
+
+# --- FAISS
+
+@pytest.fixture
+def faiss(): return pytest.importorskip('faiss')
+
+
+@pytest.mark.parametrize('factory', ['auto', 'Flat', 'IVF4,Flat', 'HNSW16'])
+def test_faiss_is_an_index_like_the_other(faiss, tmp_path, factory):
+    from ccreid.search.faiss_index import FaissIndex
+    index,exact = filled(400, 8, FaissIndex, factory=factory, probe=4),filled(400, 8)
+    rows = unit(400, 8)
+    def same():
+        queries = Vectors(unit(30, 8, 5), [f'q{i}' for i in range(30)], 'aa')
+        a,b = index.search(queries, 6),exact.search(queries, 6)
+        hits = np.mean([len(set(x)&set(y))/6 for x,y in zip(a.ids, b.ids)])
+        return hits>.97 if factory=='HNSW16' else a.ids==b.ids and np.allclose(a.scores, b.scores, atol=1e-6)
+    assert same()
+    for i in index,exact: i.remove(['p0','p77','p399'])
+    assert same() and index.search(rows[77], 1, 'aa').ids!=[['p77']] and len(index)==397
+    for i in index,exact: i.add(rows[77:78], ['p77'], model='aa')
+    assert same() and index.search(rows[77], 1, 'aa').ids==[['p77']]
+    index = open_index(index.save(tmp_path/'f.index'))
+    assert type(index) is FaissIndex and same() and index.factory==factory
+    for i in index,exact: i.remove('p5'); i.add(rows[5:6], ['again'], model='aa')
+    assert same()
+    with pytest.raises(ValueError, match='model bb'): index.search(unit(1, 8), model='bb')
+
+
+def test_faiss_gives_fewer_where_it_finds_fewer_and_can_be_emptied(faiss):
+    from ccreid.search.faiss_index import FaissIndex
+    index = filled(100, 8, FaissIndex, factory='IVF20,Flat', probe=1)
+    found = index.search(unit(1, 8), 100, 'aa')
+    assert 0<len(found.ids[0])<100 and np.isnan(found.scores[0,-1]) and len(found.as_dict()[0])==len(found.ids[0])
+    index.remove([*index.ids])
+    assert len(index)==0 and index.search(unit(1, 8), 3, 'aa').ids==[[]]
+    index.add(unit(40, 8), [str(i) for i in range(40)], model='aa')
+    assert index.search(unit(1, 8), 1, 'aa').ids==[['0']]
+
+
+def test_faiss_files_are_refused_like_others(faiss, tmp_path):
+    from ccreid.search.faiss_index import FaissIndex
+    content = filled(50, 8, FaissIndex).save(tmp_path/'a').read_bytes()
+    about = dict(index='faiss', model='aa', dim=8, about={}, settings={})
+    ids = torch.frombuffer(bytearray(b'["a"]'), dtype=torch.uint8)
+    junk = safetensors_bytes(dict(faiss=torch.zeros(9, dtype=torch.uint8), numbers=torch.tensor([0]), ids=ids), about)
+    for name,data in dict(cut=content[:-20], junk=junk).items():
+        (tmp_path/name).write_bytes(data)
+        with pytest.raises(ValueError, match=name): open_index(tmp_path/name)
+    with pytest.raises(ValueError, match='FAISS cannot build'): filled(50, 8, FaissIndex, factory='IVF9000,Flat').search(unit(1, 8), 1, 'aa')
+    with pytest.raises(ValueError, match='FAISS cannot build'): filled(50, 8, FaissIndex, factory='nothing').search(unit(1, 8), 1, 'aa')
+
+
+def test_without_faiss_a_line_says_what_to_install(monkeypatch):
+    from ccreid.search.faiss_index import FaissIndex
+    monkeypatch.setitem(sys.modules, 'faiss', None)
+    with pytest.raises(ImportError, match=r'pip install "ccreid\[search\]"'): FaissIndex()
+
+# --- files of vectors
+
+@pytest.mark.parametrize('end', ['.npz', '.parquet'])
+def test_vectors_come_back_as_they_were(tmp_path, end):
+    if end=='.parquet': pytest.importorskip('pyarrow')
+    some = Vectors(unit(7, 5), ['a.jpg','b b','ü','c\nd','/x/y','#0','-'], 'aa', dict(name='net', skipped={'z': 'why'}))
+    again = read_vectors(write_vectors(tmp_path/f'v{end}', some))
+    assert (again.ids,again.model,again.about)==(some.ids,'aa',some.about) and (again.vectors==some.vectors).all() and again.vectors.dtype==np.float32
+    content = (tmp_path/f'v{end}').read_bytes()
+    for name,data in dict(cut=content[:-30], half=content[:len(content)//2], empty=b'', page=b'<!doctype html>').items():
+        (tmp_path/f'{name}{end}').write_bytes(data)
+        with pytest.raises(ValueError, match=name): read_vectors(tmp_path/f'{name}{end}')
+
+
+def test_a_parquet_file_is_read_by_others(tmp_path):
+    pd,_ = pytest.importorskip('pandas'),pytest.importorskip('pyarrow')
+    table = pd.read_parquet(write_vectors(tmp_path/'v.parquet', Vectors(unit(3, 4), ['a','b','c'], 'aa')))
+    assert table.id.tolist()==['a','b','c'] and np.allclose(np.stack(table.vector), unit(3, 4))
+    table.drop(columns='id').to_parquet(tmp_path/'other.parquet')
+    with pytest.raises(ValueError, match='no columns id and vector'): read_vectors(tmp_path/'other.parquet')
+    pd.DataFrame(dict(id=['a','b'], vector=[[1.,2.],[3.]])).to_parquet(tmp_path/'ragged.parquet')
+    with pytest.raises(ValueError, match='ragged.parquet'): read_vectors(tmp_path/'ragged.parquet')
+
+
+def test_an_npz_that_would_have_to_be_unpickled_is_refused(tmp_path):
+    np.savez(tmp_path/'v.npz', paths=np.array(['a'], object), features=np.eye(1))
+    with pytest.raises(ValueError, match='v.npz'): read_vectors(tmp_path/'v.npz')
+    np.savez(tmp_path/'w.npz', paths=['a'], features=np.eye(1), about=np.array([dict(a=1)], object))
+    with pytest.raises(ValueError, match='w.npz'): read_vectors(tmp_path/'w.npz')
+
+
+def test_vectors_of_a_job_can_be_evaluated(tmp_path):
+    from ccreid.evaluation.scoring import read_npz
+    names,features = read_npz(write_vectors(tmp_path/'v.npz', Vectors(unit(2, 3), ['x/a.jpg','b'], 'aa')))
+    assert names==['x/a.jpg','b'] and features.shape==(2,3)
+
+# --- the job
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path/'pictures').mkdir()
+    for i in range(10): Image.fromarray(rng.integers(0, 256, (8,4,3), dtype=np.uint8)).save(tmp_path/'pictures'/f'{i}.png')
+    return tmp_path/'pictures'
+
+
+def colour(pictures): return np.array([[*np.asarray(p).mean((0,1)), 1.] for p in pictures])
+
+
+SLOW = '''
+import sys, time
+import numpy as np
+from ccreid.search.job import embed_to_file
+from ccreid.training.embedders import FunctionEmbedder
+def slow(pictures):
+    print('batch', flush=True); time.sleep(float(sys.argv[3]))
+    return np.array([[*np.asarray(p).mean((0,1)), 1.] for p in pictures])
+embed_to_file(FunctionEmbedder(slow, 'colour'), sys.argv[1], sys.argv[2], part=2)
+'''
+
+
+def test_killed_and_started_again_only_what_is_missing_is_done(folder, tmp_path):
+    out = tmp_path/'v.npz'
+    env = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(REPO), os.environ.get('PYTHONPATH', '')])}
+    run = subprocess.Popen([sys.executable,'-c',SLOW,str(folder),str(out),'.3'], stdout=subprocess.PIPE, text=True, env=env)
+    for _ in range(3): assert run.stdout.readline()=='batch\n'                       # in the third part of five
+    run.send_signal(signal.SIGKILL); run.wait(); run.stdout.close()
+    assert not out.exists() and sorted(p.name for p in parts_of(out).glob('*.npz'))==['000000.npz','000001.npz']
+    done = subprocess.run([sys.executable,'-c',SLOW,str(folder),str(out),'0'], capture_output=True, text=True, env=env)
+    assert done.stdout=='batch\n'*3, done.stderr
+    assert not parts_of(out).exists() and [p.name for p in tmp_path.iterdir() if p.is_file()]==['v.npz']
+    straight = embed_to_file(__import__('ccreid.training.embedders', fromlist=['x']).FunctionEmbedder(colour, 'colour'), folder, tmp_path/'w.npz')
+    v = read_vectors(out)
+    assert v.ids==straight.ids==[f'{i}.png' for i in range(10)] and (v.vectors==straight.vectors).all() and v.model==straight.model
+
+
+class Stop(Exception): pass
+
+def stopping(after, name='colour'):
+    from ccreid.training.embedders import FunctionEmbedder
+    calls = []
+    def f(pictures):
+        calls.append(len(pictures))
+        if len(calls)>after: raise Stop
+        return colour(pictures)
+    e = FunctionEmbedder(f, name)
+    e.calls = calls
+    return e
+
+
+def begun(folder, out):
+    with pytest.raises(Stop): embed_to_file(stopping(2), folder, out, part=2)
+    assert not out.exists()
+
+
+def test_a_damaged_part_is_made_again(folder, tmp_path):
+    begun(folder, out := tmp_path/'v.npz')
+    part = parts_of(out)/'000001.npz'
+    part.write_bytes(part.read_bytes()[:50])
+    again = stopping(99)
+    embed_to_file(again, folder, out, part=2)
+    assert len(again.calls)==4 and np.allclose(read_vectors(out).vectors, embed_to_file(stopping(99), folder, tmp_path/'w.npz').vectors)
+
+
+@pytest.mark.parametrize('change', ['picture', 'gone', 'more', 'model', 'part', 'skip'])
+def test_parts_of_another_job_are_refused_until_told(folder, tmp_path, change):
+    begun(folder, out := tmp_path/'v.npz')
+    model,kw = stopping(99, 'other' if change=='model' else 'colour'),dict(part=5 if change=='part' else 2, skip_bad=change=='skip')
+    if change=='picture': Image.new('RGB', (4,8)).save(folder/'0.png')
+    if change=='gone': (folder/'9.png').unlink()
+    if change=='more': Image.new('RGB', (4,8)).save(folder/'a.png')
+    with pytest.raises(ValueError, match='parts of another job'): embed_to_file(model, folder, out, **kw)
+    assert not out.exists() and len([*parts_of(out).glob('*.npz')])==2
+    whole = embed_to_file(model, folder, out, restart=True, **kw)
+    assert len(whole)==len([*folder.iterdir()]) and sum(model.calls)==len(whole)
+
+
+def test_a_file_that_is_there_stays_or_is_replaced_whole(folder, tmp_path):
+    out = tmp_path/'v.npz'
+    first,again = stopping(99),stopping(99)
+    embed_to_file(first, folder, out); embed_to_file(again, folder, out)
+    assert len(first.calls)==1 and again.calls==[]
+    before = out.read_bytes()
+    with pytest.raises(Stop): embed_to_file(stopping(1, 'other'), folder, out, part=2)
+    assert out.read_bytes()==before
+    embed_to_file(other := stopping(99, 'other'), folder, out, part=2)
+    assert len(other.calls)==4 and read_vectors(out).model==other.fingerprint
+
+
+def test_bad_pictures_end_the_job_or_are_counted(folder, tmp_path):
+    (folder/'3.png').write_bytes(b'')
+    with pytest.raises(ValueError, match='3.png: the file is empty'): embed_to_file(stopping(99), folder, tmp_path/'v.npz', part=4)
+    v = embed_to_file(stopping(99), folder, tmp_path/'w.npz', part=4, skip_bad=True)
+    assert len(v)==9 and '3.png' not in v.ids and v.about['skipped']=={'3.png': 'the file is empty'} and v.about['pictures']==10
+    for p in folder.iterdir(): p.write_bytes(b'')
+    with pytest.raises(ValueError, match='none of 10 pictures'): embed_to_file(stopping(99), folder, tmp_path/'x.npz', skip_bad=True)
+
+
+def test_two_processes_do_not_make_one_file(folder, tmp_path):
+    from ccreid.files import hold
+    out = tmp_path/'v.npz'
+    with hold(parts_of(out)/'.lock'):
+        with pytest.raises(BlockingIOError, match='another process is making'): embed_to_file(stopping(99), folder, out)
+    assert len(embed_to_file(stopping(99), folder, out))==10
+
+
+def test_wrong_ends_and_names_that_come_twice_are_said_before_the_work(folder, tmp_path):
+    for pictures,path,said in ((folder, 'v.csv', 'ends in .npz or .parquet'), ([folder/'0.png', folder/'0.png'], 'v.npz', 'twice')):
+        model = stopping(99)
+        with pytest.raises(ValueError, match=said): embed_to_file(model, pictures, tmp_path/path)
+        assert model.calls==[]
+    assert [p.name for p in tmp_path.iterdir()]==['pictures']
+
+
+def test_pictures_in_memory_are_known_by_their_content(tmp_path):
+    a = np.random.default_rng(0).integers(0, 256, (4,8,4,3), dtype=np.uint8)
+    embed_to_file(first := stopping(99), [a[0], Image.fromarray(a[1])], tmp_path/'v.npz')
+    embed_to_file(same := stopping(99), [a[0], Image.fromarray(a[1])], tmp_path/'v.npz')
+    embed_to_file(other := stopping(99), [a[0], Image.fromarray(a[2])], tmp_path/'v.npz')
+    assert (len(first.calls),len(same.calls),len(other.calls))==(1,0,1)

@@ -1,0 +1,168 @@
+"`ccreid embed`, `index` and `search` as a user writes them, from a picture to an answer"
+import json, os, re, signal, subprocess, sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ccreid import cli
+from ccreid.search.exact import open_index
+from ccreid.search.vectors import Vectors, read_vectors, write_vectors
+
+REPO = Path(cli.__file__).parent.parent
+MINE = 'import numpy as np\ndef colour(pictures): return [[*np.asarray(p, float).mean((0,1))-128, 9.] for p in pictures]\ndef other(pictures): return colour(pictures)\n'
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    "A folder with pictures, a query that is nearly the fourth of them, and a model"
+    rng = np.random.default_rng(0)
+    (tmp_path/'gallery'/'x').mkdir(parents=True)
+    colours = rng.integers(30, 226, (6,3))
+    for i,c in enumerate(colours): Image.new('RGB', (4,8), tuple(map(int, c))).save(tmp_path/'gallery'/'x'/f'{i}.png')
+    Image.new('RGB', (4,8), tuple(int(v)+1 for v in colours[3])).save(tmp_path/'who.png')
+    (tmp_path/'model_of_a_test.py').write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    sys.modules.pop('model_of_a_test', None)
+
+
+@pytest.fixture
+def run(capsys):
+    def f(line):
+        capsys.readouterr()
+        try: code = cli.main(line.split())
+        except SystemExit as e: code = e.code
+        out,err = capsys.readouterr()
+        return code,out,err
+    return f
+
+
+@pytest.fixture
+def index(here, run):
+    assert run('embed gallery --weights model_of_a_test:colour --out v.npz --device cpu')[0]==0
+    assert run('index v.npz --out i.index')[0]==0
+    return 'i.index'
+
+
+def test_from_a_picture_to_an_answer(index, run):
+    v = read_vectors('v.npz')
+    assert v.ids==[f'x/{i}.png' for i in range(6)] and v.about['weights']=='model_of_a_test:colour'
+    code,out,_ = run('search who.png --index i.index --top 2 --device cpu')
+    assert code==0 and re.fullmatch(r'who\.png\n   1  (0\.99\d|1\.000)  x/3\.png\n   2  0\.\d{3}  x/\d\.png\n', out)
+    os.chdir('gallery') # the index knows where its pictures are, and its model by name
+    code,out,_ = run('search ../who.png --index ../i.index --top 9 --json --device cpu')
+    os.chdir('..')
+    got = json.loads(out)
+    assert code==0 and len(got['results'][0]['found'])==6 and got['results'][0]['found'][0]['id']=='x/3.png' and got['model']==v.model
+
+
+def test_a_page_holds_its_pictures_and_json_the_same(index, run):
+    assert run('search who.png gallery --index i.index --top 3 --out found.html --device cpu')[0]==0
+    page = Path('found.html').read_text()
+    assert page.count('<figure>')==7*4 and page.count('src="data:image/jpeg')==7*4 and 'http' not in page
+    assert run('search who.png gallery --index i.index --top 3 --out found.json --device cpu')[0]==0
+    rows = json.loads(Path('found.json').read_text())['results']
+    assert [r['found'][0]['id'] for r in rows]==['x/3.png', *(f'x/{i}.png' for i in range(6))]
+    assert [r['query'] for r in rows]==['who.png', *(f'gallery/x/{i}.png' for i in range(6))]
+    (Path('gallery')/'x'/'3.png').unlink()
+    assert run('search v.npz --index i.index --top 3 --out gone.html')[0]==0 and 'no picture<' in Path('gone.html').read_text()
+
+
+def test_a_file_of_vectors_is_a_query_and_needs_no_model(index, run):
+    code,out,_ = run('search v.npz --index i.index --top 1')
+    assert code==0 and [l.split()[-1] for l in out.splitlines()[1::2]]==[f'x/{i}.png' for i in range(6)]
+
+
+@pytest.mark.parametrize('line,said', [
+    ('embed gallery --weights model_of_a_test:colour --out v.csv', 'v.csv: a file of vectors ends in .npz or .parquet'),
+    ('embed nowhere --weights model_of_a_test:colour --out w.npz', 'nowhere: there is no such file'),
+    ('embed gallery --weights model_of_a_test:nothing --out w.npz', 'cannot be imported'),
+    ('embed gallery --weights resnet5000 --out w.npz', "no backbone 'resnet5000'"),
+    ('embed gallery --weights none.safetensors --out w.npz', 'none.safetensors'),
+    ('embed gallery --out w.npz', '--weights'), ('embed gallery --weights resnet_mini', '--out'),
+    ('embed gallery --weights resnet_mini --out w.npz --size 3', '--size'), ('embed gallery --weights resnet_mini --out w.npz --batch 0', '--batch'),
+    ('index none.npz --out j.index', 'none.npz'), ('index who.png --out j.index', 'ends in .npz'),
+    ('index v.npz v.npz --out j.index', "'x/0.png' is in the index"), ('index v.npz --out j.index --factory Flat', '--factory is for --engine faiss'),
+    ('search who.png --index none.index', 'none.index'), ('search who.png --index v.npz', 'v.npz'), ('search none.png --index i.index', 'none.png'),
+    ('search who.png --index i.index --top 0', '--top'), ('search who.png --index i.index --out found.txt', 'found.txt: what is found is written as .html or .json'),
+    ('search who.png --index i.index --weights model_of_a_test:other', 'vectors of two models cannot be compared'),
+    ('search who.png', '--index')])
+def test_what_cannot_be_is_said_in_a_line_or_two(index, run, line, said):
+    before = {p: p.read_bytes() for p in Path('.').iterdir() if p.is_file()}
+    code,out,err = run(line+(' --device cpu' if line.startswith(('embed','search')) else ''))
+    assert code==2 and out=='' and said in err and len(err.splitlines())<=2 and err.startswith('ccreid: ')
+    assert {p: p.read_bytes() for p in Path('.').iterdir() if p.is_file()}==before
+
+
+def test_vectors_of_another_model_do_not_come_into_an_index(index, run):
+    assert run('embed who.png --weights model_of_a_test:other --out o.npz --device cpu')[0]==0
+    before = Path('i.index').read_bytes()
+    code,_,err = run('index v.npz o.npz --out i.index')
+    assert code==2 and 'vectors of two models' in err and Path('i.index').read_bytes()==before
+    assert run('search o.npz --index i.index')[0]==2
+    write_vectors('plain.npz', Vectors(np.eye(4)[:2], ['a','b']))
+    code,_,err = run('search plain.npz --index i.index')
+    assert code==2 and 'do not say which model' in err
+
+
+def test_several_folders_in_one_index_keep_their_pictures(index, run):
+    assert run('embed who.png --weights model_of_a_test:colour --out w.npz --device cpu')[0]==0
+    assert run('index v.npz w.npz --out both.index')[0]==0
+    both = open_index('both.index')
+    assert both.ids[-1]==os.path.join(os.getcwd(), 'who.png') and len(both)==7
+    code,_,_ = run('search gallery/x/3.png --index both.index --top 2 --out f.html --device cpu')
+    assert code==0 and 'no picture<' not in Path('f.html').read_text()
+
+
+def test_bad_pictures_end_the_command_or_are_left_out(here, run):
+    Path('gallery/x/2.png').write_bytes(b'')
+    line = 'embed gallery --weights model_of_a_test:colour --out v.npz --device cpu'
+    code,_,err = run(line)
+    assert code==2 and 'x/2.png: the file is empty' in err and not Path('v.npz').exists()
+    code,_,err = run(line+' --skip-bad')
+    assert code==2 and '--restart' in err
+    code,out,_ = run(line+' --skip-bad --restart')
+    assert code==0 and 'left out: 1 of 6 pictures' in out and len(read_vectors('v.npz'))==5
+
+
+def test_the_small_network_of_the_library_at_two_sizes(here, run):
+    assert run('embed gallery --weights resnet_mini --out a.npz --device cpu')[0]==0
+    assert run('embed gallery --weights resnet_mini --size 64x32 --flip --out b.npz --device cpu')[0]==0
+    a,b = read_vectors('a.npz'),read_vectors('b.npz')
+    assert a.model!=b.model and (b.about['size'],b.about['flip'])==([64,32],True)
+    run('index b.npz --out b.index')
+    assert open_index('b.index').about['size']==[64,32]
+    code,out,_ = run('search gallery/x/4.png --index b.index --top 1 --device cpu')                # seen as the index says
+    assert code==0 and out.endswith('1.000  x/4.png\n')
+
+
+def test_parquet_and_faiss(here, run):
+    pytest.importorskip('pyarrow'); pytest.importorskip('faiss')
+    assert run('embed gallery --weights model_of_a_test:colour --out v.parquet --device cpu')[0]==0
+    assert run('index v.parquet --out f.index --engine faiss --factory IVF2,Flat --probe 2')[0]==0
+    code,out,_ = run('search who.png --index f.index --top 1 --device cpu')
+    assert code==0 and out.endswith('x/3.png\n')
+
+
+def test_a_kill_loses_nothing_that_was_done(here):
+    (here/'slow_of_a_test.py').write_text(MINE+'import time\ndef slow(pictures):\n    print("batch", flush=True); time.sleep(60)\n')
+    env = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(REPO), os.environ.get('PYTHONPATH', '')])}
+    words = [sys.executable,'-m','ccreid','embed','gallery','--weights','slow_of_a_test:slow','--out','v.npz','--device','cpu']
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=env)
+    assert process.stdout.readline()=='batch\n'
+    process.send_signal(signal.SIGKILL); process.wait(); process.stdout.close()
+    assert not Path('v.npz').exists() and Path('v.npz.parts/job.json').exists()
+    (here/'slow_of_a_test.py').write_text(MINE+'slow = colour\n')
+    done = subprocess.run(words, capture_output=True, text=True, env=env)
+    assert done.returncode==0 and len(read_vectors('v.npz'))==6 and not Path('v.npz.parts').exists(), done.stderr
+
+
+def test_the_commands_are_light_until_they_run():
+    code = ("import sys; from ccreid.cli import main\nfor w in (['--help'],['embed','--help'],['index','--help'],['search','--help']):\n"
+            "    try: main(w)\n    except SystemExit: pass\n"
+            "print([o for o in ('torch','pandas','numpy','PIL','faiss') if o in sys.modules], file=sys.stderr)")
+    env = {**os.environ, 'PYTHONPATH': str(REPO)}
+    done = subprocess.run([sys.executable,'-c',code], capture_output=True, text=True, env=env)
+    assert done.stderr=='[]\n' and all(f'ccreid {w} ' in done.stdout for w in ('embed','index','search'))
