@@ -42,7 +42,7 @@ def _unit(rows, ids):
 _KEPT = 'name','weights','size','flip','folder' # of what vectors say about themselves
 
 class Index:
-    "Vectors to be searched; an engine offers five steps: add, nearest, remove, arrays, restore, each behind an underscore"
+    "Vectors to be searched; an engine brings five steps: add, nearest, remove, arrays, restore"
     kind = ''
     def __init__(self,
         model:str='', # Fingerprint of the model whose vectors it takes; that of the first with one if empty
