@@ -1,4 +1,4 @@
-"""Validation people, a threshold from them, and what it does to the test: the tables and figures of `ccreid evaluate --verify`
+"""A threshold from validation people, and what it does to the test: tables and figures of `ccreid evaluate --verify`
 
 Docs: https://ccreid.github.io/ccreid/verifying.html.md"""
 

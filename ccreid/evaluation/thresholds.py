@@ -1,4 +1,4 @@
-"""A threshold from people who are not in the test, what it does after a change of clothes, probabilities, and how sure a yes is
+"""A threshold from people who are not in the test, what it does after a change of clothes, and how sure a yes is
 
 Docs: https://ccreid.github.io/ccreid/evaluation/thresholds.html.md"""
 

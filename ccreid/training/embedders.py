@@ -191,7 +191,7 @@ class OnnxEmbedder(Embedder):
 
 # %% ../../nbs/training/embedders.ipynb #0a6e30c8
 def _run(self, x):
-    "What the session gives for a stack; `ValueError` where that is no vector a picture"
+    "What the network of the file gives for a stack; `ValueError` where that is no vector a picture"
     parts = x.split(self.batch) if self.batch else [x]
     if self.batch: parts = [torch.cat([p, p.new_zeros(self.batch-len(p), *p.shape[1:])]) for p in parts]
     out = np.concatenate([self.session.run(None, {self.input: p.numpy()})[0] for p in parts])[:len(x)]

@@ -108,7 +108,7 @@ def embed(
     num_workers:int=0, # Processes that read images
     progress:bool=False, # Show a progress bar, on a terminal or in a notebook
     transform=None, # Own test transform; that of the model's preprocessing if `None`
-    skipped:dict|None=None, # Leave out pictures that cannot be read, and write here position → reason; `None`: an error
+    skipped:dict|None=None, # Leave out pictures that cannot be read, and write position → reason here; None: an error
 )->Tensor: # [N,D] float32 on the CPU, L2-normalised, in the order of `pictures`
     "L2-normalised features; `ValueError` for a model without preprocessing, `DataError` names a picture that is bad"
     model = embedder(model_or_learner, flip, transform)
