@@ -127,6 +127,11 @@ LOOKS = {'dcac-looks': Evaluation("where a network looks under the class of some
                                   _at+'looking:look')}
 ROWS += [evaluated(row, f'{row.name}: looks', 'dcac-looks', part='looks') for row in ROWS if row.name in LOOKED]
 
+# %% ../../nbs/dcac/chain.ipynb #a412945e
+ROWS += [Row(f'DCAC, weight {w}{words}', 'dcac', dict(dcac_weight=float(w), dcac_another=bool(words)),
+             'baseline from plaza', 'weights', **_two)
+         for words,weights in (('', (30, 300, 3000)), (', noise in another image', (300, 3000))) for w in weights]
+
 # %% ../../nbs/dcac/chain.ipynb #973e5deb
 _pages = ('clip_reid memory conditioning diffusion latents denoisers expert controls feedback alignment miniature '
           'looking chain figures results')
