@@ -15,7 +15,7 @@ help:
 	@echo "make test    run every notebook (nbdev-test) and every test (pytest)"
 	@echo "make docs    README.md and the site in _docs/, links checked"
 	@echo "make quarto  the same pages by Quarto, in _docs_quarto/ (needs GitHub, where Quarto comes from)"
-	@echo "make bench   speed of the evaluation against the plain loop"
+	@echo "make bench   how fast it is, beside peers and floors; ARGS=--quick for a look"
 	@echo "make gpu     everything that needs CUDA, tried in six minutes; figures in runs/gpu.json"
 	@echo "make lab     the notebooks in JupyterLab"
 	@echo "make student the notebooks of the course without solutions, in student/"
@@ -67,7 +67,7 @@ quarto: $(VENV)/.installed-dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/docs.py --what quarto $(ARGS)
 
 bench: $(VENV)/.installed-base
-	@set -e; for f in $(filter-out benchmarks/pretrain% benchmarks/train_%,$(wildcard benchmarks/*.py)); do echo "== $$f"; $(BIN)/python $$f $(ARGS); done
+	$(BIN)/python benchmarks/speed.py $(ARGS)
 
 gpu: $(VENV)/.installed-dev
 	$(BIN)/python tools/gpu.py $(ARGS)
