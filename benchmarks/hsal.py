@@ -58,7 +58,8 @@ def loss_rows(sizes, dims, rounds, device):
                 'distances': lambda: backward(pairwise_distances(f).sum()), 'hatrip': lambda: backward(hatrip_loss(f, *labels.values())),
             }, rounds if n>256 else 10*rounds, device)
             ms = {k: round(1000*v, 3) for k,v in med.items()}
-            rows.append(dict(n=n, dim=dim, masks_ms=ms['masks'], distances_ms=ms['distances'], hatrip_ms=ms['hatrip'],
+            cpu = {k.replace(' ', '_'): round(1000*v, 3) for k,v in work.items()}
+            rows.append(dict(n=n, dim=dim, cpu_ms=cpu, masks_ms=ms['masks'], distances_ms=ms['distances'], hatrip_ms=ms['hatrip'],
                              added_of_distances=round(med['hatrip']/med['distances']-1, 3),
                              forward_distances_ms=ms['forward distances'], forward_hatrip_ms=ms['forward hatrip'],
                              forward_added_of_distances=round(med['forward hatrip']/med['forward distances']-1, 3),

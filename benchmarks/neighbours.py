@@ -61,10 +61,10 @@ def worker(way, n, dim):
     "One run in this process; prints seconds, memory above the features, labels"
     import sklearn.cluster, scipy.sparse, ccreid.evaluation.neighbours       # imports are not timed
     features = make(n, dim)
-    base, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    base, start, busy = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter(), time.process_time()
     labels = WAYS[way](features)
-    seconds = time.perf_counter() - start
-    print(json.dumps(dict(seconds=seconds, mib=(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base)/1024,
+    seconds, cpu = time.perf_counter() - start, time.process_time() - busy
+    print(json.dumps(dict(seconds=seconds, cpu=cpu, mib=(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base)/1024,
                           labels=labels.tolist() if labels.ndim == 1 else [])))
 
 def main():
@@ -90,10 +90,10 @@ def main():
             from sklearn.metrics import adjusted_rand_score
             agree = adjusted_rand_score(a, b)
             assert agree > .999, f'labels differ: adjusted Rand index {agree}'
-        med = {w: {k: statistics.median(r[k] for r in runs[w]) for k in ('seconds', 'mib')} for w in WAYS}
+        med = {w: {k: statistics.median(r[k] for r in runs[w]) for k in ('seconds', 'cpu', 'mib')} for w in WAYS}
         rows.append(dict(images=n, dim=args.dim, clusters=int(a.max()) + 1, outliers=int((a < 0).sum()), same_labels=bool(np.array_equal(a, b)),
                          ours=round(med['ours']['seconds'], 2), dense=round(med['dense']['seconds'], 2), nearest_only=round(med['nearest']['seconds'], 2),
-                         times_faster=round(med['dense']['seconds']/med['ours']['seconds'], 2),
+                         cpu={w: round(med[w]['cpu'], 3) for w in WAYS}, times_faster=round(med['dense']['seconds']/med['ours']['seconds'], 2),
                          ours_mib=round(med['ours']['mib']), dense_mib=round(med['dense']['mib']), memory_share=round(med['ours']['mib']/med['dense']['mib'], 3)))
         print(pd.DataFrame(rows[-1:]).T.to_string(header=False), end='\n\n')
     result = dict(benchmark='neighbours', quick=args.quick, rounds=args.rounds, rows=rows, threads=torch.get_num_threads(), cores=os.cpu_count(), load=os.getloadavg()[0],

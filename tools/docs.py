@@ -324,6 +324,16 @@ def render(draft=False):
     if draft: say('draft:', *lost) if lost else None
     else: fail('pages that are not fit to be shown', lost+check_pages())
 
+def render_by_quarto():
+    "Render `_proc` by Quarto itself, into a folder of its own"
+    from nbdev.quarto_render import render_quarto
+    if not shutil.which('quarto'): raise SystemExit("docs: no quarto on the path: pip install 'ccreid[quarto]', or `make quarto`")
+    to = docs.with_name(f'{docs.name}_quarto')
+    render_quarto(proc, proc/to.name)
+    shutil.rmtree(to, ignore_errors=True)
+    shutil.move(proc/to.name, to)
+    say(f'the site by Quarto is in {to.name}/')
+
 def check_pages():
     "No page beside those of the sidebar, a title of its own for each, words for every picture, nothing asked of other servers"
     want = {re.sub(r'\.(ipynb|md)$', '.html', o) for o in sources()}
@@ -432,13 +442,14 @@ def copied(pages):
 
 @call_parse
 def main(
-    what:str='all', # One of readme, stage, links, copy, all
+    what:str='all', # One of readme, stage, links, copy, quarto, all
     pages:str='', # For `copy`: staged pages whose visible code is run as if pasted, such as evaluation/metrics,data/samplers
     draft:bool=False, # Leave aside the sidebar's entries that have no page yet
 ):
     "Build README.md and the site"
     if what in ('readme','all'): readme()
-    if what in ('stage','all'): stage(draft)
+    if what in ('stage','quarto','all'): stage(draft)
+    if what=='quarto': render_by_quarto()
     if what=='all': render(draft)
     if what in ('links','all'): check_links(draft)
     if what=='copy': copied(pages.split(','))

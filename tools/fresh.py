@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ('generate','pose') # Optional parts that are installed too
-REPOSITORY = ('packaging','site','student','style') # Tests of notebooks, site and wheel, which need the tools for development
+REPOSITORY = ('packaging','public','site','speed','student','style') # Tests of notebooks, site and wheel, which need the tools for development
 IMPORT_ALL = '''
 import importlib, pkgutil, sys, ccreid
 assert ccreid.__file__.startswith(sys.prefix), f'{ccreid.__file__} is not the wheel'

@@ -59,6 +59,7 @@ def without_solutions(nb, where='the notebook'):
     res,depth,taken = [],0,{c['id'] for c in nb['cells']}
     for cell in nb['cells']:
         cell = dict(copy.deepcopy(cell), source=''.join(cell['source']))
+        if cell['source'].startswith('[![Open in Colab]'): continue # it leads to the page with its solutions
         if cell['cell_type']!='markdown':
             if not depth and not hidden_test(cell): res.append(cell)
             continue

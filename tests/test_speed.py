@@ -1,0 +1,79 @@
+"The speed tables: what the runner makes of each script's figures, what it keeps, and the page that prints it"
+import ast, importlib.util, json, sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def speed(monkeypatch):
+    "The runner as a module"
+    monkeypatch.syspath_prepend(str(ROOT/'benchmarks'))
+    spec = importlib.util.spec_from_file_location('ccreid_benchmarks_speed', ROOT/'benchmarks'/'speed.py')
+    mod = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(mod)
+    return mod
+
+
+def test_the_page_names_the_parts_of_the_runner(speed):
+    source = ''.join(''.join(c['source'])+'\n' for c in json.loads((ROOT/'nbs'/'speed.ipynb').read_text())['cells'] if c['cell_type']=='code')
+    made = next(o for o in ast.parse(source).body if isinstance(o, ast.Assign) and o.targets[0].id=='PARTS')
+    assert [k.arg for k in made.value.keywords]==list(speed.PARTS)
+
+
+def test_every_part_but_search_has_its_script(speed):
+    assert {script for n,(script,*_) in speed.PARTS.items() if n!='search'} <= {p.name for p in (ROOT/'benchmarks').glob('*.py')}
+
+
+def test_kept_figures_are_whole(speed):
+    kept = json.loads((ROOT/'benchmarks'/'results'/'speed.json').read_text())['parts']
+    assert set(kept) <= set(speed.PARTS)
+    for name,part in kept.items():
+        assert part['rows'] and part['processor'] and part['when'], name
+        for r in part['rows']:
+            assert r['seconds']>0 and all(r[k] is None or r[k]>0 for k in ('peer_over_ours','ours_over_floor','mib','peer_mib')), (name, r)
+            assert bool(r['peer'])==(r['peer_over_ours'] is not None) and bool(r['floor'])==(r['ours_over_floor'] is not None), (name, r)
+
+
+def test_ratios_are_of_ours(speed):
+    r = speed.row('x', '1', 2., 'other', 5., 'least', 1.)
+    assert (r['peer_over_ours'], r['ours_over_floor'])==(2.5, 2.)
+    assert speed.row('x', '1', 2.)['peer_over_ours'] is None
+
+
+def test_the_strongest_peer_stands_in_the_table(speed):
+    res = dict(sizes=[dict(size='a', queries=10, gallery=20, dim=3)],
+               rows=[dict(size='a', what=w, cpu_seconds=s) for w,s in (('matrix product', 1.), ('retrieval_metrics (features)', 1.1),
+                     ('metrics_from_distances (ready matrix)', .1), ('plain loop (ready matrix)', 4.), ('torchmetrics, per query', 2.))])
+    whole,ready = speed.evaluation(res)
+    assert whole['peer']=='product, torchmetrics, per query' and whole['peer_over_ours']==round(3/1.1, 2) and whole['ours_over_floor']==1.1
+    assert ready['peer_over_ours']==20 and ready['floor']==''
+    rows = [dict(source=[8,4], what=w, cpu_ms=ms, apart=far) for w,ms,far in (('Pillow', 2., 0), ('read_image (ours)', 2.1, 0), ('Pillow, scaled', .5, 4.),
+            ('simplejpeg', 1.5, .1), ('ImageCache (ours)', .01, 0), ('the file alone', .02, None))]
+    plain,cached,cut = speed.decoding(dict(rows=rows, network=[4,2]))
+    assert plain['peer']=='simplejpeg' and cached['peer_over_ours']==200 and 'not offered' in cut['what'] and cut['peer_over_ours']==4
+
+
+def called(speed, monkeypatch, *words):
+    monkeypatch.setattr(sys, 'argv', ['speed.py', *map(str, words)])
+    try: speed.main()
+    except SystemExit as e: return e.code
+    return 0
+
+
+def test_a_part_is_run_kept_and_replaced(speed, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(speed, 'HERE', tmp_path)
+    out,script = tmp_path/'speed.json',tmp_path/'large.py'
+    script.write_text('import json, sys\nargs = sys.argv[1:]\nrow = dict(queries=1, gallery=2, dim=3, cpu=2. if "--quick" in args else 4., cpu_product=1., mib=5, full_matrix_gib=1)\n'
+                      'open(args[args.index("--out")+1], "w").write(json.dumps(dict(rows=[row])))\n')
+    read = lambda: json.loads(out.read_text())['parts']
+    assert called(speed, monkeypatch, '--only', 'large', '--quick', '--out', out)==0
+    assert read()['large']['rows'][0]['ours_over_floor']==2 and read()['large']['quick'] and read()['large']['processor']
+    assert called(speed, monkeypatch, '--only', 'large,search', '--out', out)==0 # search is another script's, and may be missing
+    assert read()['large']['rows'][0]['ours_over_floor']==4 and list(read())==['large'] and 'search: no search.py: not run' in capfd.readouterr().out
+    script.write_text('raise SystemExit(3)')
+    before = out.read_text()
+    assert called(speed, monkeypatch, '--only', 'large,masks', '--out', out)==1 and out.read_text()==before
+    assert called(speed, monkeypatch, '--only', 'nothing', '--out', out)==2 and 'there are evaluation' in capfd.readouterr().err
