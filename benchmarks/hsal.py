@@ -95,7 +95,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--quick', action='store_true', help='small sizes, small batch')
     parser.add_argument('--rounds', type=int, default=None, help='rounds of each measurement of the loss (5; quick: 3)')
-    parser.add_argument('--steps', type=int, default=None, help='training steps with and without HSAL (2; GPU: 50)')
+    parser.add_argument('--steps', type=int, default=None, help='training steps with and without HSAL (2; GPU: 50; 0: none)')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--threads', type=int, default=None, help='threads for torch (default: its own choice)')
     parser.add_argument('--out', default=str(Path(__file__).parent/'results'/'hsal.json'))
@@ -104,7 +104,7 @@ def main():
     rounds = args.rounds or (3 if args.quick else 5)
     loss = loss_rows((64,1024) if args.quick else (64,1024,4096), (2048,) if args.quick else (2048,4096), rounds, args.device)
     steps = []
-    for precision in ('fp32','bf16') if args.device=='cuda' else ('fp32',):
+    for precision in () if args.steps==0 else ('fp32','bf16') if args.device=='cuda' else ('fp32',):
         steps.append(step_row(8 if args.quick else 64, (384,192), args.steps or (50 if args.device=='cuda' else 2), args.device, precision))
         print(steps[-1], flush=True)
     result = dict(benchmark='hsal', quick=args.quick, device=torch.cuda.get_device_name() if args.device=='cuda' else 'cpu', rounds=rounds, loss=loss, steps=steps,

@@ -87,7 +87,7 @@ PARTS = {
     'evaluation': ('metrics.py', ['--rounds','3'], ['--quick'], evaluation),
     'large': ('large.py', [], ['--quick'], large),
     'neighbours': ('neighbours.py', ['--sizes','18000','--rounds','1'], ['--quick'], neighbours),
-    'masks': ('hsal.py', ['--steps','1'], ['--quick','--steps','1'], masks),
+    'masks': ('hsal.py', ['--steps','0'], ['--quick','--steps','0'], masks),
     'refinement': ('refinement.py', [], ['--quick','--rounds','2'], refinement),
     'decoding': ('decoding.py', [], ['--quick'], decoding),
     'batches': ('batches.py', [], ['--images','128'], batches),
