@@ -228,3 +228,252 @@ def test_damaged_videos_end_in_one_line(tmp_path):
         out.mux(stream.encode(frame))
         out.mux(stream.encode())
     with pytest.raises(DataError, match='it has no video stream'): open_frames(tmp_path/'sound.wav')
+
+# --- tracklets
+
+from ccreid.search.exact import ExactIndex
+from ccreid.search.vectors import read_vectors
+from ccreid.video.tracklets import Crops, boxes_file, embed_tracklets, evenly, match_frames, pool, sampled
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 80), st.integers(1, 9), st.none() | st.integers(1, 30))
+def test_boxes_are_taken_evenly(count, every, most):
+    at,rest = evenly(count, every, most),list(range(0, count, every))
+    assert set(at)<=set(rest) and at==sorted(set(at)) and len(at)==min(len(rest), most or len(rest))
+    if most and len(rest)>most: # equal gaps, but for rounding, and half of one at both ends
+        where = [rest.index(a) for a in at]
+        gaps,ends = np.diff(where),(where[0], len(rest)-1-where[-1])
+        assert most==1 or gaps.max()-gaps.min()<=1 and max(ends)<=gaps.max()
+        assert abs(ends[0]-ends[1])<=1
+
+
+@given(st.integers(1, 9), st.integers(1, 6), st.integers(0, 999), st.sampled_from(['mean','median']))
+def test_pooling_is_what_it_says(n, d, seed, how):
+    f = np.random.default_rng(seed).normal(size=(n,d))*np.random.default_rng(seed+1).uniform(.1, 9, (n,1))
+    u = np.array([r/np.sqrt((r**2).sum()) for r in f])
+    m = np.array([getattr(np, how)(u[:,j]) for j in range(d)])
+    if np.linalg.norm(m)<1e-9: return
+    v,variance = pool(f, how)
+    np.testing.assert_allclose(v, m/np.sqrt((m**2).sum()), atol=1e-6)
+    assert variance==pytest.approx(sum(np.var(u[:,j]) for j in range(d)), abs=1e-12)
+
+
+COLOURS = {'1': (200,30,30), '2': (30,200,60), 'x y': (40,60,220)}
+
+@pytest.fixture
+def scene(tmp_path):
+    "A folder of 9 frames in which coloured squares move, their boxes, and the same as a list of pictures"
+    rows,pictures = [],[]
+    (tmp_path/'walk').mkdir()
+    for f in range(9):
+        p = Image.new('RGB', (80,40), 'black')
+        for n,(t,c) in enumerate(COLOURS.items()):
+            x,y = 8*f-6+n,3+12*n
+            p.paste(c, (x, y, x+8, y+8))
+            rows.append((f, t, (x, y, x+8, y+8), 1.))
+        p.save(tmp_path/'walk'/f'{f+1}.png')
+        pictures.append(p)
+    return tmp_path/'walk',table_of(rows),pictures
+
+
+def colour(pictures): return [[*np.asarray(p, float).mean((0,1)), 9.] for p in pictures]
+
+
+def test_vectors_are_those_of_the_crops_pooled_by_track(scene, tmp_path):
+    folder,table,pictures = scene
+    shuffled = table.sample(frac=1, random_state=3)
+    v = embed_tracklets(colour, folder, shuffled, tmp_path/'v.npz', batch_size=4)
+    assert v.ids==['walk/1','walk/2','walk/x y'] and read_vectors(tmp_path/'v.npz').ids==v.ids
+    for t,got in zip(COLOURS, v.vectors):
+        crops = [pictures[o.frame].crop((max(0, int(o.left)), int(o.top), min(80, int(o.right)), int(o.bottom))) for o in table[table.track==t].itertuples()]
+        f = np.array(colour(crops))
+        m = (f/np.linalg.norm(f, axis=1, keepdims=True)).mean(0)
+        np.testing.assert_allclose(got, m/np.linalg.norm(m), atol=1e-6)
+        assert v.about['tracklets'][f'walk/{t}']['variance']==pytest.approx(1-(m**2).sum(), abs=1e-5)
+    assert v.about['counts']==dict(boxes=27, tracks=3, outside=0, clipped=3) and len(read_vectors(boxes_file(tmp_path/'v.npz')))==27
+    assert v.about['tracklets']['walk/1']=={'boxes': 9, 'first': 0, 'last': 8, 'variance': v.about['tracklets']['walk/1']['variance']}
+
+
+def test_a_job_that_is_killed_goes_on_and_pooling_again_embeds_nothing(scene, tmp_path, monkeypatch):
+    import ccreid.video.tracklets as tracklets
+    from functools import partial
+    real = tracklets.embed_to_file
+    monkeypatch.setattr(tracklets, 'embed_to_file', lambda *a: real(*a[:6], 4, *a[7:]))            # parts of four crops
+    folder,table,_ = scene
+    whole = embed_tracklets(colour, folder, table, tmp_path/'w.npz')
+    calls = []
+    class Cut:
+        def __call__(self, pictures):
+            calls.append(len(pictures))
+            if len(calls)==3: raise KeyboardInterrupt
+            return colour(pictures)
+    cut = Cut()
+    with pytest.raises(KeyboardInterrupt): embed_tracklets(cut, folder, table, tmp_path/'v.npz', crops=tmp_path/'c')
+    assert not (tmp_path/'v.npz').exists() and calls==[4,4,4]
+    v = embed_tracklets(cut, folder, table, tmp_path/'v.npz', crops=tmp_path/'c')
+    np.testing.assert_allclose(v.vectors, whole.vectors, atol=1e-6)
+    assert calls==[4,4,4, 4,4,4,4,3] and sorted(p.name for p in (tmp_path/'c'/'walk').iterdir())==['1.jpg','2.jpg','x y.jpg']
+    (tmp_path/'c'/'walk'/'2.jpg').unlink()
+    median = embed_tracklets(cut, folder, table, tmp_path/'v.npz', 'median', crops=tmp_path/'c')
+    assert len(calls)==8 and median.about['pool']=='median' and (tmp_path/'c'/'walk'/'2.jpg').exists()
+    moved = table.assign(left=table.left+.5)
+    embed_tracklets(cut, folder, moved, tmp_path/'v.npz', crops=tmp_path/'c')                         # other boxes: another job
+    assert len(calls)==15
+    shown = Image.open(tmp_path/'c'/'walk'/'2.jpg')
+    assert shown.size[1]==8 and np.abs(np.asarray(shown, float).mean((0,1))-COLOURS['2']).max()<30
+
+
+def test_names_of_pictures_find_their_frames(scene):
+    folder,table,_ = scene
+    frames = open_frames(folder)
+    named = table.assign(name=[f'some/where/{f+1}.png' for f in table.frame], frame=-1)
+    assert match_frames(named, frames).frame.tolist()==table.frame.tolist()
+    with pytest.raises(DataError, match='has no picture 99.png'): match_frames(named.assign(name='99.png'), frames)
+    with pytest.raises(DataError, match='has 9 frames, and there is a box in the one of position 9'): match_frames(table.assign(frame=table.frame+1), frames)
+    (folder/'b').mkdir()
+    Image.new('RGB', (80,40)).save(folder/'b'/'1.png')
+    with pytest.raises(DataError, match='1.png, or several'): match_frames(named, open_frames(folder))
+    assert match_frames(named.assign(name='b/1.png'), open_frames(folder)).frame.tolist()==[9]*27
+
+
+def test_boxes_outside_are_counted_and_what_cannot_be_used_is_said(scene, tmp_path):
+    folder,table,_ = scene
+    far = pd.concat([table, table_of([(3, '9', (90,0,99,9), 1.), (4, '1 b', (-5,-5,3,3), 1.)])], ignore_index=True)
+    v = embed_tracklets(colour, folder, far, tmp_path/'v.npz')
+    assert v.about['counts']==dict(boxes=29, tracks=5, outside=1, clipped=4) and 'walk/9' not in v.ids and 'walk/1 b' in v.ids
+    with pytest.raises(DataError, match='no box lies inside'): embed_tracklets(colour, folder, far[far.track=='9'], tmp_path/'x.npz')
+    with pytest.raises(DataError, match='without a track'): embed_tracklets(colour, folder, table.assign(track=''), tmp_path/'x.npz')
+    with pytest.raises(ValueError, match='at least 1'): embed_tracklets(colour, folder, table, tmp_path/'x.npz', every=0)
+    with pytest.raises(ValueError, match='mean or median'): embed_tracklets(colour, folder, table, tmp_path/'x.npz', 'max')
+    (folder/'5.png').write_bytes(b'')
+    with pytest.raises(DataError, match='5.png.*is empty.*needed for the box 1#4#'): embed_tracklets(colour, folder, table, tmp_path/'x.npz')
+    kept = embed_tracklets(colour, folder, table, tmp_path/'y.npz', skip_bad=True)
+    assert len(kept.about['skipped'])==3 and kept.about['tracklets']['walk/1']['boxes']==8
+    assert not (tmp_path/'x.npz').exists()
+
+
+def test_a_video_gives_what_its_frames_give_decoded_once(scene, tmp_path, monkeypatch):
+    pytest.importorskip('av')
+    import ccreid.video.frames as module
+    folder,table,pictures = scene
+    v = embed_tracklets(colour, folder, table, tmp_path/'v.npz')
+    frames,decoded = open_frames(write_video(tmp_path/'walk.mkv', pictures)),[]
+    step = frames._next
+    frames._next = lambda: (decoded.append(1), step())
+    w = embed_tracklets(colour, frames, table, tmp_path/'w.npz', crops=tmp_path/'c')
+    np.testing.assert_allclose(w.vectors, v.vectors, atol=1e-6)
+    assert len(decoded)==9 and w.ids==['walk/1.jpg','walk/2.jpg','walk/x y.jpg']
+    with pytest.raises(DataError, match='walk.mkv.*no names such as'): embed_tracklets(colour, frames, table.assign(frame=-1, name='a'), tmp_path/'x.npz')
+    with pytest.raises(DataError, match='ends after 9 frames'): embed_tracklets(colour, frames, table.assign(frame=table.frame+5), tmp_path/'x.npz')
+
+
+def test_tracklets_are_searched_like_pictures(scene, tmp_path):
+    folder,table,_ = scene
+    index = ExactIndex()
+    index.add(embed_tracklets(colour, folder, table, tmp_path/'v.npz', most=3))
+    again = embed_tracklets(colour, folder, table, tmp_path/'w.npz', every=2, clip='again')
+    assert [r[0] for r in index.search(again, 1).ids]==['walk/1','walk/2','walk/x y']
+
+# --- linking
+
+import itertools
+
+from ccreid.video.linking import assigned, link, overlaps, purity
+
+box = st.tuples(st.integers(0, 12), st.integers(0, 12), st.integers(1, 9), st.integers(1, 9)).map(lambda b: (b[0], b[1], b[0]+b[2], b[1]+b[3]))
+boxes = st.lists(box, min_size=1, max_size=4)
+
+
+@settings(max_examples=25)
+@given(boxes, boxes)
+def test_overlaps_are_those_of_counted_pixels(a, b):
+    def pixels(b): return {(x,y) for x in range(b[0], b[2]) for y in range(b[1], b[3])}
+    want = [[len(pixels(p)&pixels(q))/len(pixels(p)|pixels(q)) for q in b] for p in a]
+    np.testing.assert_allclose(overlaps(a, b), want)
+
+
+@settings(max_examples=25)
+@given(boxes, boxes, st.sampled_from([.1,.3,.7]))
+def test_the_assignment_has_the_largest_sum_of_all(a, b, least):
+    o = overlaps(a, b)
+    o[o<least] = 0
+    pairs = assigned(np.array(a, float), np.array(b, float), least)
+    n = min(len(a), len(b))
+    best = max(sum(o[i,j] for i,j in zip(rows, columns)) for rows in itertools.permutations(range(len(a)), n) for columns in itertools.combinations(range(len(b)), n))
+    assert sum(o[i,j] for i,j in pairs)==pytest.approx(best) and all(o[i,j]>=least for i,j in pairs)
+    assert len({i for i,_ in pairs})==len({j for _,j in pairs})==len(pairs)
+
+
+def test_linking_follows_waits_and_ends():
+    def walk(frames, x): return [(f, '', (x+f, 0, x+f+10, 20), .9) for f in frames]
+    table = table_of(walk([0,1,2,5,6,12], 0)+walk(range(7), 40)+[(3, '', (90,0,99,9), .2)]).sample(frac=1, random_state=1)
+    found = link(table, gap=2)
+    assert found.groupby('track').frame.apply(list).to_dict()=={'1': [0,1,2,5,6], '2': [0,1,2,3,4,5,6], '3': [3], '4': [12]} or \
+           found.groupby('track').frame.apply(list).to_dict()=={'2': [0,1,2,5,6], '1': [0,1,2,3,4,5,6], '3': [3], '4': [12]}
+    assert link(table, gap=1).track.nunique()==5 and len(link(table, sure=.5))==13 and len(link(table[:0]))==0
+    assert purity(found, ['a']*len(found))==(1., 4.)
+    with pytest.raises(ValueError, match='least is above 0'): link(table, least=0.)
+
+# --- a detector
+
+def test_plain_suppression_is_that_of_the_definition():
+    import torch
+    from ccreid.video.detecting import plain_nms
+    rng = np.random.default_rng(0)
+    for n in 1,7,60:
+        lt = rng.uniform(0, 30, (n,2))
+        b = np.concatenate([lt, lt+rng.uniform(1, 20, (n,2))], 1)
+        scores,left,kept = rng.permutation(n)/n,set(range(n)),[]
+        while left:
+            best = max(left, key=lambda i: scores[i])
+            kept.append(best)
+            left = {i for i in left-{best} if overlaps(b[[best]], b[[i]])[0,0]<=.4}
+        assert plain_nms(torch.tensor(b), torch.tensor(scores), .4).tolist()==kept
+
+
+def test_missing_and_foreign_weights_of_a_detector(tmp_path, monkeypatch):
+    import torch
+    from ccreid.video.detecting import DETECTOR, detector_weights, open_detector
+    from ccreid.weights import WeightsNotFound
+    monkeypatch.setenv('CCREID_WEIGHTS', str(tmp_path/'mine'))
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path/'torch'))
+    with pytest.raises(WeightsNotFound, match=f'no weights of {DETECTOR}: put https://.*fpn-[0-9a-f]+.pth at .*checkpoints.* or ') as e: open_detector()
+    assert '\n' not in str(e.value)
+    (tmp_path/'mine').mkdir()
+    torch.save({'a': torch.zeros(2)}, tmp_path/'mine'/f'{DETECTOR}.pth')
+    assert detector_weights()==tmp_path/'mine'/f'{DETECTOR}.pth'
+    with pytest.raises(ValueError, match='is of another network: 284 weights are missing, 1 unknown'): open_detector()
+    (tmp_path/'mine'/f'{DETECTOR}.pth').write_text('<html>')
+    with pytest.raises(ValueError, match='is a web page'): open_detector()
+    with pytest.raises(ValueError, match='detectors are'): detector_weights('resnet50')
+
+# --- the command
+
+def test_from_a_film_to_an_answer(scene, ccreid, tmp_path):
+    folder,table,pictures = scene
+    (tmp_path/'model_of_a_video.py').write_text('import numpy as np\ndef colour(p): return [[*np.asarray(o, float).mean((0,1)), 9.] for o in p]\n')
+    numbered = table.assign(track=table.track.map({'1': '1', '2': '2', 'x y': '3'}))
+    write_boxes('b.txt', numbered)
+    words = ['tracklets','walk','--boxes','b.txt','--weights','model_of_a_video:colour','--device','cpu']
+    code,out,err = ccreid(*words, '--out', 'v.npz', '--crops', 'seen', '--most', '3')
+    assert code==0 and 'boxes: 27 of 3 tracks, 9 used, 3 clipped\n' in out and 'Vectors: 3 of length 4' in out, err
+    assert ccreid('index','v.npz','--out','i.index')[0]==0
+    pictures[4].crop((28,15,36,23)).save('who.png')
+    code,out,_ = ccreid('search','who.png','--index','i.index','--top','1','--device','cpu')
+    assert code==0 and out.split()[-1]=='walk/2.jpg'
+    assert ccreid('search','who.png','--index','i.index','--out','page.html','--device','cpu')[0]==0
+    assert Path('page.html').read_text().count('src="data:image/jpeg')==4
+    code,_,_ = ccreid(*words, '--out', 'w.npz', '--every', '4', '--pooling', 'median', '--clip', 'noon')
+    assert code==0 and read_vectors('w.npz').ids==['noon/1','noon/2','noon/3'] and read_vectors('w.npz').about['pool']=='median'
+    sys.modules.pop('model_of_a_video', None)
+
+
+@pytest.mark.parametrize('change,says', [
+    (['--boxes','none.txt'], 'no file of boxes at none.txt'), (['--boxes','det.txt'], 'det.txt, line 1: the box belongs to no track'), (['--first','2'], 'frame 1, and frames count from 2'),
+    (['--out','v.csv'], 'v.csv: a file of vectors ends in'), (['--every','0'], '--every: expected a whole number, at least 1'), (['--first','0'], 'walk has 9 frames, and there is a box in the one of position 9')])
+def test_what_cannot_be_done_is_one_line(scene, ccreid, change, says):
+    write_boxes('b.txt', scene[1].assign(track='1')[::3])
+    Path('det.txt').write_text('1,-1,0,0,9,9,.5')
+    code,out,err = ccreid('tracklets','walk','--boxes','b.txt','--weights','resnet_mini','--out','v.npz','--device','cpu', *change)
+    assert code==2 and says in err and err.count('\n')==1 and not Path('v.npz').exists()

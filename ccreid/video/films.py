@@ -36,13 +36,14 @@ def walkers_of(
     people:int=4,         # How many, from the first on
     clothes:int=0,        # Outfit
     seed:int=0,           # Of places and paces
+    pace:float=.028,      # About so many widths of the picture a frame
 )->list:                  # Of `Walker`, the farthest first
     "Some people on their ways, every second one from the right"
     rng,res = np.random.default_rng([seed, clothes]),[]
     for i,depth in enumerate(np.linspace(1, 0, people)):
-        begin,pace = rng.uniform(-.05, .25),rng.uniform(.022, .034)
-        if i%2: begin,pace = 1-begin,-pace
-        res.append(Walker(i, clothes, float(begin), float(pace), float(depth), float(rng.uniform(0, 6.28))))
+        begin,own = rng.uniform(-.05, .25),pace*rng.uniform(.8, 1.2)
+        if i%2: begin,own = 1-begin,-own
+        res.append(Walker(i, clothes, float(begin), float(own), float(depth), float(rng.uniform(0, 6.28))))
     return res
 
 # %% ../../nbs/video/films.ipynb #2351393a
