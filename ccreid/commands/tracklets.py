@@ -16,8 +16,8 @@ from ..values import text,whole
 # %% ../../nbs/commands/tracklets.ipynb #d945d658
 def _boxes_options(parser):
     "Options that say which boxes"
-    parser.add_argument('--boxes', required=True, type=place, metavar='B', help='boxes with tracks: MOT text, CSV, COCO')
-    parser.add_argument('--first', type=of_rule(whole(0)), default=1, help='number of the first frame in MOT and CSV (1)')
+    parser.add_argument('--boxes', required=True, type=place, metavar='B', help='boxes: MOT text, CSV or COCO')
+    parser.add_argument('--first', type=of_rule(whole(0)), default=1, help='number of the first frame (1)')
     parser.add_argument('--every', type=of_rule(whole(1)), default=1, help='use every so-manieth box of a track (1)')
     parser.add_argument('--most', type=of_rule(whole(1)), help='of those at most so many, evenly (all)')
 
@@ -31,7 +31,7 @@ def _options(parser):
     parser.add_argument('--crops', type=place, metavar='DIR', help='keep one picture of each track there')
     parser.add_argument('--clip', type=of_rule(text()), help='name of the film in ids (its own)')
     parser.add_argument('--batch', type=of_rule(whole(1)), default=64, help='crops at a time (64)')
-    parser.add_argument('--skip-bad', action='store_true', help='leave out and count boxes of frames that cannot be read')
+    parser.add_argument('--skip-bad', action='store_true', help='leave out boxes of frames that cannot be read')
     parser.add_argument('--restart', action='store_true', help='throw away what another job left beside the file')
 
 # %% ../../nbs/commands/tracklets.ipynb #415562bf
@@ -46,6 +46,7 @@ def _told(vectors, out):
     if about['variable']: lines.append('the rate of this video varies: frames were counted, not timed')
     return '\n'.join([*lines, f'{vectors!r} in {shown(out)}'])
 
+# %% ../../nbs/commands/tracklets.ipynb #725a0158
 def _run(options):
     "Embed tracklets"
     from ccreid.search.vectors import kind_of_file
@@ -61,5 +62,5 @@ def _run(options):
 # %% ../../nbs/commands/tracklets.ipynb #4fd66a84
 command = Command('turn the tracklets of a film into vectors, by any model', _options, _run,
 '''ccreid tracklets film.mp4 --boxes film.txt --weights runs/prcc-cal-0/cal.safetensors --out film.npz
-  ccreid tracklets MOT17-02/img1 --boxes MOT17-02/gt/gt.txt --weights reid.onnx --most 8 --out v.parquet --crops pictures
+  ccreid tracklets MOT17-02/img1 --boxes MOT17-02/gt/gt.txt --weights reid.onnx --most 8 --out v.parquet
   ccreid tracklets frames --boxes coco.json --weights resnet_mini --every 5 --pooling median --out frames.npz''')

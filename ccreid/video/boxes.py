@@ -65,18 +65,19 @@ def _of_mot(path, first):
     return rows,left_out
 
 # %% ../../nbs/video/boxes.ipynb #714a361e
-WORDS = dict(frame=('frame','frame_id','image','file','file_name','filename'), track=('track','track_id','id','tracklet'),
-             left=('left','x1','xmin'), top=('top','y1','ymin'), right=('right','x2','xmax'),
-             bottom=('bottom','y2','ymax'), width=('width','w'), height=('height','h'),
+WORDS = dict(frame=('frame','frame_id','image','file','file_name','filename'),
+             track=('track','track_id','id','tracklet'), left=('left','x1','xmin'), top=('top','y1','ymin'),
+             right=('right','x2','xmax'), bottom=('bottom','y2','ymax'), width=('width','w'), height=('height','h'),
              score=('score','conf','confidence'))
 
 def _columns(path, header):
     "Position of each known column; `DataError` where one is missing"
     names = [h.strip().lower() for h in header]
     at = {k: next((names.index(w) for w in words if w in names), None) for k,words in WORDS.items()}
-    wanted = 'frame','left','top','right' if at['width'] is None else 'width','bottom' if at['height'] is None else 'height'
-    if lost := [k for k in wanted if at[k] is None]:
-        raise _At(path, 'line 1').fault(f"no column {lost[0]} ({', '.join(WORDS[lost[0]])}) among {', '.join(names)[:200]}")
+    ends = ('right' if at['width'] is None else 'width'),('bottom' if at['height'] is None else 'height')
+    if lost := [k for k in ('frame','left','top',*ends) if at[k] is None]:
+        words = ', '.join(WORDS[lost[0]])
+        raise _At(path, 'line 1').fault(f"no column {lost[0]} ({words}) among {', '.join(names)[:200]}")
     return {k: i for k,i in at.items() if i is not None}
 
 # %% ../../nbs/video/boxes.ipynb #07880527
@@ -103,7 +104,8 @@ def _of_csv(path, first):
     rows = [(at, _csv_row(at, cells, columns)) for at,cells in found]
     numbers = all(re.fullmatch(r'-?\d+(\.0*)?', r[0]) for _,r in rows)
     if lost := next((at for at,r in rows if not r[0]), None): raise lost.fault('the frame is empty')
-    return [(at, (_position(at, r[0], first) if numbers else -1, '' if numbers else r[0], *r[1:])) for at,r in rows],Counter()
+    def frame(at, written): return (_position(at, written, first),'') if numbers else (-1,written)
+    return [(at, (*frame(at, r[0]), *r[1:])) for at,r in rows],Counter()
 
 # %% ../../nbs/video/boxes.ipynb #58a19228
 PERSON = ('person','pedestrian','people')
@@ -117,7 +119,8 @@ def _part(path, found, key):
 
 def _ranked(path, images):
     "Position and name of each image by its id"
-    key = next((k for k in ('frame_id','frame_index') if images and all(isinstance(i.get(k), int) for i in images)), None)
+    def given(k): return images and all(isinstance(i.get(k), int) for i in images)
+    key = next((k for k in ('frame_id','frame_index') if given(k)), None)
     order = sorted(images, key=lambda i: i[key]) if key else images
     ids = [i.get('id') for i in order]
     if any(not isinstance(i, (int,str)) for i in ids) or len(set(ids))<len(ids):
@@ -183,6 +186,7 @@ def kind_of_boxes(
     first = next((l for l in _text(path).splitlines() if l.strip()), '')
     return 'csv' if re.match(r'\s*"?[A-Za-z]', first) else 'mot'
 
+# %% ../../nbs/video/boxes.ipynb #a0473ec5
 def read_boxes(
     path,           # A file in one of the three forms
     kind:str='',    # mot, csv or coco; found out if empty
@@ -194,7 +198,8 @@ def read_boxes(
     if kind not in _READERS: raise ValueError(f"boxes are of the kinds {', '.join(_READERS)}, not {kind!r}")
     rows,left_out = _READERS[kind](path, first)
     rows = _sound(rows, left_out, detections)
-    if not rows: raise DataError(f'{shown(path)} holds no box' + (f': {sum(left_out.values())} left out' if left_out else ''))
+    gone = f': {sum(left_out.values())} left out'*bool(left_out)
+    if not rows: raise DataError(f'{shown(path)} holds no box{gone}')
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     table.attrs['left_out'] = dict(left_out)
     return table
@@ -216,7 +221,7 @@ def write_boxes(
     table:pd.DataFrame, # As of `read_boxes`
     first:int=1,        # Number of the first frame
 )->Path:                # The file
-    "Write boxes as MOT text, whole or not at all; `ValueError` for a track that is no whole number, or a nameless frame"
+    "Write boxes as MOT text, whole or not at all; `ValueError` for a track or a frame that is no number"
     wrong = [t for t in table.track.unique() if t and not re.fullmatch(r'\d+', t)]
     if wrong: raise ValueError(f'MOT text has whole numbers for tracks, not {wrong[0]!r}')
     if (table.frame<0).any(): raise ValueError('MOT text has numbers of frames: match the names of pictures first')

@@ -31,6 +31,7 @@ class Walker:
     depth:float=0.    # 0 in front to 1 at the back
     phase:float=0.    # Of the first step, radians
 
+# %% ../../nbs/video/films.ipynb #3e2e91ec
 def walkers_of(
     world:MannequinWorld, # Whose people walk
     people:int=4,         # How many, from the first on
@@ -101,6 +102,7 @@ def draw_film(
 # %% ../../nbs/video/films.ipynb #b8722141
 INKS = ((230,159,0),(86,180,233),(0,158,115),(240,228,66),(213,94,0),(204,121,167))
 
+# %% ../../nbs/video/films.ipynb #d3cf395f
 def film_strip(
     pictures,           # Frames, by position
     table:pd.DataFrame, # Boxes
@@ -111,13 +113,13 @@ def film_strip(
     inks = {t: INKS[n%len(INKS)] for n,t in enumerate(dict.fromkeys(table.track)) if t}
     shots = []
     for i in which:
-        shot = pictures[i].copy()
-        draw = ImageDraw.Draw(shot)
+        draw = ImageDraw.Draw(shot := pictures[i].copy())
         for o in table[table.frame==i].itertuples():
-            draw.rectangle((o.left, o.top, o.right-1, o.bottom-1), outline=inks.get(o.track, (255,255,255)))
-            draw.text((o.left+2, o.top+1), o.track, fill=inks.get(o.track, (255,255,255)))
+            ink = inks.get(o.track, (255,255,255))
+            draw.rectangle((o.left, o.top, o.right-1, o.bottom-1), outline=ink)
+            draw.text((o.left+2, o.top+1), o.track, fill=ink)
         shots.append(shot)
-    (W,H),rows = shots[0].size,-(-len(shots)//columns)
-    sheet = Image.new('RGB', (W*columns, H*rows), 'white')
+    W,H = shots[0].size
+    sheet = Image.new('RGB', (W*columns, H*-(-len(shots)//columns)), 'white')
     for n,shot in enumerate(shots): sheet.paste(shot, (n%columns*W, n//columns*H))
     return sheet.quantize(256, dither=Image.Dither.NONE)

@@ -25,6 +25,7 @@ def natural(
     "Numbers inside a name count as numbers; `02` and `2` are told apart last"
     return tuple((int(p), '') if p.isdecimal() and p.isascii() else (-1, p) for p in re.split(r'([0-9]+)', name)),name
 
+# %% ../../nbs/video/frames.ipynb #12767d02
 class FolderFrames:
     "The pictures of a folder, and of those inside it, as frames"
     def __init__(self,
@@ -63,13 +64,14 @@ def _upright(frame):
     "A decoded frame as a picture in RGB, turned as its note says"
     picture,turn = frame.to_image(),round(getattr(frame, 'rotation', 0) or 0)%360
     turns = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
-    if turn and turn not in turns: raise DataError(f'is to be turned by {turn} degrees, and only quarter turns are made')
+    if turn and turn not in turns: raise DataError(f'is to be turned by {turn} degrees: only quarter turns are made')
     return picture.transpose(turns[turn]) if turn else picture
 
 # %% ../../nbs/video/frames.ipynb #d4ffc76c
 class EndOfFilm(DataError):
     "There is no such frame any more"
 
+# %% ../../nbs/video/frames.ipynb #744f2241
 class VideoFrames:
     "The frames of a video file; the one that was asked for last is kept"
     names = None
@@ -126,6 +128,7 @@ def _size(self, i): # Position
     if self._size is None: self._size = self[max(0, self._at)].size
     return self._size
 
+# %% ../../nbs/video/frames.ipynb #f477ecb4
 def _variable(self):
     "Did the time from frame to frame change so far, by more than a rounding?"
     t = np.diff([p for p in self._times if p is not None])

@@ -46,6 +46,7 @@ def _step(tracks, rows, frame, least, gap):
     pairs = assigned(np.array([tracks[t][0] for t in names]), rows, least)
     return {j: names[i] for i,j in pairs}
 
+# %% ../../nbs/video/linking.ipynb #03fe0f24
 def link(
     table:pd.DataFrame, # Boxes, as of `read_boxes` with `detections=True`; tracks that are there are forgotten
     least:float=.3,     # Overlap that a box needs with the last one of its track, above 0
@@ -53,7 +54,7 @@ def link(
     sure:float=0.,      # Leave out boxes with a lower score
 )->pd.DataFrame:        # The boxes that are used, by frame, with tracks 1, 2, ... in the order of their beginning
     "Link detections into tracks; `ValueError` for a threshold that is none"
-    if not 0<least<=1 or gap<0: raise ValueError(f'least is above 0 and at most 1, gap at least 0: got {least} and {gap}')
+    if not 0<least<=1 or gap<0: raise ValueError(f'least is above 0, at most 1, and gap at least 0: {least}, {gap}')
     used = table[table.score>=sure].sort_values('frame', kind='stable').reset_index(drop=True)
     tracks,found,count = {},np.zeros(len(used), int),0
     for frame,rows in used.groupby('frame').indices.items():

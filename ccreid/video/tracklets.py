@@ -12,16 +12,14 @@ import os, urllib.parse
 import numpy as np
 import pandas as pd
 from collections import Counter
-from functools import partial
 from pathlib import Path
 from ..data.loose_pictures import LoosePictures
 from ..data.samples import DataError
 from ..files import shown,write_whole
 from ..search.job import embed_to_file
-from ..search.vectors import Vectors,kind_of_file,read_vectors,write_vectors
-from ..training.any_model import embedder
+from ..search.vectors import Vectors,kind_of_file,write_vectors
 from .boxes import BOX,clip_box,read_boxes
-from .frames import FolderFrames,VideoFrames,clip_name,natural,open_frames
+from .frames import clip_name,natural,open_frames
 
 # %% ../../nbs/video/tracklets.ipynb #27640498
 def evenly(
@@ -30,11 +28,12 @@ def evenly(
     most:int|None=None, # Of those at most so many, evenly over the tracklet
 )->list:               # Positions, rising
     "Which boxes of a tracklet are used; `ValueError` for steps and counts below 1"
-    if every<1 or most is not None and most<1: raise ValueError(f'every and most are at least 1, not {every} and {most}')
+    if min(every, most or 1)<1 or most==0: raise ValueError(f'every and most are at least 1, not {every} and {most}')
     at = list(range(0, count, every))
     if most is None or len(at)<=most: return at
     return [at[(2*i+1)*len(at)//(2*most)] for i in range(most)]
 
+# %% ../../nbs/video/tracklets.ipynb #3fb60a15
 def sampled(
     table:pd.DataFrame, # Boxes, as of `read_boxes`
     every:int=1,        # As of `evenly`
@@ -54,9 +53,10 @@ def _by_name(table, frames):
     last = Counter(os.path.basename(n) for n in frames.names)
     short = {os.path.basename(n): i for n,i in whole.items() if last[os.path.basename(n)]==1}
     at = [whole.get(n, short.get(os.path.basename(n.replace('\\', '/')), -1)) for n in table.name]
-    if -1 in at: raise DataError(f'{shown(frames.path)} has no picture {shown(table.name.iloc[at.index(-1)])}, or several')
-    return at
+    if -1 not in at: return at
+    raise DataError(f'{shown(frames.path)} has no picture {shown(table.name.iloc[at.index(-1)])}, or several')
 
+# %% ../../nbs/video/tracklets.ipynb #96e581bb
 def match_frames(
     table:pd.DataFrame, # Boxes
     frames,             # As of `open_frames`
@@ -64,8 +64,8 @@ def match_frames(
     "Find the frame of each box; `DataError` names one that is not there"
     named = (table.name!='').all()
     if named and frames.names is not None: return table.assign(frame=_by_name(table, frames))
-    if (table.frame<0).any(): raise DataError(f'{shown(frames.path)} is a video: its frames have numbers, no names such as '
-                                              f'{shown(table.name.iloc[0])}')
+    if (table.frame<0).any(): raise DataError(
+        f'{shown(frames.path)} is a video: its frames have numbers, no names such as {shown(table.name.iloc[0])}')
     count = len(frames) if frames.names is not None else frames.stated
     if count and int(table.frame.max())>=count:
         raise DataError(f'{shown(frames.path)} has {count} frames, and there is a box in the one of position '
@@ -144,7 +144,8 @@ def pool(
     if not length.all(): raise ValueError('a vector has length 0: it points nowhere')
     u = f/length
     m = POOLS[how](u)
-    if not (size := np.linalg.norm(m)): raise ValueError(f'the {how} of {len(u)} vectors has length 0: it points nowhere')
+    size = np.linalg.norm(m)
+    if not size: raise ValueError(f'the {how} of {len(u)} vectors has length 0: it points nowhere')
     return (m/size).astype(np.float32),float(((u-u.mean(0))**2).sum(1).mean())
 
 # %% ../../nbs/video/tracklets.ipynb #723af73f
@@ -181,12 +182,27 @@ def _pooled(boxes, how, clip, crops, about):
 def _chosen(frames, boxes, every, most):
     "(boxes to be embedded, counts)"
     table = boxes if isinstance(boxes, pd.DataFrame) else read_boxes(boxes)
-    if (table.track=='').any(): raise DataError('there are boxes without a track: link them first (ccreid.video.linking)')
+    if (table.track=='').any(): raise DataError('boxes without a track: link them first (ccreid.video.linking)')
     counts = dict(boxes=len(table), tracks=table.track.nunique(), **table.attrs.get('left_out', {}))
     table,more = inside_frames(match_frames(table, frames), frames)
     counts |= more
     if not len(table): raise DataError(f'{shown(frames.path)}: no box lies inside its frame')
     return sampled(table, every, most),counts
+
+# %% ../../nbs/video/tracklets.ipynb #bbd8a9d2
+def _ready(frames, boxes, every, most, crops, clip):
+    "(frames, (their crops, counts))"
+    frames = open_frames(frames)
+    table,counts = _chosen(frames, boxes, every, most)
+    return frames,(Crops(frames, table, _kept_crops(table, crops, clip or clip_name(frames))),counts)
+
+def _finished(path, row, single, pooling, crops, clip, counts):
+    "Pool, and write"
+    for i,file in row.keep.items():
+        if not os.path.exists(file): row[i] # the crops were thrown away, their vectors were not
+    said = dict(frames=row.frames.path, counts=counts, variable=getattr(row.frames, 'variable', False))
+    write_vectors(path, done := _pooled(single, pooling, clip, crops, said))
+    return done
 
 # %% ../../nbs/video/tracklets.ipynb #467ccb46
 def embed_tracklets(
@@ -200,19 +216,12 @@ def embed_tracklets(
     crops=None,         # Folder for one picture of each tracklet
     clip:str|None=None, # Name of the film in ids; that of its file or folder if `None`
     batch_size:int=64,  # Crops at a time
-    skip_bad:bool=False, # Leave out and count boxes whose frame cannot be read
-    restart:bool=False, # Throw away the parts of another job
+    skip_bad:bool=False, restart:bool=False, # As of `embed_to_file`; a box whose frame cannot be read is bad
     progress:bool=False, # Show a progress bar, on a terminal or in a notebook
     about:dict|None=None, # Plain values to be kept in `about`
 )->Vectors:             # What is in the file: a vector of length 1 for each tracklet
     "Embed the tracklets of a film, going on where it was stopped; `DataError` names what is wrong with boxes or frames"
     kind_of_file(path)
-    model,frames = embedder(model),open_frames(frames)
-    clip,(table,counts) = clip or clip_name(frames),_chosen(frames, boxes, every, most)
-    row = Crops(frames, table, _kept_crops(table, crops, clip))
+    frames,(row,counts) = _ready(frames, boxes, every, most, crops, clip)
     single = embed_to_file(model, row, boxes_file(path), batch_size, 0, skip_bad, 256, restart, progress, about)
-    for i,file in row.keep.items():
-        if not os.path.exists(file): row[i] # the crops were thrown away, their vectors were not
-    said = dict(frames=frames.path, counts=counts, variable=getattr(frames, 'variable', False))
-    write_vectors(path, done := _pooled(single, pooling, clip, crops, said))
-    return done
+    return _finished(path, row, single, pooling, crops, clip or clip_name(frames), counts)
