@@ -23,6 +23,7 @@ from ..models.reid_model import ReIDModel, ask
 from .attaching import Attaching
 from .bookkeeping import Bookkeeping, Method, ReIDRecorder, epoch_seed
 from .groups import parameter_groups, trained_parameters
+from .predicting import Predicting
 from .terms import ReIDLoss, identity_term
 from ..values import folded
 
@@ -34,7 +35,7 @@ def _loss_or_default(loss_func):
     return ReIDLoss(identity=identity_term()) if loss_func is None else loss_func
 
 # %% ../../nbs/training/learner.ipynb #cb84a739
-class ReIDLearner(Attaching, Learner):
+class ReIDLearner(Attaching, Predicting, Learner):
     "A `Learner` for batches, outputs and losses made of named parts"
     def __init__(self,
         dls, # `DataLoaders` of `reid_dataloaders`
