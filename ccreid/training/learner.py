@@ -20,9 +20,11 @@ from fastai.optimizer import OptimWrapper
 from fastcore.basics import noop, patch
 from ..models.backbones import create_backbone
 from ..models.reid_model import ReIDModel, ask
+from .adapting import check_fit, fitted
 from .attaching import Attaching
 from .bookkeeping import Bookkeeping, Method, ReIDRecorder, epoch_seed
 from .groups import parameter_groups, trained_parameters
+from .predicting import Predicting
 from .terms import ReIDLoss, identity_term
 from ..values import folded
 
@@ -34,7 +36,7 @@ def _loss_or_default(loss_func):
     return ReIDLoss(identity=identity_term()) if loss_func is None else loss_func
 
 # %% ../../nbs/training/learner.ipynb #cb84a739
-class ReIDLearner(Attaching, Learner):
+class ReIDLearner(Attaching, Predicting, Learner):
     "A `Learner` for batches, outputs and losses made of named parts"
     def __init__(self,
         dls, # `DataLoaders` of `reid_dataloaders`
@@ -70,9 +72,9 @@ def add_cb(self:ReIDLearner,
     cb, # A callback, or the class of one
 )->ReIDLearner: # This one
     "Add a callback; one with `attach` is attached, and leaves nothing behind where that fails"
-    if isinstance(cb, type): cb = cb()
+    cb = fitted(cb() if isinstance(cb, type) else cb)
     Learner.add_cb(self, cb)
-    if hasattr(type(cb), 'attach'):
+    if 'attach' in vars(cb) or hasattr(type(cb), 'attach'):
         self._attaching = self._undo.setdefault(cb, [])
         try: cb.attach(self)
         except Exception:
@@ -116,6 +118,12 @@ def fit(self:ReIDLearner,
     try: Learner.fit(self, n_epoch, lr, wd, cbs, reset_opt)
     finally:
         while self._at_end: self._at_end.pop()()
+
+# %% ../../nbs/training/learner.ipynb #20b3dacf
+@patch
+def _with_events(self:ReIDLearner, f, event_type, ex, final=noop):
+    if event_type=='fit': check_fit(self)
+    Learner._with_events(self, f, event_type, ex, final)
 
 # %% ../../nbs/training/learner.ipynb #ddc400a7
 @patch

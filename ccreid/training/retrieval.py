@@ -70,15 +70,19 @@ def before_fit(self:RetrievalEval):
 
 # %% ../../nbs/training/retrieval.ipynb #7b213a9d
 @patch
-def before_validate(self:RetrievalEval):
-    "Embed and rank, every so many epochs and after the last"
-    self.results = {}
-    if (self.epoch+1)%self.every and self.epoch+1!=self.n_epoch: return
+def look(self:RetrievalEval)->dict: # Percent by column
+    "Embed and rank now"
     table = self._table().reset_index(drop=True)
     features = embed(self.learn, table, num_workers=self.num_workers)
     self.results = {name: evaluate(features, table, p) for name,p in self.protocols.items()}
-    figures = {title: self._value(name, what) for name,what,title in self._columns()}
-    self.curve.append(dict(epoch=self.epoch, **figures))
+    return {title: self._value(name, what) for name,what,title in self._columns()}
+
+@patch
+def before_validate(self:RetrievalEval):
+    "Look, every so many epochs and after the last"
+    self.results = {}
+    if (self.epoch+1)%self.every and self.epoch+1!=self.n_epoch: return
+    self.curve.append(dict(epoch=self.epoch, **self.look()))
 
 @patch
 def state_dict(self:RetrievalEval)->dict:
