@@ -34,7 +34,6 @@ from .evaluation.ranked_lists import choose_queries, ranked_list
 from .evaluation.statistics import paired_bootstrap
 from .experiments import reproduce, results_table
 from .models.backbones import create_backbone
-from .models.reid_model import ReIDModel
 from .recipes import Recipe, build, recipe
 from .registry import Chain, Option, Row, register
 from .runs import run
@@ -42,6 +41,7 @@ from .training.asking import compared_features, multi_shot
 from .training.checkpoints import Checkpoint
 from .training.embedding import embed
 from .training.export import export_reid, load_reid
+from .training.hub import ReIDModel
 from .training.learner import Method, ReIDLearner, reid_learner
 from .training.retrieval import RetrievalEval
 from .training.schedules import EpochSchedule, warmup_multistep

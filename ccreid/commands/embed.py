@@ -22,8 +22,8 @@ def add_model(
 ):
     "`--weights`, `--size`, `--flip` and `--device`: which model, and how it sees a picture"
     parser.add_argument('--weights', required=required, type=of_rule(text()), metavar='M', help=
-        'a file that training wrote (safetensors), an ONNX file, a network of timm by name, resnet_mini, '
-        'or module:function' + otherwise)
+        'a file that training wrote (safetensors), a folder of a model, OWNER/NAME on the Hugging Face hub, an ONNX '
+        'file, a network of timm by name, resnet_mini, or module:function' + otherwise)
     parser.add_argument('--size', type=of_rule(size_of_image(1, 2**13)), help=
         'height x width of the input, such as 256x128, for timm and ONNX (their own)')
     parser.add_argument('--flip', action='store_true', default=None, help=
@@ -39,8 +39,9 @@ def model_of(
 ): # (`Embedder`, what a file should remember of it)
     "The model that a command names; errors as of `open_model`"
     from ccreid.training.any_model import open_model
+    from ccreid.training.model_folders import is_model_folder
     size = size and tuple(size)
-    kept = os.path.abspath(weights) if os.path.isfile(weights) else weights
+    kept = os.path.abspath(weights) if os.path.isfile(weights) or is_model_folder(weights) else weights
     return open_model(weights, device, size, flip), dict(weights=kept, size=size and list(size), flip=flip)
 
 # %% ../../nbs/commands/embed.ipynb #780ba3c5

@@ -53,7 +53,7 @@ def _options(parser):
     "Options of `ccreid evaluate`"
     add_data(parser); add_device(parser)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument('--weights', type=place, help='file written by training (safetensors)')
+    what.add_argument('--weights', type=place, help='file written by training (safetensors), or the folder of a model')
     what.add_argument('--features', type=place,
                       help='.npz with `paths` (absolute, or relative to where the layout starts: for PRCC its folder '
                            'rgb) and `features` [N,D]')

@@ -44,10 +44,17 @@ def _function(name):
     if not callable(found): raise ValueError(f'{name} is no function from pictures to vectors')
     return FunctionEmbedder(found, name)
 
+# %% ../../nbs/training/any_model.ipynb #02821482
 def _exported(path, device, flip):
-    "A model that training wrote"
+    "A model that training wrote, in a file or a folder"
     from ccreid.training.export import load_reid
     return NetworkEmbedder(load_reid(path, device), flip)
+
+def _of_hub(name, device, flip):
+    "A model on the hub"
+    from ccreid.training.hub import ReIDModel
+    repo,_,revision = name.partition('@')
+    return NetworkEmbedder(ReIDModel.from_pretrained(repo, revision or None, device), flip, name=name)
 
 def _onnx(path, device, flip, size):
     "A network in an ONNX file"
@@ -63,11 +70,13 @@ def open_model(
     flip:bool|None=None, # Add mirrored views; `None`: as the model says
 )->Embedder: # One of `ccreid.training.embedders`
     "A model by its name; `ValueError` or `WeightsNotFound` in a line or two where there is none"
+    from ccreid.training.model_folders import is_model_folder
     text = os.fspath(name)
     if text.lower().endswith('.onnx'): return _onnx(text, device, flip, size)
-    if text.endswith('.safetensors') or os.path.isfile(text):
+    is_ours = text.endswith('.safetensors') or os.path.isfile(text) or is_model_folder(text)
+    if is_ours or '/' in text and ':' not in text:
         if size is not None: raise ValueError(f'{shown(text)} has its own size: leave the size out')
-        return _exported(text, device, flip)
+        return _exported(text, device, flip) if is_ours else _of_hub(text, device, flip)
     if ':' in text: return _function(text)
     found = timm_embedder(text, size, flip)
     found.model.to(device)
