@@ -95,9 +95,11 @@ def layout_options(
 # %% ../../nbs/commands/shared.ipynb #10af16e5
 def _read(name, root, given):
     "One data set"
+    from ccreid.data.inspecting import Bar
     from ccreid.data.layouts import load_dataset
     from ccreid.data.mannequins.benchmarks import benchmark, is_benchmark
-    return benchmark(name, root) if is_benchmark(name) else load_dataset(name, root, **given)
+    if not is_benchmark(name): return load_dataset(name, root, **given)
+    return benchmark(name, root, progress=Bar())
 
 def _known(name):
     "Names of the options of a data set; `DataError` where there is none of that name"
