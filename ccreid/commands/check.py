@@ -35,6 +35,7 @@ def _named(options):
     if name in all_layouts() or name not in BENCHMARKS: return name,root,options.counts_from
     return BENCHMARKS[name]['layout'],Path(root)/name if (Path(root)/name).is_dir() else root,'manifest'
 
+# %% ../../nbs/commands/check.ipynb #1a689d21
 def _run(options):
     "Check; code 1 where something is off"
     from ccreid.data.checks import check

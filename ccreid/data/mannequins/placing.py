@@ -125,14 +125,13 @@ def write_folder(
     work=None,            # Folder beside it, filled over several calls; None: each call begins anew
 )->bool:                  # Was it drawn in this call?
     "Fill a folder that appears complete or not at all; `FileExistsError` for something else, `OSError` for no room"
-    root = Path(root).expanduser().absolute()
-    there = _found(root, digest, overwrite)
+    there = _found(root := Path(root).expanduser().absolute(), digest, overwrite)
     if there and not _left(root): return False
     with ExitStack() as alone:
         try: alone.enter_context(_alone(root))
         except OSError:
-            if there: return False                     # a shared folder, where one may only read
-            raise
+            if not there: raise
+            return False                               # a shared folder, where one may only read
         _tidy(root, files)
         if _found(root, digest, overwrite): return False
         _make(root, build, work)

@@ -15,9 +15,9 @@ from multiprocessing import get_all_start_methods
 from pathlib import Path
 
 from .drawing_files import _Config, _draw, _in_pool
-from .placing import MANIFEST, write_folder
+from .placing import write_folder
 from .world import MannequinWorld
-from .writing import LAYOUTS, TEXTS, finish_folder, manifest
+from .writing import LAYOUTS, finish_folder, manifest
 from ...files import MAKING
 
 # %% ../../../nbs/data/mannequins/shards.ipynb #409c2f4a
@@ -113,7 +113,6 @@ def write_shards(
         if left := draw_shards(world, folder, cut, workers, most, progress): raise _Unfinished(left)
         _gather(folder, cut)
         finish_folder(world, folder, layout)
-    files = lambda: {MANIFEST, *head['images'], *TEXTS[layout](world, LAYOUTS[layout](world))}
-    try: write_folder(root, build, head['hash'], overwrite, files, work)
+    try: write_folder(root, build, head['hash'], overwrite, work=work)
     except _Unfinished as e: return e.args[0]
     return 0
