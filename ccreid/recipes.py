@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields, replace, asdict
 import torch
 from fastcore.basics import patch
 from .data.batches import reid_dataloaders
-from .data.mannequins.benchmarks import BENCHMARKS, is_benchmark
+from .data.mannequins.benchmarks import BENCHMARKS, LARGE, is_benchmark
 from .data.transforms import FILTERS, Preprocessing
 from .models import vits
 from .registry import METHOD, All, chains
@@ -138,7 +138,8 @@ _mini = dict(backbone='resnet_mini', size=(96,48), images=4, cache=True, lr=2e-3
 MINI_EPOCHS = 16 # Length of a run on the mannequins
 
 # What each data set changes in the paper's recipe
-SETTINGS = {'prcc': {}, 'ltcc': {}} | {name: _mini for name in BENCHMARKS}
+SETTINGS = {'prcc': {}, 'ltcc': {}} | {name: _mini for name in BENCHMARKS if name not in LARGE}
+SETTINGS |= {name: dict(size=BENCHMARKS[name]['world']['size']) for name in LARGE} # as photographs of that size
 
 def _settings_of(data):
     "What a data set, or a chain's benchmark, changes"
@@ -234,7 +235,8 @@ def recipe(
     options = {k: changes.pop(k) for k in list(changes) if k not in RULES}
     options = {k: v for k,v in options.items() if v is not None}
     _are_read(method, options)
-    base,mini = replace(_paper, data=data, method=method, **_published(data, first)),is_benchmark(data)
+    base = replace(_paper, data=data, method=method, **_published(data, first))
+    mini = is_benchmark(data) and data not in LARGE
     if mini: base = replace(base, identities=_paper.identities, pad=round(base.pad*_mini['size'][0]/base.size[0]))
     own = _settings_of(data)
     epochs = changes.pop('epochs', own.pop('epochs', _mini_epochs(first)) if mini else base.epochs)

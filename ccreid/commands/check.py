@@ -26,11 +26,22 @@ def _options(parser):
     parser.add_argument('--json', action='store_true', help='print JSON')
 
 # %% ../../nbs/commands/check.ipynb #5dadd51c
+def _named(options):
+    "Layout, folder and where counts come from: of a benchmark in another layout its own, and its manifest"
+    from pathlib import Path
+    from ccreid.data.layouts import all_layouts
+    from ccreid.data.mannequins.benchmarks import BENCHMARKS
+    name,root = options.name,options.root
+    if name in all_layouts() or name not in BENCHMARKS: return name,root,options.counts_from
+    return BENCHMARKS[name]['layout'],Path(root)/name if (Path(root)/name).is_dir() else root,'manifest'
+
+# %% ../../nbs/commands/check.ipynb #1a689d21
 def _run(options):
     "Check; code 1 where something is off"
     from ccreid.data.checks import check
-    report = check(options.name, options.root, decode=not options.no_decode, workers=options.workers,
-                   counts_from=options.counts_from, **layout_options(options))
+    name,root,counts = _named(options)
+    report = check(name, root, decode=not options.no_decode, workers=options.workers, counts_from=counts,
+                   **layout_options(options))
     print(to_json(report.as_dict()) if options.json else report)
     return 0 if report.ok else 1
 
@@ -38,4 +49,5 @@ command = Command('compare a data set on disk with its card', _options, _run, ''
   ccreid check ltcc ~/data/LTCC_ReID --no-decode --json
   ccreid check regdb ~/data/RegDB --trial 2
   ccreid check folder ~/pictures --pattern "{identity}_c{camera}_{frame}.jpg"
+  ccreid check mannequins-large ~/data
 The exit code is 0 if all is well, 1 if anything is off, 2 if there was nothing to compare.''', reads_data=True)

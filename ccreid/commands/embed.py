@@ -9,7 +9,7 @@ __all__ = ['command', 'add_model', 'model_of']
 
 # %% ../../nbs/commands/embed.ipynb #be610ffc
 import os
-from .shared import add_device
+from .shared import add_device, add_engine, engine_of
 from ..options import Parser,of_rule,place
 from ..registry import Command
 from ..values import size_of_image,text,whole
@@ -54,6 +54,7 @@ def _options(parser):
     parser.add_argument('--workers', type=of_rule(whole(0, 1024)), default=0, help='processes that read pictures (0)')
     parser.add_argument('--skip-bad', action='store_true', help='leave out and count pictures that cannot be read')
     parser.add_argument('--restart', action='store_true', help='throw away what another job left beside the file')
+    add_engine(parser)
 
 # %% ../../nbs/commands/embed.ipynb #777625e5
 def _told(vectors, out):
@@ -70,10 +71,11 @@ def _run(options):
     from ccreid.search.job import embed_to_file
     from ccreid.search.vectors import kind_of_file
     kind_of_file(options.out)
+    engine = engine_of(options)
     model,about = model_of(options.weights, options.device, options.size, options.flip)
     pictures = options.pictures[0] if len(options.pictures)==1 else options.pictures
     done = embed_to_file(model, pictures, options.out, options.batch, options.workers, options.skip_bad,
-                         restart=options.restart, progress=True, about=about)
+                         restart=options.restart, progress=True, about=about, engine=engine)
     print(_told(done, options.out))
 
 command = Command('turn pictures into vectors, by any model', _options, _run,

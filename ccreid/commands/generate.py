@@ -9,7 +9,7 @@ __all__ = ['GENERAL', 'command']
 
 # %% ../../nbs/commands/generate.ipynb #3c35813a
 import argparse
-from .shared import add_data, add_device, add_out, add_pairs, add_seed
+from .shared import add_data, add_device, add_engine, add_out, add_pairs, add_seed, engine_of
 from .shared import folder_of_run, pairs, read_dataset
 from ..options import add_line, help_text, leave_out, of_chains, of_rule, shard
 from ..registry import Command, Images, Option, Part
@@ -29,7 +29,7 @@ def _add_kinds(parser):
 # %% ../../nbs/commands/generate.ipynb #b9170368
 _GATE = 'gate','gate_share','gate_off','gate_rule'
 GENERAL = ('kind','data','root','device','out','limit','shard','batch','seed','precision','retry','model','debug',
-           'help',*_GATE)
+           'help','engine','address',*_GATE)
 
 def _takers():
     "Options of kinds by name: option by kind"
@@ -103,6 +103,7 @@ def _add_job(parser):
     parser.add_argument('--precision', choices=['fp16','bf16'],
                         help="of the diffusion networks; each network's own if not given")
     parser.add_argument('--retry', action='store_true', help='try again what was skipped')
+    add_engine(parser)
 
 # %% ../../nbs/commands/generate.ipynb #fffa715f
 def _add_gate(parser):
@@ -131,12 +132,12 @@ def _run(options):
     from ccreid.generation.terms import reminder
     if options.kind not in (kinds := _kinds()):
         raise ValueError(f"Unknown kind of images {options.kind!r}: choose from {', '.join(kinds)}")
-    values,parts = _values(options),pairs(options.model)
+    values,parts,engine = _values(options),pairs(options.model),engine_of(options)
     dataset,out = read_dataset(options),folder_of_run(options, options.kind)
     print(dataset)
     models = models_for(dataset, device=options.device, precision=options.precision, batch=options.batch, **parts)
     general = {k: getattr(options, k) for k in ('shard','retry','limit','batch','seed',*_GATE)}
-    samples = generate(options.kind, dataset, out, models, **general, **values)
+    samples = generate(options.kind, dataset, out, models, engine, **general, **values)
     n = samples.attrs['expansion']
     print(f"{options.kind}: {n['made']} images made, {n['found']} were there, {sum(n['skipped'].values())} skipped, "
           f"{n['left']} left to make\n{len(samples)} images in {out}")
@@ -147,6 +148,7 @@ command = Command('generate training images for a data set', _options, _run,
 '''ccreid generate KIND --data prcc --root ~/data/prcc
   ccreid generate KIND --data prcc --root ~/data/prcc --limit 20 --out /tmp/look
   ccreid generate KIND --data prcc --root ~/data/prcc --shard 0/4
+  ccreid generate KIND --data prcc --root ~/data/prcc --engine ray
   ccreid train --data prcc --root ~/data/prcc --generated runs/prcc-KIND
 A job that was stopped goes on with the same line. Mannequins are drawn again by stand-ins, without networks.''',
 reads_data=True)

@@ -38,7 +38,7 @@ def _options(parser):
     "Options of `ccreid reproduce`"
     _add_chains(parser)
     parser.add_argument('--rows', action='append',
-                        help='core, extended (all the others), all, or the name of a part or of a row; '
+                        help='core, extended (the others, but for `large`), all, or the name of a part or of a row; '
                              'may be repeated (core)')
     _add_data(parser)
     add_out(parser, 'JSON file of the results (runs/CHAIN.json, with --data runs/DATA-CHAIN.json)')

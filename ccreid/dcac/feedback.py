@@ -175,8 +175,9 @@ def model_of(
     r, # A recipe: its `data` and options are used
 ): # Function of settings of `load_expert`
     "The diffusion model of a recipe, not read yet"
-    from ccreid.data.mannequins.benchmarks import is_benchmark
-    small = r.dcac_diffusion=='small_diffusion' or not r.dcac_diffusion and is_benchmark(r.data)
+    from ccreid.data.mannequins.benchmarks import LARGE, is_benchmark
+    drawn = is_benchmark(r.data) and r.data not in LARGE
+    small = r.dcac_diffusion=='small_diffusion' or not r.dcac_diffusion and drawn
     given = dict(size=r.dcac_size) if r.dcac_size else {}
     return partial(load_expert, r.dcac_diffusion or ('small_diffusion' if small else SD), checkpointing=not small,
                    **given)

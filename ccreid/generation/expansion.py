@@ -8,17 +8,20 @@ Docs: https://ccreid.github.io/ccreid/generation/expansion.html.md"""
 __all__ = ['expand', 'read_expansion']
 
 # %% ../../nbs/generation/expansion.ipynb #fce84e66
-import time
+import secrets,time
 from collections import Counter
+from contextlib import closing
 from numbers import Integral
 from pathlib import Path
 from types import SimpleNamespace
 from fastcore.basics import patch
 from ..data.transforms import read_image
+from ..engines import current
+from ..files import MAKING,write_whole
 from .edits import FAULTS,SkipImage,apply_edit,is_plain
 from .found import content,finder,images_on_disk,lines_on_record,moved_lines
 from .rate import Rate
-from .records import Recorder,describe_job,encode_png,read_job
+from .records import Recorder,describe_job,encode_png,read_job,writing
 from .seeds import digest,file_names,image_seed
 from ..tables import DataError,validate
 
@@ -26,15 +29,14 @@ from ..tables import DataError,validate
 class _Job:
     "What is on record, what is missing, and how one result goes in"
     def __init__(self, table, out, seed, accept, rec):
-        self.table,self.out,self.seed,self.accept,self.rec = table,out,seed,accept,rec
-        self.sources,self.sizes = list(map(str, table.path)),images_on_disk(out)
+        self.out,self.rec,self.sources,self.sizes = out,rec,list(map(str, table.path)),images_on_disk(out)
         self.known,self.damaged,self.about = lines_on_record(out, self.sizes)
-        self.skipped,self.made,self.found,self.missing,self.last = Counter(),0,0,[],(None,)
+        self.skipped,self.made,self.found,self.missing = Counter(),0,0,[]
         now = time.time()
         self.ahead = {k: l['time'] for k,l in self.known.items() if l.get('time', 0)>=now} # of clocks that are
         for line in list(moved_lines(self.known, self.sources)): self.record(line)
         taken = {l['file'].rsplit('_v', 1)[0]: p for (p,_),l in self.known.items() if 'file' in l}
-        self.names = file_names(self.sources, taken)
+        self.maker = _Maker(table, out, seed, accept, file_names(self.sources, taken))
 
     def record(self, line, data=None):
         "Put an image and its line, or the reason why there is none, on record"
@@ -67,41 +69,53 @@ def look(self:_Job, variants, shard, check, retry):
 
 # %% ../../nbs/generation/expansion.ipynb #5ae434be
 @patch
-def read(self:_Job, i):
-    "(image, facts about its file), or (reason, facts); read once for all variants in a row"
-    if self.last[0]==i: return self.last[1:]
-    path = self.sources[i]
-    try: self.last = i,read_image(path),dict(source_bytes=Path(path).stat().st_size, source_sha256=content(path))
-    except (DataError,OSError) as e:
-        why = getattr(e, 'reason', None) or getattr(e, 'strerror', None) or e
-        self.last = i,f'unreadable: {why}',dict(unreadable=True)
-    return self.last[1:]
-
-@patch
 def skip(self:_Job, line, reason, facts):
     "Put a reason on record, unless it is there"
     self.skipped[reason] += 1
     if self.known.get((line['source'],line['variant']), {}).get('skip')==reason: return
     self.record({**line, 'skip':reason, **({'unreadable': True} if 'unreadable' in facts else {})})
 
-# %% ../../nbs/generation/expansion.ipynb #291e4a90
 @patch
-def bring(self:_Job, i, v, result, facts):
-    "Save an image with its line, or put the reason on record"
+def bring(self:_Job, line, data, facts):
+    "Put an image on record, or the reason why there is none; without data, it lies there already"
+    if isinstance(data, str): return self.skip(line, data, facts)
+    self.record(line, data)
+    self.made += 1
+
+# %% ../../nbs/generation/expansion.ipynb #291e4a90
+class _Maker:
+    "All of an image but its record: read, edit, encode; it may travel to other processes"
+    def __init__(self, table, out, seed, accept, names):
+        self.table,self.out,self.seed,self.accept,self.names = table,out,seed,accept,names
+        self.sources,self.last = list(map(str, table.path)),(None,)
+
+    def read(self, i):
+        "(image, facts about its file), or (reason, facts); read once for all variants in a row"
+        if self.last[0]==i: return self.last[1:]
+        path = self.sources[i]
+        try: self.last = i,read_image(path),dict(source_bytes=Path(path).stat().st_size, source_sha256=content(path))
+        except (DataError,OSError) as e:
+            why = getattr(e, 'reason', None) or getattr(e, 'strerror', None) or e
+            self.last = i,f'unreadable: {why}',dict(unreadable=True)
+        return self.last[1:]
+
+# %% ../../nbs/generation/expansion.ipynb #5c350c5d
+@patch
+def line(self:_Maker, i, v, result, facts):
+    "(line, data, facts) of an image; with the reason in place of data where there is none"
     line = dict(source=self.sources[i], variant=v, seed=image_seed(self.seed, self.sources[i], v))
-    if isinstance(result, str): return self.skip(line, result, facts)
+    if isinstance(result, str): return line,result,facts
     image,notes = result
     data = encode_png(image)
     file = dict(file=f"{self.names[line['source']]}_v{v:03d}.png", bytes=len(data), sha256=digest(data))
     beside = dict(notes=notes) if notes else {}
     if 'plain' in self.accept and is_plain(image): beside['accepted'] = 'plain'
-    self.record({**line, **file, **facts, **beside}, data)
-    self.made += 1
+    return {**line, **file, **facts, **beside},data,facts
 
-# %% ../../nbs/generation/expansion.ipynb #5c350c5d
+# %% ../../nbs/generation/expansion.ipynb #31508520
 @patch
-def batch(self:_Job, part, edit):
-    "Read, edit and bring home a few (row, variant)"
+def batch(self:_Maker, part, edit):
+    "Read, edit and encode a few (row, variant)"
     ready = [(i, v, *self.read(i)) for i,v in part]
     good = [r for r in ready if not isinstance(r[2], str)]
     rows = self.table.iloc[[i for i,*_ in good]].to_dict('records')
@@ -112,7 +126,30 @@ def batch(self:_Job, part, edit):
     if taken := {*self.table.columns, 'variant', 'generated_by', 'source'} & noted:
         raise DataError(f'the edit notes {min(taken)!r}, which is a column of the table: call it something else')
     results = iter(results)
-    for i,v,image,facts in ready: self.bring(i, v, image if isinstance(image, str) else next(results), facts)
+    for i,v,image,facts in ready: yield self.line(i, v, image if isinstance(image, str) else next(results), facts)
+
+# %% ../../nbs/generation/expansion.ipynb #dac11483
+def _batch(state, part):
+    "A batch in this process"
+    maker,edit = state
+    return maker.batch(part, edit)
+
+def _batch_elsewhere(state, part):
+    "A batch in another process, which writes the images"
+    maker,edit,begun = state
+    return [(line, _put(maker.out, begun, line, data), facts) for line,data,facts in maker.batch(part, edit)]
+
+def _put(out, begun, line, data):
+    "Write an image; None, or the reason why there is none"
+    if isinstance(data, str): return data
+    with writing(out): write_whole(out/line['file'], data, sync=False, tmp=out/f'{begun}{secrets.token_hex(6)}')
+
+# %% ../../nbs/generation/expansion.ipynb #cc7f4159
+def _begun(shard): return f'{MAKING}{shard[0]}.{shard[1]}-' # how temporary names of other processes begin
+
+def _clear(out, shard):
+    "Remove what other processes have begun; whoever holds the shard may"
+    for p in out.glob(_begun(shard)+'*'): p.unlink(missing_ok=True)
 
 # %% ../../nbs/generation/expansion.ipynb #94eaff31
 def _there(job, variants):
@@ -162,13 +199,18 @@ def _accepted(edit, accept):
 
 def _name_of(edit): return getattr(edit, 'generated_by', None) or getattr(edit, '__name__', type(edit).__name__)
 
-def _work(job, edit, batch, limit, progress):
+# %% ../../nbs/generation/expansion.ipynb #41fcab95
+def _work(job, edit, batch, limit, progress, shard, engine):
     "Make what is missing, batch by batch"
-    missing = job.missing[:limit]
+    missing,done = job.missing[:limit],0
     report = Rate(job.found) if progress is True else progress or (lambda *_: None)
-    for b in range(0, len(missing), batch):
-        job.batch(missing[b:b+batch], edit)
-        report(min(b+batch, len(missing)), len(missing))
+    parts = [missing[b:b+batch] for b in range(0, len(missing), batch)]
+    work,state = (_batch_elsewhere,(job.maker,edit,_begun(shard))) if engine.elsewhere else (_batch,(job.maker,edit))
+    with closing(engine.each(work, state, parts)) as made:
+        for part,found in zip(parts, made):
+            for line,data,facts in found: job.bring(line, data, facts)
+            done += len(part)
+            report(done, len(missing))
 
 # %% ../../nbs/generation/expansion.ipynb #a5dc82b7
 def expand(
@@ -186,6 +228,7 @@ def expand(
     retry:bool=False,  # Try again what the edit could not do?
     accept=None,       # Names of `FAULTS` that are none here, such as 'unchanged'; default: the edit's own, see there
     progress=True,     # A bar on a terminal, a line a minute in a log; or called with (done, total); False: nothing
+    engine=None,       # What runs the batches, see `engines`; None: that of `using`, else this process
 ):                     # Sample table of all images of `table` and `variants` that are there, by row and variant
     "Edit what is missing; `DataError`, `FileExistsError` (another job's folder) or `OSError` (no room), in one line"
     variants = _variants_of(variants)
@@ -196,8 +239,11 @@ def expand(
     try:
         job = _Job(table, out, seed, accept, rec)
         job.look(variants, shard, check, retry)
-        _work(job, edit, batch, limit, progress)
-    finally: rec.close()
+        _clear(out, shard)
+        _work(job, edit, batch, limit, progress, shard, engine or current())
+    finally:
+        _clear(out, shard)
+        rec.close()
     if job.skipped:
         reasons = '; '.join(f'{n} {r}' for r,n in job.skipped.most_common())
         print(f'{job.skipped.total()} images skipped: {reasons}')

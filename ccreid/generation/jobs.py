@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from ..data.mannequins import DECLARED,Imperfections,find_scene
 from ..data.samples import ReIDDataset
+from ..engines import using
 from ..files import Unfit,read_json,reading,shown,to_json,write_whole
 from .arguments import read_arguments
 from .expansion import read_expansion
@@ -200,6 +201,7 @@ def generate(
     dataset,  # `ReIDDataset`
     out,      # Folder; what is there of the same job is used
     models,   # `Networks`, `StandIns`, or another object with the same parts
+    engine=None, # What runs the batches, see `engines`; None: this process
     **options, # Of the kind, of `expand` and of `GATE`; None: not given
 ): # Sample table of what is there; in `.attrs['expansion']` made, found, damaged, skipped (by reason) and left
     "Make what is missing of a kind of images; `ValueError` for an unknown kind, or an option that is not its own"
@@ -208,7 +210,7 @@ def generate(
     check_gate(**gate)
     if gate and KINDS[kind].split!='train': raise ValueError(f'{kind} are not trained on: there is no gate for them')
     if gate.get('by') in ('identity','both'): models.judge # what is missing is said before anything is made
-    samples = resolve(KINDS[kind].job)(dataset, out, models, **_options(kind, options))
+    with using(engine): samples = resolve(KINDS[kind].job)(dataset, out, models, **_options(kind, options))
     return _gated(samples, dataset, out, models, gate, options.get('progress', True))
 
 # %% ../../nbs/generation/jobs.ipynb #0ebfbba6

@@ -195,6 +195,13 @@ ROWS += [Row('CAL + double SHSG + HSAL, by epoch', 'cal+hsal', dict(generated='s
 ROWS += [_cell(*o, 'shsg', SEEDS if o[1]==.3 and o[0]<.1 else SEEDS[:2], **_double)
          for o in _cells(DOUBLE_ALPHAS, DOUBLE_WEIGHTS)]
 
+# %% ../../nbs/hsgl/chain.ipynb #3378e53d
+_large = dict(part='large', data='mannequins-large', seeds=SEEDS[:2])
+ROWS += [Row(f'{name}, large', method, changes, 'CAL, large', **_large) for name,method,changes in (
+    ('identity loss','identity',{}), ('identity + triplet','triplet',{}), ('CAL','cal',{}), ('AIM','aim',{}),
+    ('FIRe²','fire',{}), ('CAL + HSAL','cal+hsal',{}), ('CAL + HSAL, α = 0','cal+hsal',dict(hsal_alpha=0.)),
+    ('CAL + SHSG + HSAL','cal+hsal',dict(generated='shsg-fifth')))]
+
 # %% ../../nbs/hsgl/chain.ipynb #dfcc336c
 _pages = ('definitions hatrip hsal selection garments try_on coarse miniature generating '
           'chain results variations curves')

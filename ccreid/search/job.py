@@ -10,6 +10,7 @@ __all__ = ['job_of', 'parts_of', 'embed_to_file']
 # %% ../../nbs/search/job.ipynb #d284b217
 import hashlib, os, shutil
 import numpy as np
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from PIL import Image
@@ -96,15 +97,29 @@ def _ready(path, job):
     return found if found is not None and found.about.get('job')==job else None
 
 # %% ../../nbs/search/job.ipynb #8a6c35c1
-def _whole(make, path, model, row, job, part, restart, progress, about):
+def _write_part(make, item):
+    "Make a part that is not there, in whatever process"
+    file,start,end = item
+    _part(Path(file), lambda: make(range(start, end)))
+
+def _parts(folder, make, n, part, progress, engine):
+    "All parts; those that are not there are made by the engine"
+    items = [(str(folder/f'{k//part:06}.npz'), k, min(k+part, n)) for k in range(0, n, part)]
+    if engine is not None and engine.elsewhere:
+        missing = [i for i in items if not os.path.exists(i[0])]
+        with closing(engine.each(_write_part, make, missing)) as made:
+            for _ in zip(bar(missing, progress), made): pass
+    return [_part(Path(f), lambda: make(range(a, b))) for f,a,b in bar(items, progress)]
+
+# %% ../../nbs/search/job.ipynb #f7aca92c
+def _whole(make, path, model, row, job, part, restart, progress, about, engine):
     "The file, whether it was there or is made now"
     if (done := _ready(path, job)) is not None: return done
-    folder,starts = parts_of(path),range(0, len(row), part)
+    folder = parts_of(path)
     with hold(folder/'.lock', f'another process is making {shown(path)}: wait for it, or choose another file'):
         _begin(folder, job, part, restart)
         clear_making(folder)
-        def one(k): return _part(folder/f'{k//part:06}.npz', lambda: make(range(k, min(k+part, len(row)))))
-        done = _joined([one(k) for k in bar(starts, progress)], model, row, job, about)
+        done = _joined(_parts(folder, make, len(row), part, progress, engine), model, row, job, about)
         write_vectors(path, done)
     shutil.rmtree(folder, ignore_errors=True)
     return done
@@ -121,10 +136,11 @@ def embed_to_file(
     restart:bool=False, # Throw away the parts of another job
     progress:bool=False, # Show a progress bar, on a terminal or in a notebook
     about:dict|None=None, # Plain values to be kept in `about`, such as how the user named the model
+    engine=None, # What makes the parts, see `engines`; None: this process
 )->Vectors: # What is in the file, of length 1 each
     "Embed into a file, going on where it was stopped; `DataError` names a bad picture, `BlockingIOError` if at work"
     kind_of_file(path)
     model,row = embedder(model),pictures_of(pictures)
     check_ids(row.names, len(row))
     make = partial(_made, model, row, batch_size=batch_size, num_workers=num_workers, skip_bad=skip_bad)
-    return _whole(make, path, model, row, job_of(model, row, skip_bad), part, restart, progress, about or {})
+    return _whole(make, path, model, row, job_of(model, row, skip_bad), part, restart, progress, about or {}, engine)

@@ -56,14 +56,14 @@ def _follow(parent):
     threading.Thread(target=watch, daemon=True).start()
 
 # %% ../../../nbs/data/mannequins/drawing_files.ipynb #05cb4b28
-def _in_pool(jobs, workers):
-    "What `_draw` gives, from several processes"
+def _in_pool(jobs, workers, draw=_draw):
+    "What `draw` gives, from several processes"
     try: pool = ProcessPoolExecutor(workers, get_context('fork'), initializer=_follow, initargs=(os.getpid(),))
     except (OSError, ImportError, NotImplementedError) as e: # a system without semaphores
         print(f'drawing in one process: {e}')
-        yield from map(_draw, jobs)
+        yield from map(draw, jobs)
         return
-    try: yield from pool.map(_draw, jobs)
+    try: yield from pool.map(draw, jobs)
     except BrokenProcessPool:
         raise ChildProcessError('a process that draws was killed, perhaps for lack of memory: call again with fewer, '
                                 'such as workers=1') from None

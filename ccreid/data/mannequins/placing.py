@@ -98,20 +98,21 @@ def _alone(root):
         lock.release()
 
 # %% ../../../nbs/data/mannequins/placing.ipynb #89db8723
-def _make(root, build):
-    "Fill a folder beside its place, and rename it"
+def _make(root, build, work=None):
+    "Fill a folder beside its place, and rename it; what lies in `work` stays there where that fails"
     tmp = root.with_name(f'{MAKING}{root.name}-{secrets.token_hex(4)}')
-    old = tmp.with_name(tmp.name+'-old')
+    old,new = tmp.with_name(tmp.name+'-old'),work or tmp
     try:
-        tmp.mkdir()
-        build(tmp)
+        new.mkdir(exist_ok=work is not None)
+        build(new)
         if root.exists(): os.replace(root, old)
-        os.replace(tmp, root)
+        os.replace(new, root)
     except BaseException as e:
         if old.exists() and not root.exists(): os.replace(old, root)
         shutil.rmtree(tmp, ignore_errors=True)
         if not isinstance(e, OSError) or isinstance(e, ChildProcessError): raise
-        raise OSError(e.errno, f'cannot write {shown(root)}: {e.strerror or e}; nothing of it is left behind') from None
+        kept = 'what was drawn is kept' if work else 'nothing of it is left behind'
+        raise OSError(e.errno, f'cannot write {shown(root)}: {e.strerror or e}; {kept}') from None
     shutil.rmtree(old, ignore_errors=True)
 
 # %% ../../../nbs/data/mannequins/placing.ipynb #b5b655c7
@@ -121,17 +122,17 @@ def write_folder(
     digest:str,           # Hash in its manifest
     overwrite:bool=False, # Replace another mannequin world there?
     files=lambda: (),     # Names of all files that it will hold, for the leftovers of earlier versions
+    work=None,            # Folder beside it, filled over several calls; None: each call begins anew
 )->bool:                  # Was it drawn in this call?
     "Fill a folder that appears complete or not at all; `FileExistsError` for something else, `OSError` for no room"
-    root = Path(root).expanduser().absolute()
-    there = _found(root, digest, overwrite)
+    there = _found(root := Path(root).expanduser().absolute(), digest, overwrite)
     if there and not _left(root): return False
     with ExitStack() as alone:
         try: alone.enter_context(_alone(root))
         except OSError:
-            if there: return False                     # a shared folder, where one may only read
-            raise
+            if not there: raise
+            return False                               # a shared folder, where one may only read
         _tidy(root, files)
         if _found(root, digest, overwrite): return False
-        _make(root, build)
+        _make(root, build, work)
     return True
