@@ -86,6 +86,7 @@ class _First:
 
 class SameSteps(Method):
     "Ends every epoch after so many steps"
+    several = True
     def __init__(self, steps:int): self.steps = steps # Of an epoch
     def attach(self, learn):
         "Put itself around the training sampler"

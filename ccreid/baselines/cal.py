@@ -39,6 +39,7 @@ def clothes_adversarial_loss(
 # %% ../../nbs/baselines/cal.ipynb #daf025a7
 class CAL(Method):
     "Clothes-based adversarial loss (Gu et al., CVPR 2022)"
+    several = True
     def __init__(self,
         start_epoch:int=25, # 0-based epoch from which both steps run; 25 of 60 in the paper
         scale:float=16., # Inverse temperature of both losses

@@ -146,6 +146,7 @@ def forward(self:HPMModel,
 # %% ../../nbs/baselines/parts.ipynb #f52c49da
 class Parts(Method):
     "An identity loss for each part, in the place of the learner's own"
+    several = True
     network = PartModel # What it works on
     def __init__(self,
         smoothing:float=0., # Label smoothing

@@ -30,6 +30,7 @@ _all_ = ['NonLocal','TwoStream'] # offered here too
 # %% ../../nbs/baselines/vi.ipynb #02a8d54f
 class Balanced(Method):
     "As many visible as infrared images of each person in every batch, with `ModalityBalanced`"
+    several = True
     def attach(self,
         learn:ReIDLearner, # With loaders of `reid_dataloaders`
     ): # Raises `ValueError` for an odd number of images of a person

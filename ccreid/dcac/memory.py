@@ -56,6 +56,7 @@ def loss(self:PrototypeMemory,
 # %% ../../nbs/dcac/memory.ipynb #5e4c1212
 class PCL(Method):
     "The prototypical contrastive loss as the term `pcl` (Eq. 6 to 8)"
+    several = True
     def __init__(self,
         weight:float=1., # Of the term
         momentum:float=0.2, # μ: weight of the old row

@@ -42,6 +42,7 @@ def available_variants(
 # %% ../../nbs/dlcr/progressive.ipynb #c041fdfd
 class ProgressivePairs(Method):
     "Progressive learning (DLCR, section 3.2.1): pairs of a real and a generated image"
+    several = True
     def __init__(self,
         generated=None, # Sample table of generated images, with `source` and `variant`; `None`: those in training
         every:int=5, # N, epochs until the next part of the variants is used

@@ -76,6 +76,7 @@ def _triplets(terms): return [n for n in terms if re.fullmatch(r'triplet(_\w+)?'
 # %% ../../nbs/hsgl/hsal.ipynb #7bc5ea95
 class HSAL(Method):
     "Hard sample adaptive learning (HSGL, section 3.3), on a `ReIDLearner` or a plain `Learner`"
+    several = True
     order = -5 # on a plain learner: before gradient accumulation and mixed precision scale the loss
     def __init__(self,
         alpha:float|None=0.05, # Relative change of hard distances, 0 <= alpha < 1; `None`: 0.05

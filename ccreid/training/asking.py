@@ -17,6 +17,7 @@ from ..evaluation.protocols import Protocol
 from ..models.reid_model import ReIDModel
 from .embedding import embed
 from .learner import ReIDLearner
+from .several import in_shares
 
 # %% ../../nbs/training/asking.ipynb #105387d1
 def compared_table(
@@ -37,7 +38,7 @@ def compared_features(
     table = compared_table(dataset, protocols)
     if not len(table): raise ValueError(f'{dataset.name}: none of its {len(dataset.samples)} images is for the test, '
                                         'so there is nothing to evaluate')
-    return table, embed(model_or_learner, table, **kwargs)
+    return table, in_shares(lambda t: embed(model_or_learner, t, **kwargs), table, kwargs.get('batch_size', 128))
 
 # %% ../../nbs/training/asking.ipynb #49b6a44e
 def multi_shot(

@@ -15,11 +15,13 @@ from fastai.callback.core import Callback
 from fastai.learner import Recorder
 from fastcore.basics import patch
 from fastcore.foundation import L
+from .several import processes
 
 # %% ../../nbs/training/bookkeeping.ipynb #74c5a4bc
 class Method(Callback):
     "A paper's part of training; `attach` is called once, when it is added to a `ReIDLearner`"
     start_epoch = 0
+    several = False # may several processes train it? see `sharing`; a subclass says it anew
 
     def attach(self, learn): "Add terms and modules, wrap the sampler"
     def state_dict(self)->dict: "Tensors and plain values that a resumed run needs"; return {}
@@ -88,7 +90,7 @@ def after_batch(self:Bookkeeping):
     "Add what each term was in a batch of training"
     if not self.training: return
     self.batches += 1
-    self.images += len(self.xb[0])
+    self.images += len(self.xb[0])*processes()
     for k,v in self.loss_func.values.items(): self.sums[k] = self.sums.get(k, 0) + v
 
 @patch

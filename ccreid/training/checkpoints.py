@@ -21,6 +21,7 @@ import ccreid
 from ..files import Unfit, found_at, hold, plain, reading, shown, write_whole
 from ..tensor_files import read_torch, torch_bytes
 from .frozen import frozen_sums, kept_state, take_state
+from .several import first, processes
 
 # %% ../../nbs/training/checkpoints.ipynb #049c7590
 _ARRAY,_PATH = 'ccreid array','ccreid path' # keys of the dictionaries that stand for them
@@ -118,7 +119,8 @@ def _states(self:Checkpoint):
 def _plan(self:Checkpoint):
     "What must be the same, as plain values"
     opt = self.learn.opt
-    own = dict(groups=getattr(self.learn, 'group_names', []), frozen=frozen_sums(self.learn.model))
+    own = dict(groups=getattr(self.learn, 'group_names', []), frozen=frozen_sums(self.learn.model),
+               processes=processes() if processes()>1 else None)
     return plain(dict(**self.plan, epochs=self.n_epoch, seed=self.learn.seed, terms=list(self.loss_func.terms),
                       callbacks=sorted(self._states()), optimiser=type(getattr(opt, 'opt', opt)).__name__,
                       **{k: v for k,v in own.items() if v}))
@@ -202,6 +204,17 @@ def _take(self:Checkpoint, state):
     self.recorder.values = L(L(v) for v in state['values'])
     _mind_threads(self.path, state.get('threads'))
 
+# %% ../../nbs/training/checkpoints.ipynb #bbe3b7d9
+@patch
+def _take_place(self:Checkpoint):
+    "Take the lock, clear away what killed writers left"
+    lock = hold(self.path.with_name(f'.{self.path.name}.lock'),
+                f'another process trains into {shown(self.path)}: wait for it, or choose another file')
+    self.learn._at_end.append(lock.release)
+    for p in self.path.parent.iterdir():
+        if re.fullmatch(rf'\.(making-)?{re.escape(self.path.name)}(\.\d+|-\d+-\w{{6}})', p.name):
+            p.unlink(missing_ok=True)
+
 # %% ../../nbs/training/checkpoints.ipynb #f5657a8a
 @patch
 def before_fit(self:Checkpoint):
@@ -209,12 +222,7 @@ def before_fit(self:Checkpoint):
     if hasattr(self.learn, 'lr_finder'): # what fastai's search trains is thrown away
         self.run = False
         return
-    lock = hold(self.path.with_name(f'.{self.path.name}.lock'),
-                f'another process trains into {shown(self.path)}: wait for it, or choose another file')
-    self.learn._at_end.append(lock.release)
-    for p in self.path.parent.iterdir(): # of writers that were killed
-        if re.fullmatch(rf'\.(making-)?{re.escape(self.path.name)}(\.\d+|-\d+-\w{{6}})', p.name):
-            p.unlink(missing_ok=True)
+    if first(): self._take_place()
     self.stamp, self.tried = self._stamp(), False
     if self.resume and found_at(self.path)!='does not exist': self._take(self._read())
     self.started = time.time()-self.seconds
@@ -260,7 +268,7 @@ def _check_content(content, state):
 def after_epoch(self:Checkpoint):
     "Save, every so many epochs and after the last"
     self.seconds = time.time()-self.started
-    if (self.epoch+1)%self.every and self.epoch+1!=self.n_epoch: return
+    if not first() or (self.epoch+1)%self.every and self.epoch+1!=self.n_epoch: return
     content = torch_bytes(state := self._state())
     if not self.tried: _check_content(content, state)
     self._check_place()

@@ -16,11 +16,13 @@ from ..evaluation.metrics import evaluate
 from ..evaluation.protocols import Protocol
 from .embedding import embed
 from .learner import Method
+from .several import in_shares
 
 # %% ../../nbs/training/retrieval.ipynb #8afa1f39
 class RetrievalEval(Method):
     "Embed a data set and rank it after every `every` epochs and after the last"
     order = 40 # before the recorder, which reads the columns
+    several = True
     def __init__(self,
         dataset, # `ReIDDataset`, best one of held-out people
         protocols=None, # Names or `Protocol`s, or one of them; the data set's `main_protocols` if `None`
@@ -73,7 +75,7 @@ def before_fit(self:RetrievalEval):
 def look(self:RetrievalEval)->dict: # Percent by column
     "Embed and rank now"
     table = self._table().reset_index(drop=True)
-    features = embed(self.learn, table, num_workers=self.num_workers)
+    features = in_shares(lambda t: embed(self.learn, t, num_workers=self.num_workers), table)
     self.results = {name: evaluate(features, table, p) for name,p in self.protocols.items()}
     return {title: self._value(name, what) for name,what,title in self._columns()}
 

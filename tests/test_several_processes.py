@@ -1,0 +1,260 @@
+"One network trained by several processes: whose share of a batch is whose, and what mathematics says must come out as with one process"
+import multiprocessing, os, sys, time
+from collections import Counter
+from functools import partial
+import numpy as np
+import pandas as pd
+import pytest, torch
+import torch.distributed as dist
+import ccreid.compat
+from datetime import timedelta
+from hypothesis import given,settings,strategies as st
+from fastai.callback.training import GradientAccumulation
+from fastai.optimizer import OptimWrapper
+from ccreid.baselines.aim import AIM
+from ccreid.baselines.cal import CAL
+from ccreid.data.batches import Preprocessing,reid_dataloaders
+from ccreid.data.mannequins import MannequinWorld
+from ccreid.data.samplers import Draw,ModalityBalanced,PKSampler
+from ccreid.data.samples import DataError
+from ccreid.data.shares import Share,own_part
+from ccreid.dcac.memory import PCL
+from ccreid.hsgl.hsal import HSAL
+from ccreid.models.backbones import create_backbone
+from ccreid.models.reid_model import ReIDModel
+from ccreid.training import several
+from ccreid.training.learner import Method,ReIDLearner
+from ccreid.training.retrieval import RetrievalEval
+from ccreid.training.sharing import own_parameters,running_statistics
+from ccreid.training.terms import ReIDLoss,identity_term,triplet_term
+
+class Pairs:
+    "Lets another picture of the same person follow each draw, with labels by rows"
+    def __init__(self, sampler, labels): self.sampler,self.labels,self.batch_size = sampler,np.asarray(labels),2*sampler.batch_size
+    def __len__(self): return 2*len(self.sampler)
+    def epoch(self, e):
+        rng = np.random.default_rng(e)
+        return [x for d in self.sampler.epoch(e) for x in (d, d._replace(row=int(rng.choice(np.flatnonzero(self.labels==self.labels[d.row])))))]
+
+def of(kind, rng, people, images):
+    "A sampler of a kind over random people, and their labels"
+    labels = rng.permutation(np.concatenate([np.arange(9).repeat(2), rng.integers(0, 9, 30)]))
+    if kind=='balanced':
+        both = np.concatenate([labels, labels])
+        table = pd.DataFrame(dict(identity=both, modality=['visible']*len(labels)+['infrared']*len(labels)))
+        return ModalityBalanced(table, people, images, seed=3),both
+    sampler = PKSampler(labels, people, images, seed=3)
+    return (Pairs(sampler, labels) if kind=='pairs' else sampler),labels
+
+@settings(max_examples=25)
+@given(kind=st.sampled_from(['plain','pairs','balanced']), count=st.integers(1, 4), each=st.integers(1, 2), images=st.integers(1, 3), seed=st.integers(0, 99))
+def test_shares_are_the_batch(kind, count, each, images, seed):
+    "Against the definition, draw by draw: every draw of the batch is in exactly one share, and all draws of a person in one"
+    sampler,labels = of(kind, np.random.default_rng(seed), count*each, images)
+    shares = [Share(sampler, labels, r, count) for r in range(count)]
+    whole,parts = sampler.epoch(seed),[s.epoch(seed) for s in shares]
+    n,m = sampler.batch_size,shares[0].batch_size
+    assert n==m*count and [len(p) for p in parts]==[len(s) for s in shares]==[len(whole)//count]*count
+    for b in range(len(whole)//n):
+        batch,cut = whole[b*n:(b+1)*n],[p[b*m:(b+1)*m] for p in parts]
+        assert Counter(batch)==sum((Counter(c) for c in cut), Counter())
+        people = [{labels[d.row] for d in c} for c in cut]
+        assert [len(p) for p in people]==[each]*count and len(set.union(*people))==each*count
+        assert [c for c in cut]==[[d for d in batch if labels[d.row] in p] for p,c in zip(people, cut)] # the order of the batch
+
+def test_labels_that_change_are_seen():
+    "As when a method clusters anew: the labels are looked at when the epoch is drawn"
+    labels = np.array([0,0,1,1,2,2,3,3])
+    sampler = PKSampler(labels.copy(), 4, 2)
+    share = Share(sampler, labels, 0, 2)
+    before = share.epoch(0)
+    labels[:] = labels[::-1].copy()
+    assert {labels[d.row] for d in share.epoch(0)}=={labels[d.row] for d in before}
+    labels[:] = [0,0,0,0,0,0,1,1]
+    with pytest.raises(DataError, match='evenly'): share.epoch(0)
+
+@pytest.mark.parametrize('people,pictures,count', [(4,1,3), (3,2,2), (1,4,2)])
+def test_people_that_cannot_be_dealt_are_refused_by_every_process(people, pictures, count):
+    rows = np.arange(people).repeat(pictures)
+    said = set()
+    for r in range(count):
+        with pytest.raises(DataError, match=f'multiple of {count}') as e: own_part([Draw(i) for i in range(len(rows))], rows, r, count)
+        said.add(str(e.value))
+    assert len(said)==1
+
+# several real processes
+
+def child(fn, args, rank, count, folder, pipe):
+    "One of several processes: what it gives, or what it raises"
+    torch.set_num_threads(1)
+    try:
+        if count>1: dist.init_process_group('gloo', f'file://{folder}/store', timedelta(seconds=60), count, rank)
+        said = fn(*args)
+    except Exception as e: said = e
+    pipe.send(said)
+    pipe.close()
+    os._exit(0)
+
+def together(count, fn, *args, seconds=100):
+    "What `fn(*args)` gives in each of several processes that make a group"
+    import tempfile
+    context,parts = multiprocessing.get_context('forkserver' if torch.cuda.is_available() else 'fork'),[]
+    with tempfile.TemporaryDirectory() as folder:
+        for r in range(count):
+            mine,theirs = context.Pipe(False)
+            p = context.Process(target=child, args=(fn, args, r, count, folder, theirs))
+            p.start(); theirs.close(); parts.append((p, mine))
+        end = time.monotonic()+seconds
+        try: return [mine.recv() if mine.poll(max(0, end-time.monotonic())) else pytest.fail('a process hangs') for _,mine in parts]
+        finally:
+            for p,_ in parts: p.kill(); p.join()
+
+def talk():
+    "Every function of `several`, with values that differ between the processes"
+    r,n = several.rank(),several.processes()
+    x = torch.tensor([[1.+r], [10.*r]], requires_grad=True)
+    rows = several.gathered(x)
+    (rows.flatten()*torch.arange(2.*n)).sum().backward()      # the same sum everywhere: its slope at row i is i
+    labels = several.gathered_dict(dict(a=torch.tensor([r, -r]), b=torch.tensor([r==1, False]), map=x), 2)
+    a,b,c = (torch.nn.Parameter(torch.zeros(2)) for _ in range(3))
+    a.grad = torch.tensor([1., r])
+    if r==1: b.grad = torch.tensor([float(n), 0.])            # only one process used it
+    several.average_gradients([a, b, c])
+    double = torch.full((1,), float(r), dtype=torch.float64)
+    several.average([double, half := torch.full((2,2), 2.*r)])
+    order = []
+    with several.in_turn(): order.append(time.monotonic()); time.sleep(.1*several.first())
+    table = pd.DataFrame(dict(v=range(7)))
+    shares = [several.in_shares(lambda t: torch.tensor(t.v.to_numpy())[:,None]*1., table.head(m), 2)[:,0].tolist() for m in (7,5,1)]
+    bad = pytest.raises(ValueError, several.gathered_dict, dict(a=torch.zeros(3)), 2).value
+    return dict(rows=rows.tolist(), slope=x.grad.flatten().tolist(), labels={k: v.tolist() for k,v in labels.items()}, bad=str(bad), order=order[0],
+        grads=[None if p.grad is None else p.grad.tolist() for p in (a,b,c)], mean=[double.item(), half.tolist()], shares=shares, all=several.from_all(r))
+
+@pytest.mark.parametrize('n', [2,3])
+def test_what_processes_tell_each_other(n):
+    said = together(n, talk)
+    mean = sum(range(n))/n
+    for r,s in enumerate(said):
+        assert s['rows']==[[v] for q in range(n) for v in (1.+q, 10.*q)]
+        assert s['slope']==[n*2.*r, n*(2.*r+1)]               # times the number of processes, so that the mean is right
+        assert s['labels']==dict(a=[v for q in range(n) for v in (q,-q)], b=[q==1 and i==0 for q in range(n) for i in (0,1)])
+        assert s['grads']==[[1., pytest.approx(mean)], [1., 0.], None] and s['mean']==[pytest.approx(mean), [[pytest.approx(2*mean)]*2]*2]
+        assert s['shares']==[[float(v) for v in range(m)] for m in (7,5,1)] and s['all']==list(range(n))
+        assert "'a'" in s['bad'] and s['order']>=said[0]['order']+.1*(r>0)
+
+@pytest.fixture(scope='session')
+def people(tmp_path_factory):
+    dataset = MannequinWorld(identities=(7,0,4), outfits=2, cameras=3, images=2, size=(64,32), seed=3).write(tmp_path_factory.mktemp('world')/'w', layout='prcc')
+    learner_of(dataset)                                       # what is imported late is imported once, and not in every process
+    return dataset
+
+def learner_of(dataset, network='vit_mini', cbs=(), identities=4, **kwargs):
+    torch.manual_seed(0)
+    dls = reid_dataloaders(dataset, Preprocessing((64,32)), identities, 2, num_workers=0, device='cpu')
+    model = ReIDModel(create_backbone(network, size=(64,32)), 'avg', dls.identities, 'none' if network=='vit_mini' else 'bn')
+    model.preprocessing = dls.preprocessing
+    loss = ReIDLoss(identity=identity_term(), triplet=(triplet_term(metric='euclidean'), .5))
+    sgd = partial(OptimWrapper, opt=torch.optim.SGD, momentum=.9)
+    return ReIDLearner(dls, model, loss, opt_func=sgd, lr=.01, wd=0., cbs=[*cbs], **kwargs)
+
+def trained(dataset, network, make, epochs=2, **kwargs):
+    "What is left of a training, as plain things"
+    learn = learner_of(dataset, network, make(dataset), **kwargs)
+    before = repr(learn.dls.train.sampler)
+    with learn.no_bar(), learn.no_logging(): learn.fit(epochs)
+    assert repr(learn.dls.train.sampler)==before              # the share is gone when the fit is over
+    figures = learn.retrieval_eval.curve if hasattr(learn, 'retrieval_eval') else None
+    return dict(state={k: v.numpy() for k,v in learn.model.state_dict().items()}, history=learn.history, counts=learn.counts, curve=figures,
+                loss=[float(v) for v in learn.recorder.losses], random=torch.rand(1).item())
+
+def methods(dataset): return [CAL(0), PCL(), RetrievalEval(dataset, every=1)]
+def replacing(dataset): return [HSAL(), GradientAccumulation(16)]
+def nothing(dataset): return []
+
+@pytest.mark.parametrize('make', [methods, replacing])
+def test_two_processes_equal_one(people, make):
+    "A network without BatchNorm: identity loss, triplets, CAL with a classifier and an optimiser of its own, a memory; HSAL with accumulated gradients"
+    one, = together(1, trained, people, 'vit_mini', make)
+    two = together(2, trained, people, 'vit_mini', make)
+    for s in two:
+        assert isinstance(s, dict), s
+        assert s['counts']==one['counts'] and len(s['history'])==2 and s['random']==two[0]['random']
+        for a,b in zip(one['history'], s['history']): assert b==pytest.approx(a, rel=2e-5)
+        assert s['loss']==pytest.approx(one['loss'], rel=2e-5) and set(s['state'])==set(one['state'])
+        for k,v in one['state'].items(): np.testing.assert_allclose(s['state'][k], v, rtol=1e-4, atol=2e-6, err_msg=k)
+        for k,v in two[0]['state'].items(): np.testing.assert_array_equal(s['state'][k], v, err_msg=k)
+        if one['curve']: assert [e['epoch'] for e in s['curve']]==[0,1] and s['curve']==[pytest.approx(e, abs=1e-3) for e in one['curve']]
+    moved = learner_of(people).model.state_dict()
+    assert sum(float(np.abs(v-moved[k].numpy()).max())>1e-3 for k,v in one['state'].items() if k in moved)>10 # something was learnt
+
+class Watch(Method):
+    "Keeps what a method can see, and a random number that it draws"
+    several = True
+    def before_fit(self): self.seen,self.pictures,self.drawn = [],[],[]
+    def after_pred(self):
+        if not self.training: return
+        self.seen.append(({k: v.tolist() for k,v in self.yb[0].items()}, {k: tuple(v.shape) for k,v in self.pred.items()}))
+        self.pictures.append(self.xb[0].sum((1,2,3)).tolist())
+        self.drawn.append(torch.rand(1).item())
+
+def watched(dataset, network='resnet_mini', epochs=1):
+    learn = learner_of(dataset, network, [Watch()])
+    own = []
+    handle = learn.model.register_forward_hook(lambda *args: own.append(torch.rand(1).item()) if learn.model.training else None)
+    with learn.no_bar(), learn.no_logging(): learn.fit(epochs)
+    w = learn.watch
+    return dict(seen=w.seen, pictures=w.pictures, drawn=w.drawn, own=own, sums=[learn.model.state_dict()[k].double().sum().item() for k in learn.model.state_dict()],
+                statistics=[t.tolist() for t in running_statistics(learn.model)])
+
+def test_methods_see_the_batch_of_one_process(people):
+    "Labels and augmented pictures are those of one process, in its order; random numbers of methods are alike, those of the network are not"
+    one, = together(1, watched, people)
+    two = together(2, watched, people)
+    assert [s['seen'] for s in two]==[[(l, {k: v for k,v in p.items() if k!='map'}) for l,p in one['seen']]]*2
+    for b,whole in enumerate(one['pictures']): assert sum((s['pictures'][b] for s in two), [])==whole
+    assert two[0]['drawn']==two[1]['drawn'] and not set(two[0]['own']) & set(two[1]['own'])
+    assert two[0]['sums']==two[1]['sums'] and two[0]['statistics']==two[1]['statistics'] # BatchNorm: local, then the mean
+
+def averaged():
+    "Running statistics, and a module that steps itself"
+    model = torch.nn.Module()
+    model.norm,model.aux = torch.nn.BatchNorm1d(2, momentum=1.),torch.nn.ModuleDict(dict(a=torch.nn.Linear(1, 1)))
+    model.aux['a'].own_optimiser = True
+    x = torch.tensor([[0.,0.], [2.,4.]])*(1+several.rank())
+    model.norm(x)
+    torch.nn.init.constant_(model.aux['a'].weight, float(several.rank()))
+    several.average([*running_statistics(model), *own_parameters(model)])
+    return model.norm.running_mean.tolist(), model.norm.running_var.tolist(), model.aux['a'].weight.item(), int(model.norm.num_batches_tracked)
+
+def test_batchnorm_keeps_the_mean_of_the_processes():
+    "By hand: means (1,2) and (2,4), variances (2,8) and (8,32)"
+    assert together(2, averaged)==[([1.5, 3.], [5., 20.], .5, 1)]*2
+
+class Blind(Method): pass
+def refusals(dataset):
+    said = []
+    for cbs in ([Blind()], [AIM(0)], []):
+        learn = learner_of(dataset, 'resnet_mini', cbs, identities=4 if cbs else 3)
+        with learn.no_bar(), learn.no_logging(), pytest.raises(ValueError) as e: learn.fit(1)
+        said.append(str(e.value))
+    return said
+
+def test_what_cannot_be_shared_is_refused_before_training(people):
+    said = together(2, refusals, people)
+    assert said[0]==said[1] and all(word in s for word,s in zip(('Blind: cannot be trained by several processes','AIM: cannot','multiple of 2'), said[0]))
+    assert Method.several is False and CAL.several and AIM.several and 'several' not in vars(AIM) # a subclass has to say it anew
+
+def differing(dataset, what):
+    learn = learner_of(dataset)
+    if what=='weights' and several.rank(): torch.nn.init.ones_(learn.model.classifier.bias)
+    if what=='batches' and several.rank(): learn.dls.train.sampler.seed = 5
+    if what=='epochs': return error(learn, start_epoch=several.rank())
+    return error(learn)
+
+def error(learn, **kwargs):
+    with learn.no_bar(), learn.no_logging(), pytest.raises(ValueError) as e: learn.fit(2, **kwargs)
+    return str(e.value)
+
+@pytest.mark.parametrize('what', ['weights','batches','epochs'])
+def test_processes_that_differ_say_so(people, what):
+    assert all(f'different {what}' in s for s in together(2, differing, people, what))
