@@ -115,6 +115,7 @@ def _sample_table(t):
         dataset='photographs', path=t.path, identity=codes['person'], clothes=-1, camera=codes['camera'],
         modality='visible', split='train')))
 
+# %% ../../nbs/clothes/pictures.ipynb #3aab7f71
 def add_generated(
     table:pd.DataFrame, # Of `read_photographs`
     folder,             # Of `ccreid generate`

@@ -103,6 +103,7 @@ def _checked(y, names):
     if y.shape[0]<3: raise ValueError('an interval over people needs three of them at least')
     return y
 
+# %% ../../nbs/evaluation/crossed.ipynb #cd3629eb
 def variance_shares(
     y,                 # [n, ..., D]: people first, then an axis for each factor, one vector in each cell
     names=('identity','clothes','pose','camera'), # Of the axes but the last
