@@ -59,10 +59,77 @@ def train(name, seed, sets, folder):
     write_whole(kept, to_json(record | dict(row=name, chain=chain, protocols=figures), indent=1))
     return file,json.loads(kept.read_text())
 
+FIGURES = 'clothes','identity','clothes with others','pose','camera','rest','nearer','kept','changed','lured'
+
+def hits_of(network, dataset):
+    "Rank-1 hits of the clothes-changing protocol, and whose queries they are"
+    from ccreid.training.asking import evaluate_all
+    results,table = evaluate_all(network, dataset)
+    m = results['clothes-changing']
+    return m.hits.numpy().astype(float),table.identity.loc[m.query_rows].to_numpy()
+
+def tested_as(name, network, dressed, dataset):
+    "(figures for the file, draws of people by figure, hits, identities) of a network"
+    from ccreid.clothes.measuring import as_dict, clothes_test, parts_of
+    from ccreid.evaluation.redressed import LINE_UPS
+    t = clothes_test(network, dressed, name)
+    drawn = {k: t.shares.raw(*v)/t.shares.total for k,v in parts_of(t.shares.drawn).items()}
+    drawn |= {k: t.redressed.drawn[k] for k in ('nearer',*LINE_UPS)}
+    return as_dict(t),drawn,*hits_of(network, dataset)
+
+def gap(a, b, rng):
+    "Difference of two rows [seeds,R+1], paired by seed, with its interval over people and seeds"
+    import numpy as np
+    d = np.asarray(a)-np.asarray(b)
+    pick = rng.integers(len(d), size=(d.shape[1]-1, len(d)))
+    draws = d[pick, np.arange(1, d.shape[1])[:,None]].mean(1)
+    return [round(float(v), 5) for v in (d[:,0].mean(), *np.quantile(draws, [.025,.975]))]
+
+def compare(found, names):
+    "For every two rows the differences of all figures, and of clothes-changing rank-1"
+    import numpy as np
+    from itertools import combinations
+    from ccreid.evaluation.statistics import paired_bootstrap
+    res = []
+    for a,b in combinations(names, 2):
+        rng = np.random.default_rng(0)
+        figures = {k: gap([o[1][k] for o in found[a]], [o[1][k] for o in found[b]], rng) for k in FIGURES}
+        R1 = paired_bootstrap([o[2] for o in found[a]], [o[2] for o in found[b]], found[a][0][3])
+        res.append(dict(a=a, b=b, R1=[round(float(v), 5) for v in R1], **figures))
+    return res
+
+def report(folder, seeds, sets, out):
+    "Test the networks that are there, and write the file; `SystemExit` where one is missing"
+    from ccreid.clothes.pictures import drawn_set
+    from ccreid.data.mannequins import world_hash
+    from ccreid.files import to_json, write_whole
+    from ccreid.runs import environment
+    from ccreid.training.any_model import embedder
+    from ccreid.training.export import load_reid
+    dressed,found,rows = drawn_set(),{},[]
+    for name in ROWS:
+        for seed in seeds:
+            file,record = train(name, seed, sets, folder)
+            one = tested_as(name, load_reid(file), dressed, sets[''])
+            again = one[2].mean()
+            assert abs(again-record['protocols']['clothes-changing']['R1'])<1e-6, (name, seed, again)
+            found.setdefault(name, []).append(one)
+            rows.append(record | dict(test=one[0]))
+            print(name, seed, *(f"{k} {100*one[1][k][0]:.1f}" for k in FIGURES), f'R1 {100*again:.1f}', flush=True)
+    start = tested_as('before training', embedder('resnet_mini').model, dressed, sets[''])
+    before = dict(test=start[0], protocols={'clothes-changing': dict(R1=float(start[2].mean()), queries=len(start[2]))})
+    n,O,P,C = dressed.shape
+    res = dict(set=dict(dressed.about, people=n, outfits=O, poses=P, cameras=C), world=world_hash('mannequins'),
+               seeds=list(seeds), rows=rows, before=before, differences=compare(found, list(ROWS)), **environment('cpu'))
+    write_whole(out, to_json(res, indent=1)+'\n')
+    print(f'written to {out}')
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     p.add_argument('--folder', type=Path, required=True, help='where networks and pictures are kept')
     p.add_argument('--seeds', type=int, nargs='+', default=SEEDS)
+    p.add_argument('--out', type=Path, default=Path(__file__).parent/'results'/'clothes_test.json')
+    p.add_argument('--train-only', action='store_true', help='stop when the networks are there')
     a = p.parse_args()
     from ccreid.data.mannequins import benchmark
     from ccreid.experiments import Sets
@@ -74,5 +141,6 @@ def main():
             file,record = train(name, seed, sets, a.folder)
             ranks = ', '.join(f"{k} {100*v['R1']:.1f}" for k,v in record['protocols'].items())
             print(f"{name}, seed {seed}: {record['steps']} steps, {ranks} ({time.time()-start:.0f} s)", flush=True)
+    if not a.train_only: report(a.folder, a.seeds, sets, a.out)
 
 if __name__=='__main__': main()

@@ -44,9 +44,9 @@ class Tested:
 
     def figures(self)->dict: # `Rate` by name; `garments` is None where it is not measured
         "Shares by `PARTS`, `nearer`, the line-ups, and `garments`: activation under them in shares of their area"
-        groups = parts_of(self.shares.drawn)
-        return ({k: self.shares.of(*v) for k,v in groups.items()} | {k: self.redressed.of(k) for k in ('nearer',*LINE_UPS)}
-                | dict(garments=self.looks and self.looks['times']))
+        shares = {k: self.shares.of(*v) for k,v in parts_of(self.shares.drawn).items()}
+        counted = {k: self.redressed.of(k) for k in ('nearer',*LINE_UPS)}
+        return shares | counted | dict(garments=self.looks and self.looks['times'])
     def more_clothes(self)->Rate:
         "Share of clothes less that of identity, with its interval"
         a,b = self.shares.raw('clothes'),self.shares.raw('identity')
@@ -79,9 +79,10 @@ def clothes_test(
     model = embedder(model)
     y = _vectors(model, dressed, batch_size, num_workers, progress)
     if np.ptp(y.reshape(-1, y.shape[-1]), 0).max()<1e-9:
-        raise ValueError(f'{name or model.name} gives the same vector for every picture: there is nothing to tell apart')
+        raise ValueError(f'{name or model.name} gives the same vector for every picture: nothing can be told apart')
     looks = under_garments(model, dressed, resamples, seed, batch_size)
-    return Tested(name or model.name, model.fingerprint, _shares(y, resamples, seed), redressed(y, resamples, seed), looks)
+    found = _shares(y, resamples, seed),redressed(y, resamples, seed)
+    return Tested(name or model.name, model.fingerprint, *found, looks)
 
 # %% ../../nbs/clothes/measuring.ipynb #4df2c3ad
 def verdict(
@@ -93,20 +94,19 @@ def verdict(
     if gap.high<0: return 'looks more at people than at clothes'
     return 'looks at clothes and at people about alike, as far as so few people can tell'
 
-def _of_100(rate): return f'{100*rate.value:.0f}'
-
+# %% ../../nbs/clothes/measuring.ipynb #d6e2bb9d
 def in_words(
     tested:Tested, # Of one model
     people:int,    # In the line-ups
 )->str:            # Three sentences
     "The result for somebody who has never trained a network"
-    f = tested.figures()
-    return (f"{tested.name} {verdict(tested)}: of all that changes its answer from picture to picture, clothes make up "
-            f"{_of_100(f['clothes'])} % and the person {_of_100(f['identity'])} %. Shown Ann, it takes a stranger in Ann's "
-            f"clothes for nearer than Ann in other clothes in {_of_100(f['nearer'])} of 100 cases. In a line-up of {people} it "
-            f"finds her in {_of_100(f['kept'])} of 100 searches while she keeps her clothes and the others wear something "
-            f"else, in {_of_100(f['changed'])} when all have changed, and in {_of_100(f['lured'])} when the others put on what "
-            f"she wore; guessing finds {100/people:.0f}.")
+    f = {k: f'{100*r.value:.0f}' for k,r in tested.figures().items() if r is not None}
+    return (f"{tested.name} {verdict(tested)}: of all that changes its answer from picture to picture, clothes make "
+            f"up {f['clothes']} % and the person {f['identity']} %. Shown Ann, it takes a stranger in Ann's clothes "
+            f"for nearer than Ann in other clothes in {f['nearer']} of 100 cases. In a line-up of {people} it finds "
+            f"her in {f['kept']} of 100 searches while she keeps her clothes and the others wear something else, in "
+            f"{f['changed']} when all have changed, and in {f['lured']} when the others put on what she wore; "
+            f"guessing finds {100/people:.0f}.")
 
 # %% ../../nbs/clothes/measuring.ipynb #c212bb30
 def _plain(rate): return None if rate is None else [round(float(v), 5) if v==v else None for v in rate]
@@ -117,7 +117,8 @@ def as_dict(
     "The result for programs"
     f,looks = tested.figures(),tested.looks
     return dict(model=tested.name, fingerprint=tested.fingerprint, verdict=verdict(tested),
-                shares={k: _plain(f[k]) for k in PARTS}, parts={k: _plain(tested.shares.of(k)) for k in tested.shares.drawn},
+                shares={k: _plain(f[k]) for k in PARTS},
+                parts={k: _plain(tested.shares.of(k)) for k in tested.shares.drawn},
                 clothes_less_identity=_plain(tested.more_clothes()),
                 **{k: _plain(f[k]) for k in ('nearer',*LINE_UPS)},
                 garments=looks and {k: _plain(v) for k,v in looks.items()})

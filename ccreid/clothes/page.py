@@ -80,24 +80,25 @@ def _question(dressed):
                                          '</figcaption></figure>' for words,at in shown)+'</div>'
 
 # %% ../../nbs/clothes/page.ipynb #34295194
-_MEANING = """Each line of the table is a share, with the range in brackets that 95 of 100 such crowds of people would give.
-“Due to”: all pictures are turned into lists of numbers by the model; of all that changes in these lists from picture to
-picture, so much is due to what is worn, to who is shown, and so on. A share can come out a little below 0: that is
-chance, and means none. “A stranger in the same clothes is nearer”: 50 % is what somebody gets who sees neither
-person nor clothes; near 100 % clothes win, near 0 % the person. “Found”: she is the first in a line-up of everybody,
-seen in another view than the one that is searched with. Activation under garments says where the model notices something:
-1 is no more than elsewhere. It is measured where a model shows this; no verdict is built on it."""
+_MEANING = """Each line of the table is a share, with the range in brackets that 95 of 100 such crowds of people would
+give. “Due to”: all pictures are turned into lists of numbers by the model; of all that changes in these lists from
+picture to picture, so much is due to what is worn, to who is shown, and so on. A share can come out a little below 0:
+that is chance, and means none. “A stranger in the same clothes is nearer”: 50 % is what somebody gets who sees
+neither person nor clothes; near 100 % clothes win, near 0 % the person. “Found”: she is the first in a line-up of
+everybody, seen in another view than the one that is searched with. Activation under garments says where the model
+notices something: 1 is no more than elsewhere. It is measured where a model shows this; no verdict is built on it."""
 
+# %% ../../nbs/clothes/page.ipynb #ffdd3ba9
 def _made(dressed, resamples):
     "How it was made, in a sentence or two"
     n,O,P,C = dressed.shape
     words = f'{len(dressed)} pictures: {n} people, each in {O} outfits, {P} poses, before {C} cameras'
     if dressed.about.get('kind')=='mannequins':
-        words += f" (drawn people of a world with seed {dressed.about['seed']}, who are in no training set of the library)"
+        words += f" (drawn people of a world with seed {dressed.about['seed']}, in no training set of the library)"
     elif 'pictures' in dressed.about: words += f", of {dressed.about['pictures']} in the table"
     if lost := dressed.about.get('left_out'): words += '; left out: '+', '.join(f'{v} {k}' for k,v in lost.items())
-    return (f'{words}. Intervals: {resamples} drawings of people; they do not say what other outfits would give, of which '
-            f'there are {O}. ccreid {ccreid.__version__}.')
+    return (f'{words}. Intervals: {resamples} drawings of people; they do not say what other outfits than these {O} '
+            f'would give. ccreid {ccreid.__version__}.')
 
 # %% ../../nbs/clothes/page.ipynb #3198afea
 def clothes_page(
@@ -107,7 +108,7 @@ def clothes_page(
 )->str:                 # HTML
     "The result as one file"
     page = Report('How much does it look at clothes?',
-                  'Everybody wore everything: the same people in the same clothes, so that each can be told from the other.')
+                  'Everybody wore everything, so that the person and the clothes can be told from each other.')
     page.parts.append(_style)
     page.parts += [f'<p class="answer">{html.escape(in_words(t, dressed.shape[0]))}</p>' for t in tested]
     page.section('The question', 'Which of the two pictures on the right is nearer to the first one?')
