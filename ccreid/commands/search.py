@@ -22,6 +22,8 @@ def _options(parser):
                         help='a picture, several, a folder of them, or a file of vectors')
     parser.add_argument('--index', required=True, type=place, metavar='I', help='file of `ccreid index`')
     parser.add_argument('--top', type=of_rule(whole(1)), default=10, help='how many to list (10)')
+    parser.add_argument('--where', action='append', default=[], metavar='CONDITION', help=
+        'search among pictures that fulfil it, such as camera=3, time>=10:00 or person!=ada; may be repeated')
     parser.add_argument('--out', type=place, metavar='FILE',
                         help='write a page (.html) or JSON (.json) instead of lines')
     parser.add_argument('--json', action='store_true', help='print JSON')
@@ -63,7 +65,7 @@ def _run(options):
     from ccreid.search.exact import open_index
     end,index = _shape(options),open_index(options.index)
     row,vectors = _asked(options, index)
-    found = index.search(vectors, options.top)
+    found = index.search(vectors, options.top, where=options.where)
     as_json = to_json(pages.results_dict(found, row, index), indent=1)
     if end: write_whole(options.out, as_json if end=='.json' else pages.results_page(found, row, index))
     if options.json: print(as_json)
@@ -74,4 +76,5 @@ def _run(options):
 command = Command('list the nearest pictures of an index', _options, _run,
 '''ccreid search somebody.jpg --index people.index --top 10
   ccreid search somebody.jpg --index people.index --out found.html
-  ccreid search queries.npz --index people.index --json''')
+  ccreid search queries.npz --index people.index --json
+  ccreid search somebody.jpg --index people.index --where camera=3 --where "time>=10:00"''')
