@@ -93,9 +93,8 @@ def add(self:Index,
     known = _joined(self, check_columns(columns, len(rows)), len(rows))
     if not len(rows): return
     self._add(_unit(rows, ids))
-    self.columns,self._ready = known,{}
     if not self.ids: self.about = {k: about[k] for k in _KEPT if about.get(k)}
-    self.dim,self.model = rows.shape[1],self.model or model
+    self.columns,self._ready,self.dim,self.model = known,{},rows.shape[1],self.model or model
     self._at.update((i, len(self.ids)+n) for n,i in enumerate(ids))
     self.ids += ids
 
@@ -150,6 +149,16 @@ def among(self:Index,
         keep &= self._ready[c.name].holds(c)
     return np.flatnonzero(keep)
 
+# %% ../../nbs/search/exact.ipynb #30c6d405
+@patch
+def checked(self:Index,
+    queries,      # `Vectors`, an array [Q,D], or one vector [D]
+    model:str='', # Fingerprint of their model; that of `Vectors` if empty
+)->np.ndarray:    # [Q,D] float32 of length 1
+    "Queries ready for a search; `ValueError` for those of another model or length"
+    rows,names,_ = _incoming(self, queries, None, model, 'queries')
+    return _unit(rows, names or [f'query {i}' for i in range(len(rows))])
+
 # %% ../../nbs/search/exact.ipynb #0c3d2aad
 @patch
 def search(self:Index,
@@ -160,11 +169,10 @@ def search(self:Index,
 )->Found:
     "The nearest vectors of each query; `ValueError` for queries of another model or length, and for wrong conditions"
     if not isinstance(top, int) or top<1: raise ValueError(f'top is a whole number from 1, not {top!r}')
-    rows,names,_ = _incoming(self, queries, None, model, 'queries')
-    among = self.among(where)
+    rows,among = self.checked(queries, model),self.among(where)
     k = min(top, len(self) if among is None else len(among))
     if not k or not len(rows): return Found([[] for _ in rows], np.zeros((len(rows),0), np.float32))
-    at,scores = self._nearest(_unit(rows, names or [f'query {i}' for i in range(len(rows))]), k, among)
+    at,scores = self._nearest(rows, k, among)
     return Found([[self.ids[i] for i in row if i>=0] for row in at.tolist()], scores)
 
 # %% ../../nbs/search/exact.ipynb #7fc5dd71

@@ -93,6 +93,7 @@ def _only(index, numbers):
     if isinstance(inner, faiss.IndexHNSW): return faiss.SearchParametersHNSW(efSearch=inner.hnsw.efSearch, **only)
     return faiss.SearchParameters(**only)
 
+# %% ../../nbs/search/faiss_index.ipynb #7404924e
 def _nearest(self, queries, k, among=None):
     "Positions, -1 where FAISS found fewer, and cosines; equal ones in the order of adding"
     index = self._built()
@@ -105,6 +106,7 @@ def _nearest(self, queries, k, among=None):
     at,scores = (np.take_along_axis(o, order, 1) for o in (at, scores))
     return at,np.where(at<0, np.float32(np.nan), scores)
 
+# %% ../../nbs/search/faiss_index.ipynb #aeae78a9
 def _arrays(self):
     import faiss
     index = self._built()

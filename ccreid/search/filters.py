@@ -80,6 +80,7 @@ def parse_where(
         found.append(m.groups())
     return found
 
+# %% ../../nbs/search/filters.ipynb #5ec2e2b8
 def conditions(
     where,      # As of `parse_where`
     kinds:dict, # 'text' or 'number' by name of a column
@@ -150,6 +151,7 @@ def _bare(word):
     "Digits without leading zeros"
     return str(int(word)) if word and word.isdecimal() else word
 
+# %% ../../nbs/search/filters.ipynb #c2a901c6
 def columns_of_names(
     ids,         # Of N vectors: paths
     pattern:str, # Such as `{identity}_{clothes}_c{camera}_{frame}.jpg`

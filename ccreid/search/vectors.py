@@ -130,6 +130,7 @@ def _from_npz(path):
     if not isinstance(known, dict): raise Unfit('holds no columns that can be read')
     return Vectors(rows, names, *_said(text), known)
 
+# %% ../../nbs/search/vectors.ipynb #b15f8f35
 def _known(table):
     "Columns of a table that can be kept: texts and numbers, times as texts; others are passed over"
     import pyarrow.types as t
@@ -139,6 +140,7 @@ def _known(table):
         or t.is_timestamp(f.type) or t.is_date(f.type))]
     return {k: [plain(v) for v in table[k].to_pylist()] for k in fits}
 
+# %% ../../nbs/search/vectors.ipynb #404ec775
 def _from_parquet(path):
     "Vectors of a .parquet"
     import pyarrow.parquet as pq
