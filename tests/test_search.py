@@ -135,6 +135,64 @@ def test_queries_of_another_model_are_refused():
     assert index.search(Vectors(unit(1, 8), ['q'], 'aa'), 2).ids==index.search(unit(1, 8), 2, 'aa').ids
 
 
+def known(n=40, engine=ExactIndex, **kw):
+    "An index with cameras, times and people, some of them not known"
+    index = engine(**kw)
+    columns = dict(camera=[i%3 if i%7 else None for i in range(n)], time=[f'2024-05-{1+i%28:02}' for i in range(n)], person=['ada' if i%2 else 'bob' for i in range(n)])
+    index.add(Vectors(unit(n, 8), [f'p{i}' for i in range(n)], 'aa', dict(name='net'), columns))
+    return index, columns
+
+
+WHERE = ['camera=1', 'camera!=1', 'camera<1.5', ['camera>=1','person!=bob'], 'time>=2024-05-20', ['time<2024-05-20','time>2024-05-18'], 'person=nobody', []]
+
+
+def fitting(columns, where, n):
+    "Positions that fulfil conditions, in plain Python"
+    def holds(i, w):
+        name,op,value = next((w.partition(o)[0], o, w.partition(o)[2]) for o in ('!=','>=','<=','=','<','>') if o in w)
+        v = columns[name][i]
+        if v is None: return False
+        value = float(value) if name=='camera' else value
+        return {'=': v==value, '!=': v!=value, '<': v<value, '<=': v<=value, '>': v>value, '>=': v>=value}[op]
+    return [i for i in range(n) if all(holds(i, w) for w in ([where] if isinstance(where, str) else where))]
+
+
+@pytest.mark.parametrize('where', WHERE)
+@pytest.mark.parametrize('memory', [40, 2**26])
+def test_filters_come_before_the_search(where, memory):
+    index,columns = known(memory=memory)
+    rows,queries,fits = unit(40, 8),unit(5, 8, 3),fitting(columns, where, 40)
+    found = index.search(queries, 4, 'aa', where)
+    wanted = brute(queries, rows[fits], min(4, len(fits)))[0] if fits else np.zeros((5,0), int)
+    assert found.ids==[[f'p{fits[i]}' for i in row] for row in wanted]
+
+
+def test_a_filter_holds_after_adding_and_removing(tmp_path):
+    index,columns = known()
+    assert index.search(unit(1, 8), 99, 'aa', 'camera=1').ids
+    index.remove([f'p{i}' for i in range(0, 40, 3)])
+    index.add(unit(2, 8, 9), ['x','y'], 'aa', dict(camera=[1,None], place=['door','yard']))
+    again = open_index(index.save(tmp_path/'i'))
+    for i in index,again:
+        got = {*i.search(unit(1, 8), 99, 'aa', 'camera=1').ids[0]}
+        assert got=={f'p{k}' for k in fitting(columns, 'camera=1', 40) if k%3}|{'x'}
+        assert i.search(unit(1, 8), 99, 'aa', 'place!=door').ids==[['y']]
+    with pytest.raises(ValueError, match='holds texts in the index'): index.add(unit(1, 8), ['z'], 'aa', dict(place=[3]))
+    assert 'z' not in index and len(index)==len(again)==28 and [len(v) for v in index.columns.values()]==[28]*4
+    index.remove('y'); index.remove('x')
+    assert [*index.columns]==['camera','time','person']
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(60, 3000), st.integers(1, 40), st.integers(1, 6), st.integers(0, 99), st.integers(1, 300))
+def test_the_largest_by_groups_are_the_largest(n, width, q, seed, values):
+    from ccreid.search.exact import _largest
+    s = torch.from_numpy(np.random.default_rng(seed).integers(0, values, (q,n)).astype(np.float32))
+    v,at = _largest(s, min(width, n))
+    assert torch.equal(v, s.topk(min(width, n))[0]) and torch.equal(s.gather(1, at), v)
+    assert all(len(set(row))==len(row) for row in at.tolist())
+
+
 def test_an_engine_says_what_it_lacks():
     class Half(Index): kind = 'half'
     with pytest.raises(AttributeError): Half().add([[1.]], ['a'])
@@ -208,6 +266,17 @@ def test_faiss_is_an_index_like_the_other(faiss, tmp_path, factory):
     with pytest.raises(ValueError, match='model bb'): index.search(unit(1, 8), model='bb')
 
 
+@pytest.mark.parametrize('factory', ['Flat', 'IVF4,Flat', 'HNSW16'])
+def test_faiss_filters_before_it_searches(faiss, factory):
+    from ccreid.search.faiss_index import FaissIndex
+    index,columns = known(engine=FaissIndex, factory=factory, probe=4)
+    exact = known()[0]
+    for i in index,exact: i.remove('p4')
+    for where in WHERE:
+        a,b = (i.search(unit(5, 8, 3), 4, 'aa', where) for i in (index,exact))
+        assert a.ids==b.ids if factory!='HNSW16' else {*sum(a.ids, [])}<={f'p{k}' for k in fitting(columns, where, 40)}
+
+
 def test_faiss_gives_fewer_where_it_finds_fewer_and_can_be_emptied(faiss):
     from ccreid.search.faiss_index import FaissIndex
     index = filled(100, 8, FaissIndex, factory='IVF20,Flat', probe=1)
@@ -242,9 +311,10 @@ def test_without_faiss_a_line_says_what_to_install(monkeypatch):
 @pytest.mark.parametrize('end', ['.npz', '.parquet'])
 def test_vectors_come_back_as_they_were(tmp_path, end):
     if end=='.parquet': pytest.importorskip('pyarrow')
-    some = Vectors(unit(7, 5), ['a.jpg','b b','ü','c\nd','/x/y','#0','-'], 'aa', dict(name='net', skipped={'z': 'why'}))
+    some = Vectors(unit(7, 5), ['a.jpg','b b','ü','c\nd','/x/y','#0','-'], 'aa', dict(name='net', skipped={'z': 'why'}),
+                   dict(camera=[1,2,None,4,5,6,2**62+1], time=[.5,None,1e300,-0.,1.,2.,3.], person=['','ü',None,'a','b','c','d']))
     again = read_vectors(write_vectors(tmp_path/f'v{end}', some))
-    assert (again.ids,again.model,again.about)==(some.ids,'aa',some.about) and (again.vectors==some.vectors).all() and again.vectors.dtype==np.float32
+    assert (again.ids,again.model,again.about,again.columns)==(some.ids,'aa',some.about,some.columns) and (again.vectors==some.vectors).all() and again.vectors.dtype==np.float32
     content = (tmp_path/f'v{end}').read_bytes()
     for name,data in dict(cut=content[:-30], half=content[:len(content)//2], empty=b'', page=b'<!doctype html>').items():
         (tmp_path/f'{name}{end}').write_bytes(data)
@@ -255,6 +325,8 @@ def test_a_parquet_file_is_read_by_others(tmp_path):
     pd,_ = pytest.importorskip('pandas'),pytest.importorskip('pyarrow')
     table = pd.read_parquet(write_vectors(tmp_path/'v.parquet', Vectors(unit(3, 4), ['a','b','c'], 'aa')))
     assert table.id.tolist()==['a','b','c'] and np.allclose(np.stack(table.vector), unit(3, 4))
+    table.assign(when=pd.to_datetime(['2024-05-01T10:00','2024-05-02T00:00',None]), n=[1.5,None,2], flag=[True,False,True]).to_parquet(tmp_path/'more.parquet')
+    assert read_vectors(tmp_path/'more.parquet').columns==dict(when=['2024-05-01T10:00:00','2024-05-02T00:00:00',None], n=[1.5,None,2.])
     table.drop(columns='id').to_parquet(tmp_path/'other.parquet')
     with pytest.raises(ValueError, match='no columns id and vector'): read_vectors(tmp_path/'other.parquet')
     pd.DataFrame(dict(id=['a','b'], vector=[[1.,2.],[3.]])).to_parquet(tmp_path/'ragged.parquet')

@@ -75,7 +75,19 @@ def test_a_file_of_vectors_is_a_query_and_needs_no_model(index, run):
     assert code==0 and [l.split()[-1] for l in out.splitlines()[1::2]]==[f'x/{i}.png' for i in range(6)]
 
 
+def test_what_is_known_is_asked_for(index, run):
+    Path('known.csv').write_text('path,camera,time\n'+''.join(f'x/{i}.png,{i%2},{9+i:02}:00\n' for i in range(5)))
+    assert run('index v.npz --out k.index --table known.csv --names x/{identity}.png')[0]==0
+    code,out,_ = run('search v.npz --index k.index --top 9 --where camera=1 --where time>=10:00 --where person!=3 --json')
+    assert code==0 and [[f['id'] for f in r['found']] for r in json.loads(out)['results']]==[['x/1.png']]*6
+    code,_,err = run('search v.npz --index k.index --where colour=red')
+    assert code==2 and 'there is no column colour: there are person, camera, time' in err
+
+
 @pytest.mark.parametrize('line,said', [
+    ('index v.npz --out j.index --table none.csv', 'none.csv'), ('index v.npz --out j.index --table model_of_a_test.py', 'no column path or id'),
+    ('index v.npz --out j.index --names {person}.png', 'unknown placeholder'), ('index v.npz --out j.index --names y/{identity}.png', 'no name fits'),
+    ('search v.npz --index i.index --where camera=1', 'there is no column camera: there is none'), ('search v.npz --index i.index --where camera', 'no condition'),
     ('embed gallery --weights model_of_a_test:colour --out v.csv', 'v.csv: a file of vectors ends in .npz or .parquet'),
     ('embed nowhere --weights model_of_a_test:colour --out w.npz', 'nowhere: there is no such file'),
     ('embed gallery --weights model_of_a_test:nothing --out w.npz', 'cannot be imported'),

@@ -20,6 +20,10 @@ def _options(parser):
     parser.add_argument('--engine', choices=['exact','faiss'], default='exact', help='how it is searched (exact)')
     parser.add_argument('--factory', type=of_rule(text()), help="what FAISS builds, in its own language (auto)")
     parser.add_argument('--probe', type=of_rule(whole(1)), help='cells that a query opens, for FAISS (a sixteenth)')
+    parser.add_argument('--table', type=place, metavar='CSV', help=
+        'what is known about the pictures, for `ccreid search --where`: a column path, and others such as camera, time')
+    parser.add_argument('--names', type=of_rule(text()), metavar='PATTERN', help=
+        'the names say it, such as {identity}_c{camera}_{frame}.jpg')
 
 def _engine(options):
     "An empty index; `ValueError` for an option of another engine"
@@ -32,12 +36,20 @@ def _engine(options):
     return FaissIndex(**given)
 
 # %% ../../nbs/commands/index.ipynb #237806fe
+def _read(file, options):
+    "Vectors of a file, with what a table or their names say about them"
+    from ccreid.search.filters import columns_of_names, columns_of_table
+    from ccreid.search.vectors import read_vectors
+    v = read_vectors(file)
+    if options.names: v.columns = v.columns | columns_of_names(v.ids, options.names)
+    if options.table: v.columns = v.columns | columns_of_table(options.table, v.ids)
+    return v
+
 def _run(options):
     "Put vectors into an index"
     from ccreid.files import shown
-    from ccreid.search.vectors import read_vectors
     index = _engine(options)
-    for file in options.vectors: index.add(read_vectors(file))
+    for file in options.vectors: index.add(_read(file, options))
     index.save(options.out)
     print(f'{index!r} in {shown(options.out)}')
 
@@ -45,4 +57,5 @@ def _run(options):
 command = Command('make vectors ready to be searched', _options, _run,
 '''ccreid index vectors.npz --out people.index
   ccreid index monday.npz tuesday.npz --out week.index
-  ccreid index vectors.npz --out people.index --engine faiss''')
+  ccreid index vectors.npz --out people.index --engine faiss
+  ccreid index vectors.npz --out people.index --table cameras.csv''')

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from fastcore.basics import patch
 from ..files import Unfit,plain,reading,shown,write_whole
+from .filters import Column,check_columns,conditions,kind_of_column
 from .vectors import Vectors,as_rows,check_ids
 from ..tensor_files import read_safetensors,safetensors_bytes
 
@@ -46,7 +47,9 @@ class Index:
     kind = ''
     def __init__(self,
         model:str='', # Fingerprint of the model whose vectors it takes; that of the first with one if empty
-    ): self.model,self.dim,self.ids,self.about,self._at = model,None,[],{},{}
+    ):
+        self.model,self.dim,self.ids,self.about,self._at = model,None,[],{},{}
+        self.columns,self._ready = {},{} # N values by name; those that are ready to be compared
 
     def __len__(self): return len(self.ids)
     def __contains__(self, id): return id in self._at
@@ -79,17 +82,19 @@ def add(self:Index,
     vectors,  # `Vectors`, or an array [N,D]
     ids=None, # N texts, none of them in the index yet; those of `Vectors` if `None`
     model:str='', # Fingerprint of their model; that of `Vectors` if empty
+    columns:dict|None=None, # N texts, numbers or `None` by name: what is known about them; that of `Vectors` if `None`
 ):
     "Put vectors in; `ValueError` for those of another model or length, and for an id that is there"
-    about = dict(vectors.about) if isinstance(vectors, Vectors) else {}
+    about,columns = (dict(vectors.about),vectors.columns) if isinstance(vectors, Vectors) else ({},columns)
     rows,ids,model = _incoming(self, vectors, ids, model, 'vectors')
     ids = _placed(self, check_ids([] if ids is None else ids, len(rows)), about)
     if there := next((i for i in ids if i in self._at), None):
         raise ValueError(f'the id {shown(there)!r} is in the index: remove it first, or name the new one otherwise')
+    known = _joined(self, check_columns(columns, len(rows)), len(rows))
     if not len(rows): return
     self._add(_unit(rows, ids))
     if not self.ids: self.about = {k: about[k] for k in _KEPT if about.get(k)}
-    self.dim,self.model = rows.shape[1],self.model or model
+    self.columns,self._ready,self.dim,self.model = known,{},rows.shape[1],self.model or model
     self._at.update((i, len(self.ids)+n) for n,i in enumerate(ids))
     self.ids += ids
 
@@ -99,6 +104,14 @@ def _placed(self, ids, about):
     folder = about.get('folder') or ''
     if not folder or not self.ids or folder==self.about.get('folder'): return ids
     return [f'{folder}/{i}' for i in ids]
+
+def _joined(self, new, n):
+    "Columns with `n` values more; nothing where one side has no such column"
+    kinds = {k: {kind_of_column(v) for v in (self.columns[k], new[k])} for k in self.columns if k in new}
+    if mixed := next((k for k,v in kinds.items() if len(v)>1), ''):
+        raise ValueError(f'column {mixed} holds {kind_of_column(self.columns[mixed])}s in the index, '
+                         f'and {kind_of_column(new[mixed])}s here')
+    return {k: (self.columns.get(k) or [None]*len(self))+(new.get(k) or [None]*n) for k in {**self.columns, **new}}
 
 def _positions(self, ids):
     "Where ids are; `KeyError` for one that is not there"
@@ -116,9 +129,35 @@ def remove(self:Index,
     keep = np.ones(len(self), bool)
     keep[gone] = False
     if gone: self._remove(keep)
+    kept = {k: [o for o,stays in zip(v, keep) if stays] for k,v in self.columns.items()}
+    self.columns,self._ready = {k: v for k,v in kept.items() if kind_of_column(v)},{}
     self.ids = [i for i,k in zip(self.ids, keep) if k]
     self._at = {i: n for n,i in enumerate(self.ids)}
     return len(gone)
+
+# %% ../../nbs/search/exact.ipynb #d2e8d274
+@patch
+def among(self:Index,
+    where, # Conditions, as of `search`
+):         # Rising positions [M] in the order of `ids`, `None` for all
+    "Where the vectors are that fulfil conditions; `ValueError` for a column that is not there"
+    kinds = {k: kind_of_column(v) for k,v in self.columns.items()} if where else {}
+    asked,keep = conditions(where, kinds),np.ones(len(self), bool)
+    if not asked: return None
+    for c in asked:
+        if c.name not in self._ready: self._ready[c.name] = Column(self.columns[c.name])
+        keep &= self._ready[c.name].holds(c)
+    return np.flatnonzero(keep)
+
+# %% ../../nbs/search/exact.ipynb #30c6d405
+@patch
+def checked(self:Index,
+    queries,      # `Vectors`, an array [Q,D], or one vector [D]
+    model:str='', # Fingerprint of their model; that of `Vectors` if empty
+)->np.ndarray:    # [Q,D] float32 of length 1
+    "Queries ready for a search; `ValueError` for those of another model or length"
+    rows,names,_ = _incoming(self, queries, None, model, 'queries')
+    return _unit(rows, names or [f'query {i}' for i in range(len(rows))])
 
 # %% ../../nbs/search/exact.ipynb #0c3d2aad
 @patch
@@ -126,13 +165,14 @@ def search(self:Index,
     queries,    # `Vectors`, an array [Q,D], or one vector [D]
     top:int=10, # How many of the nearest, at least 1; all where there are fewer
     model:str='', # Fingerprint of their model; that of `Vectors` if empty
+    where=None, # Conditions, such as `['camera=3', 'time>=10']`: only vectors that fulfil all of them are searched
 )->Found:
-    "The nearest vectors of each query; `ValueError` for queries of another model or length"
+    "The nearest vectors of each query; `ValueError` for queries of another model or length, and for wrong conditions"
     if not isinstance(top, int) or top<1: raise ValueError(f'top is a whole number from 1, not {top!r}')
-    rows,names,_ = _incoming(self, queries, None, model, 'queries')
-    k = min(top, len(self))
+    rows,among = self.checked(queries, model),self.among(where)
+    k = min(top, len(self) if among is None else len(among))
     if not k or not len(rows): return Found([[] for _ in rows], np.zeros((len(rows),0), np.float32))
-    at,scores = self._nearest(_unit(rows, names or [f'query {i}' for i in range(len(rows))]), k)
+    at,scores = self._nearest(rows, k, among)
     return Found([[self.ids[i] for i in row if i>=0] for row in at.tolist()], scores)
 
 # %% ../../nbs/search/exact.ipynb #7fc5dd71
@@ -142,26 +182,44 @@ def _exact(query, rows, at):
     order = np.lexsort((at, -s))
     return s[order],at[order]
 
-def _proposed(queries, rows, width, chunk):
+_GROUP = 32 # Cosines of which only the largest is looked at first
+
+def _largest(s, width):
+    "(values, positions) of the `width` largest of each row"
+    q,n = s.shape
+    step = n//_GROUP
+    if step<4*width: return s.topk(width)
+    tops = s[:,:step*_GROUP].view(q, _GROUP, step).amax(1).topk(width)[1]
+    at = (tops[:,:,None]+step*torch.arange(_GROUP)).flatten(1)
+    if rest := n-step*_GROUP: at = torch.cat([at, torch.arange(n-rest, n).expand(q, -1)], 1)
+    v,i = s.gather(1, at).topk(width)
+    return v,at.gather(1, i)
+
+# %% ../../nbs/search/exact.ipynb #720fe6f4
+def _piece(rows, among, start, chunk):
+    "Some rows: of all, or of those at the positions `among`"
+    return torch.from_numpy(rows[start:start+chunk] if among is None else rows[among[start:start+chunk]])
+
+def _proposed(queries, rows, width, chunk, among=None):
     "By the matrix product: positions [Q,width] of the best, and the best cosine that was left out [Q]"
     q,left = torch.from_numpy(queries),torch.full((len(queries),), -torch.inf)
     best,at = torch.zeros(len(q), 0),torch.zeros(len(q), 0, dtype=torch.long)
-    for start in range(0, len(rows), chunk):
-        s,i = (q@torch.from_numpy(rows[start:start+chunk]).T).topk(min(width, len(rows)-start, chunk))
-        if s.shape[1]<min(chunk, len(rows)-start): left = torch.maximum(left, s[:,-1])
+    n = len(rows) if among is None else len(among)
+    for start in range(0, n, chunk):
+        s,i = _largest(q@_piece(rows, among, start, chunk).T, min(width, n-start, chunk))
+        if s.shape[1]<min(chunk, n-start): left = torch.maximum(left, s[:,-1])
         best,at = torch.cat([best, s], 1),torch.cat([at, i+start], 1)
         if best.shape[1]>width:
             best,i = best.topk(width)
             left,at = torch.maximum(left, best[:,-1]),at.gather(1, i)
-    return at.numpy(),left.numpy()
+    return at.numpy() if among is None else among[at.numpy()],left.numpy()
 
 # %% ../../nbs/search/exact.ipynb #2cf60017
-def _all_above(query, rows, least, chunk):
+def _all_above(query, rows, least, chunk, among=None):
     "Positions of all rows whose cosine, by the product, is at least `least`"
-    q = torch.from_numpy(query)
-    found = [start+(torch.from_numpy(rows[start:start+chunk])@q>=least).nonzero()[:,0].numpy()
-             for start in range(0, len(rows), chunk)]
-    return np.concatenate(found)
+    q,n = torch.from_numpy(query),len(rows) if among is None else len(among)
+    found = [start+(_piece(rows, among, start, chunk)@q>=least).nonzero()[:,0].numpy() for start in range(0, n, chunk)]
+    return np.concatenate(found) if among is None else among[np.concatenate(found)]
 
 # %% ../../nbs/search/exact.ipynb #e4f7e441
 def nearest(
@@ -169,22 +227,23 @@ def nearest(
     rows:np.ndarray,    # [N,D] float32 of length 1
     k:int,              # From 1 to N
     memory:int=2**26,   # Bytes that the cosines of a chunk may take
+    among=None,         # Rising positions [M] of the rows that count, at least k; all if `None`
 )->tuple: # positions [Q,k], cosines [Q,k] float32
     "The k largest cosines of each query, the best first, equal ones in the order of the rows"
     sure,block = 2*queries.shape[1]*2.**-24,256
-    chunk = max(1, memory//(4*min(block, max(1, len(queries)))))
-    width = min(len(rows), k+max(16, k//4))
+    wide = max(min(block, max(1, len(queries))), queries.shape[1] if among is not None else 1)
+    chunk,width = max(1, memory//(4*wide)),min(len(rows) if among is None else len(among), k+max(16, k//4))
     found = []
     for part in (queries[b:b+block] for b in range(0, len(queries), block)):
-        proposed = _proposed(part, rows, width, chunk)
-        found += [_settled(q, rows, at, left, k, sure, chunk) for q,at,left in zip(part, *proposed)]
+        proposed = _proposed(part, rows, width, chunk, among)
+        found += [_settled(q, rows, at, left, k, sure, chunk, among) for q,at,left in zip(part, *proposed)]
     return np.stack([a for _,a in found]),np.stack([s for s,_ in found]).astype(np.float32)
 
 # %% ../../nbs/search/exact.ipynb #6c3e9ca6
-def _settled(query, rows, at, left, k, sure, chunk):
+def _settled(query, rows, at, left, k, sure, chunk, among):
     "The answer of one query: of what was proposed, or of all that may belong to it"
     s,order = _exact(query, rows, at)
-    if s[k-1]-left<=sure: s,order = _exact(query, rows, _all_above(query, rows, float(s[k-1]-sure), chunk))
+    if s[k-1]-left<=sure: s,order = _exact(query, rows, _all_above(query, rows, float(s[k-1]-sure), chunk, among))
     return s[:k],order[:k]
 
 # %% ../../nbs/search/exact.ipynb #b1b51222
@@ -202,7 +261,7 @@ class ExactIndex(Index):
         if len(self._blocks)!=1: self._blocks = [np.concatenate(self._blocks)] if self._blocks else []
         return self._blocks[0] if self._blocks else np.zeros((0, self.dim or 0), np.float32)
     def _add(self, rows): self._blocks.append(rows)
-    def _nearest(self, queries, k): return nearest(queries, self._rows(), k, self.memory)
+    def _nearest(self, queries, k, among=None): return nearest(queries, self._rows(), k, self.memory, among)
     def _remove(self, keep): self._blocks = [self._rows()[keep]]
     def _arrays(self): return dict(vectors=self._rows())
     def _restore(self, arrays):
@@ -218,7 +277,8 @@ def save(self:Index,
 )->Path:  # The file
     "Write the index, whole or not at all; `OSError` where the disk refuses"
     arrays = {k: torch.from_numpy(v) for k,v in self._arrays().items()}
-    arrays['ids'] = torch.frombuffer(bytearray(json.dumps(self.ids).encode()), dtype=torch.uint8)
+    for k,v in dict(ids=self.ids, columns=self.columns).items():
+        if v or k=='ids': arrays[k] = torch.frombuffer(bytearray(json.dumps(v).encode()), dtype=torch.uint8)
     said = dict(index=self.kind, model=self.model, dim=self.dim, about=plain(self.about), settings=self._settings())
     write_whole(path, safetensors_bytes(arrays, said))
     return Path(path)
@@ -241,8 +301,10 @@ def _filled(arrays, said):
     "An index of what a file holds"
     if said is None or 'index' not in said: raise Unfit('holds tensors, but no index')
     index = _engine(said['index'])(said['model'], **said['settings'])
-    ids = json.loads(arrays.pop('ids').numpy().tobytes())
+    def text(name, default): return json.loads(arrays.pop(name).numpy().tobytes()) if name in arrays else default
+    ids = text('ids', None)
     index.ids,index.dim,index.about = check_ids(ids, len(ids)),said['dim'],said['about']
+    index.columns = check_columns(text('columns', {}), len(ids))
     index._at = {i: n for n,i in enumerate(ids)}
     if ids: index._restore({k: v.numpy() for k,v in arrays.items()})
     return index

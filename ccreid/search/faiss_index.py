@@ -84,14 +84,29 @@ def _remove(self, keep):
 FaissIndex._add,FaissIndex._remove = _add,_remove
 
 # %% ../../nbs/search/faiss_index.ipynb #9e3e0725
-def _nearest(self, queries, k):
+def _only(index, numbers):
+    "What FAISS is told to search among some numbers"
+    import faiss
+    inner,only = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexIDMap2) else index,dict(
+        sel=faiss.IDSelectorBatch(numbers))
+    if isinstance(inner, faiss.IndexIVF): return faiss.SearchParametersIVF(nprobe=inner.nprobe, **only)
+    if isinstance(inner, faiss.IndexHNSW): return faiss.SearchParametersHNSW(efSearch=inner.hnsw.efSearch, **only)
+    return faiss.SearchParameters(**only)
+
+# %% ../../nbs/search/faiss_index.ipynb #7404924e
+def _nearest(self, queries, k, among=None):
     "Positions, -1 where FAISS found fewer, and cosines; equal ones in the order of adding"
-    scores,numbers = self._built().search(queries, k)
+    index = self._built()
+    params = None if among is None else _only(index, self._numbers[among])
+    try: scores,numbers = index.search(queries, k, params=params)
+    except RuntimeError: raise ValueError(f'FAISS cannot filter {self.factory!r}: leave the conditions out, or choose '
+                                          'Flat or IVF...,Flat') from None
     at = np.where(numbers<0, -1, np.searchsorted(self._numbers, numbers))
     order = np.lexsort((at, -scores))
     at,scores = (np.take_along_axis(o, order, 1) for o in (at, scores))
     return at,np.where(at<0, np.float32(np.nan), scores)
 
+# %% ../../nbs/search/faiss_index.ipynb #aeae78a9
 def _arrays(self):
     import faiss
     index = self._built()

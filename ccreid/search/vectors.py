@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from ..evaluation.scoring import read_npz
 from ..files import Unfit,reading,shown,to_json,write_whole
+from .filters import NAME,check_columns
 from ..weights import need
 
 # %% ../../nbs/search/vectors.ipynb #7fa51ef0
@@ -55,22 +56,26 @@ class Vectors:
     ids:list           # N different texts
     model:str = ''     # Fingerprint
     about:dict = field(default_factory=dict) # Plain values: name of the model, folder of the pictures, what was skipped
+    columns:dict = field(default_factory=dict) # N texts, numbers or `None` by name: camera, time, ...
 
     def __post_init__(self):
         self.vectors = as_rows(self.vectors)
         self.ids = check_ids(self.ids, len(self.vectors))
+        self.columns = check_columns(self.columns, len(self.vectors))
 
     def __len__(self): return len(self.ids)
     def __repr__(self):
         by = f" of {self.about.get('name') or 'a model'} ({self.model})" if self.model else ''
-        return f'Vectors: {len(self)} of length {self.vectors.shape[1]}{by}'
+        known = f", with {', '.join(self.columns)}" if self.columns else ''
+        return f'Vectors: {len(self)} of length {self.vectors.shape[1]}{by}{known}'
 
 # %% ../../nbs/search/vectors.ipynb #63f5a63e
 def _npz(v):
     "Content of an .npz"
     names = np.array([os.fsencode(i) for i in v.ids]) if len(v) else np.zeros(0, 'S1')
     about = np.array(to_json(dict(model=v.model, about=v.about)))
-    np.savez(buffer := io.BytesIO(), paths=names, features=v.vectors, about=about)
+    known = dict(columns=np.frombuffer(to_json(v.columns).encode(), np.uint8)) if v.columns else {}
+    np.savez(buffer := io.BytesIO(), paths=names, features=v.vectors, about=about, **known)
     return buffer.getvalue()
 
 def _parquet(v):
@@ -79,7 +84,7 @@ def _parquet(v):
     import pyarrow as pa, pyarrow.parquet as pq
     rows = pa.FixedSizeListArray.from_arrays(pa.array(v.vectors.reshape(-1)), v.vectors.shape[1])
     names = pa.array([i.encode('utf-8', 'backslashreplace').decode() for i in v.ids], pa.string())
-    table = pa.table(dict(id=names, vector=rows))
+    table = pa.table(dict(id=names, vector=rows) | {k: pa.array(c) for k,c in v.columns.items()})
     pq.write_table(table.replace_schema_metadata({'ccreid': to_json(dict(model=v.model, about=v.about))}),
                    buffer := io.BytesIO())
     return buffer.getvalue()
@@ -119,9 +124,23 @@ def _said(text):
 def _from_npz(path):
     "Vectors of an .npz"
     names,rows = read_npz(path)
-    with np.load(path, allow_pickle=False) as z: text = str(z['about']) if 'about' in z.files else None
-    return Vectors(rows, names, *_said(text))
+    with np.load(path, allow_pickle=False) as z:
+        text = str(z['about']) if 'about' in z.files else None
+        known = json.loads(z['columns'].tobytes()) if 'columns' in z.files else {}
+    if not isinstance(known, dict): raise Unfit('holds no columns that can be read')
+    return Vectors(rows, names, *_said(text), known)
 
+# %% ../../nbs/search/vectors.ipynb #b15f8f35
+def _known(table):
+    "Columns of a table that can be kept: texts and numbers, times as texts; others are passed over"
+    import pyarrow.types as t
+    def plain(v): return None if v is None or v!=v else v.isoformat() if hasattr(v, 'isoformat') else v
+    fits = [f.name for f in table.schema if NAME.fullmatch(f.name) and f.name not in ('id','vector') and (
+        t.is_integer(f.type) or t.is_floating(f.type) or t.is_string(f.type) or t.is_large_string(f.type)
+        or t.is_timestamp(f.type) or t.is_date(f.type))]
+    return {k: [plain(v) for v in table[k].to_pylist()] for k in fits}
+
+# %% ../../nbs/search/vectors.ipynb #404ec775
 def _from_parquet(path):
     "Vectors of a .parquet"
     import pyarrow.parquet as pq
@@ -130,7 +149,7 @@ def _from_parquet(path):
     text = (table.schema.metadata or {}).get(b'ccreid')
     flat = table['vector'].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     rows = flat.reshape(table.num_rows, -1) if table.num_rows else np.zeros((0,0), np.float32)
-    return Vectors(rows, table['id'].to_pylist(), *_said(text))
+    return Vectors(rows, table['id'].to_pylist(), *_said(text), _known(table))
 
 # %% ../../nbs/search/vectors.ipynb #80b0e05d
 def read_vectors(
