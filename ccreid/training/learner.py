@@ -18,6 +18,7 @@ from fastai.callback.core import CancelEpochException, CancelValidException
 from fastai.learner import Learner, defaults
 from fastai.optimizer import OptimWrapper
 from fastcore.basics import noop, patch
+from fastcore.foundation import L
 from ..models.backbones import create_backbone
 from ..models.reid_model import ReIDModel, ask
 from .adapting import check_fit, fitted
@@ -25,6 +26,8 @@ from .attaching import Attaching
 from .bookkeeping import Bookkeeping, Method, ReIDRecorder, epoch_seed
 from .groups import parameter_groups, trained_parameters
 from .predicting import Predicting
+from .several import processes
+from .sharing import SeveralProcesses
 from .terms import ReIDLoss, identity_term
 from ..values import folded
 
@@ -115,6 +118,7 @@ def fit(self:ReIDLearner,
 ):
     "Train"
     self.first_epoch = start_epoch
+    if processes()>1: cbs = L(cbs)+[SeveralProcesses()]
     try: Learner.fit(self, n_epoch, lr, wd, cbs, reset_opt)
     finally:
         while self._at_end: self._at_end.pop()()
