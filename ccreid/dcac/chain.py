@@ -132,6 +132,12 @@ ROWS += [Row(f'DCAC, weight {w}{words}', 'dcac', dict(dcac_weight=float(w), dcac
              'baseline from plaza', 'weights', **_two)
          for words,weights in (('', (30, 300, 3000)), (', noise in another image', (300, 3000))) for w in weights]
 
+# %% ../../nbs/dcac/chain.ipynb #0464eb5c
+_slow,_alone = dict(lr=_rate/10),dict(dcac_pcl_weight=0.)
+ROWS += [Row(f'{name}, {words}', method, changes, 'before training', 'dose', **_two) for name,words,method,changes in (
+    ('baseline','a tenth of the rate','pcl',_slow), ('baseline','no prototypes','pcl',_alone),
+    ('baseline','a tenth of the rate, no prototypes','pcl',_slow|_alone), ('DCAC','a tenth of the rate','dcac',_slow))]
+
 # %% ../../nbs/dcac/chain.ipynb #973e5deb
 _pages = ('clip_reid memory conditioning diffusion latents denoisers expert controls feedback alignment miniature '
           'looking chain figures results')
