@@ -60,7 +60,7 @@ def test_coco(tmp_path):
     (tmp_path/'c.json').write_text(json.dumps(found))
     table = read_boxes(tmp_path/'c.json')
     assert table.values.tolist()==[[1,'x/2.jpg','1',1,2,4,6,1],[0,'x/1.jpg','a',0,0,1,1,.5]]        # in the order of frame_id
-    assert table.attrs['left_out']=={'of another category': 1, 'of a crowd': 1}
+    assert table.attrs==dict(left_out={'of another category': 1, 'of a crowd': 1}, images=2)
     del found['images'][0]['frame_id']; found['categories'] = [dict(id=3, name='dog')]              # now as they stand, and all
     found['annotations'] = found['annotations'][:2]
     (tmp_path/'c.json').write_text(json.dumps(found))
@@ -366,6 +366,11 @@ def test_a_video_gives_what_its_frames_give_decoded_once(scene, tmp_path, monkey
     assert len(decoded)==9 and w.ids==['walk/1.jpg','walk/2.jpg','walk/x y.jpg']
     with pytest.raises(DataError, match='walk.mkv.*no names such as'): embed_tracklets(colour, frames, table.assign(frame=-1, name='a'), tmp_path/'x.npz')
     with pytest.raises(DataError, match='ends after 9 frames'): embed_tracklets(colour, frames, table.assign(frame=table.frame+5), tmp_path/'x.npz')
+    counted,some = open_frames(write_video(tmp_path/'walk.mp4', pictures)),table.assign(name='a.jpg')
+    some.attrs['images'] = 5                                     # a COCO file that lists every second frame says another time
+    with pytest.raises(DataError, match='walk.mp4 has 9 frames, and the file of boxes lists 5 images'): embed_tracklets(colour, counted, some, tmp_path/'x.npz')
+    some.attrs['images'] = 9
+    assert len(embed_tracklets(colour, counted, some, tmp_path/'y.npz'))==3
 
 
 def test_tracklets_are_searched_like_pictures(scene, tmp_path):
@@ -467,6 +472,13 @@ def test_from_a_film_to_an_answer(scene, ccreid, tmp_path):
     code,_,_ = ccreid(*words, '--out', 'w.npz', '--every', '4', '--pooling', 'median', '--clip', 'noon')
     assert code==0 and read_vectors('w.npz').ids==['noon/1','noon/2','noon/3'] and read_vectors('w.npz').about['pool']=='median'
     sys.modules.pop('model_of_a_video', None)
+
+
+def test_help_is_light():
+    import subprocess
+    code = "import sys; from ccreid.cli import main\ntry: main(['tracklets','--help'])\nexcept SystemExit: pass\nprint([m for m in ('torch','pandas','PIL','scipy','av') if m in sys.modules], file=sys.stderr)"
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.stderr=='[]\n' and 'ccreid tracklets film.mp4 --boxes' in done.stdout
 
 
 @pytest.mark.parametrize('change,says', [

@@ -51,7 +51,7 @@ def _position(at, value, first):
 
 # %% ../../nbs/video/boxes.ipynb #7df12984
 def _of_mot(path, first):
-    "(place, row) of each line of MOT text, and what was left out"
+    "(place, row) of each line of MOT text, what was left out, no count of images"
     rows,left_out = [],Counter()
     for n,line in enumerate(_text(path).splitlines(), 1):
         if not line.strip(): continue
@@ -62,7 +62,7 @@ def _of_mot(path, first):
         score = at.number(cells[6], 'conf') if len(cells)>6 and cells[6].strip() else 1.
         if score==0: left_out['marked 0, not to be considered'] += 1
         else: rows.append((at, (frame, '', str(track) if track>=0 else '', x, y, x+w, y+h, score)))
-    return rows,left_out
+    return rows,left_out,None
 
 # %% ../../nbs/video/boxes.ipynb #714a361e
 WORDS = dict(frame=('frame','frame_id','image','file','file_name','filename'),
@@ -94,7 +94,7 @@ def _csv_row(at, cells, columns):
 
 # %% ../../nbs/video/boxes.ipynb #20e5e877
 def _of_csv(path, first):
-    "(place, row) of each line of a CSV"
+    "(place, row) of each line of a CSV, nothing left out, no count of images"
     text = _text(path)
     head = text.split('\n', 1)[0]
     reader = csv.reader(io.StringIO(text), delimiter=max(',;\t', key=head.count))
@@ -105,7 +105,7 @@ def _of_csv(path, first):
     numbers = all(re.fullmatch(r'-?\d+(\.0*)?', r[0]) for _,r in rows)
     if lost := next((at for at,r in rows if not r[0]), None): raise lost.fault('the frame is empty')
     def frame(at, written): return (_position(at, written, first),'') if numbers else (-1,written)
-    return [(at, (*frame(at, r[0]), *r[1:])) for at,r in rows],Counter()
+    return [(at, (*frame(at, r[0]), *r[1:])) for at,r in rows],Counter(),None
 
 # %% ../../nbs/video/boxes.ipynb #58a19228
 PERSON = ('person','pedestrian','people')
@@ -147,7 +147,7 @@ def _coco_row(at, a, images):
 
 # %% ../../nbs/video/boxes.ipynb #d0db1b00
 def _of_coco(path, first):
-    "(place, row) of each annotation, and what was left out"
+    "(place, row) of each annotation, what was left out, how many images there are"
     found = read_json(path, _what, error=DataError)
     images,others = _ranked(path, _part(path, found, 'images')),_others(found)
     rows,left_out = [],Counter()
@@ -156,7 +156,7 @@ def _of_coco(path, first):
         if a.get('iscrowd'): left_out['of a crowd'] += 1
         elif a.get('category_id') in others: left_out['of another category'] += 1
         else: rows.append((at, _coco_row(at, a, images)))
-    return rows,left_out
+    return rows,left_out,len(images)
 
 # %% ../../nbs/video/boxes.ipynb #7cd7d85b
 def _sound(rows, left_out, detections):
@@ -192,16 +192,16 @@ def read_boxes(
     kind:str='',    # mot, csv or coco; found out if empty
     detections:bool=False, # Take boxes without a track too?
     first:int=1,    # Number of the first frame, where frames are numbers (MOT, CSV)
-)->pd.DataFrame:    # The columns above; `.attrs['left_out']` counts what was left out
+)->pd.DataFrame:    # The columns above; `.attrs['left_out']` counts what was left out, `['images']` those of COCO
     "Read boxes; `DataError` in one line names file and line, `FileNotFoundError`"
     kind = kind or kind_of_boxes(path)
     if kind not in _READERS: raise ValueError(f"boxes are of the kinds {', '.join(_READERS)}, not {kind!r}")
-    rows,left_out = _READERS[kind](path, first)
+    rows,left_out,images = _READERS[kind](path, first)
     rows = _sound(rows, left_out, detections)
     gone = f': {sum(left_out.values())} left out'*bool(left_out)
     if not rows: raise DataError(f'{shown(path)} holds no box{gone}')
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    table.attrs['left_out'] = dict(left_out)
+    table.attrs.update(left_out=dict(left_out), **(dict(images=images) if images else {}))
     return table
 
 # %% ../../nbs/video/boxes.ipynb #2e265c73

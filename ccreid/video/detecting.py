@@ -16,9 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from torch import nn
 from .. import settings
-from ..data.samples import DataError
-from ..files import Unfit,reading,shown
-from ..training.progress import bar
+from ..files import shown
 from .boxes import COLUMNS
 from .frames import open_frames
 from ..weights import SUFFIXES,WeightsNotFound,compare_weights,load_weights

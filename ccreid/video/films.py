@@ -18,7 +18,7 @@ from ..data.mannequins.drawing import Canvas
 from ..data.mannequins.heads import Painter
 from ..data.mannequins.painting import paint
 from ..data.mannequins.world import MannequinWorld
-from .boxes import BOX,COLUMNS
+from .boxes import COLUMNS
 
 # %% ../../nbs/video/films.ipynb #4e99c6d5
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def draw_film(
     return pictures,pd.DataFrame(rows, columns=list(COLUMNS))
 
 # %% ../../nbs/video/films.ipynb #b8722141
-INKS = ((230,159,0),(86,180,233),(0,158,115),(240,228,66),(213,94,0),(204,121,167))
+INKS = ((230,159,0),(86,180,233),(0,158,115),(240,228,66),(213,94,0),(204,121,167),(0,70,180),(255,90,90),(90,40,130))
 
 # %% ../../nbs/video/films.ipynb #d3cf395f
 def film_strip(

@@ -67,6 +67,9 @@ def match_frames(
     if (table.frame<0).any(): raise DataError(
         f'{shown(frames.path)} is a video: its frames have numbers, no names such as {shown(table.name.iloc[0])}')
     count = len(frames) if frames.names is not None else frames.stated
+    listed = table.attrs.get('images')
+    if listed and count and listed!=count: raise DataError(f'{shown(frames.path)} has {count} frames, and the file of '
+        f'boxes lists {listed} images: without their names all frames must be listed')
     if count and int(table.frame.max())>=count:
         raise DataError(f'{shown(frames.path)} has {count} frames, and there is a box in the one of position '
                         f'{int(table.frame.max())}, counted from 0')
@@ -101,7 +104,9 @@ def _cut(self, i):
         error = DataError(f'{said} (needed for the box {shown(self.names[i])})')
         error.reason = reason or str(e)
         raise error from None
-    picture = whole.crop(clip_box(self.boxes[i], whole.size)[0])
+    inside,_ = clip_box(self.boxes[i], whole.size)
+    if inside is None: raise DataError(f'the box {shown(self.names[i])} lies outside its frame')
+    picture = whole.crop(inside)
     if i in self.keep: _keep(picture, self.keep[i])
     return picture
 
