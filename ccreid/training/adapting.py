@@ -158,7 +158,8 @@ def _watched(learn, cb):
     if cb.monitor not in columns:
         return (f'{cb} watches {cb.monitor!r}, and the columns are {", ".join(map(repr, columns))}: '
                 'give one of them as monitor')
-    rare = {o[-1] for e in learn.cbs if getattr(e, 'every', 1)!=1 and hasattr(type(e), '_columns') for o in e._columns()}
+    looking = [e for e in learn.cbs if hasattr(type(e), '_columns')]
+    rare = {title for e in looking if e.every>1 for *_,title in e._columns()}
     if cb.monitor in rare: return f'{cb} watches {cb.monitor!r} in every epoch: make it RetrievalEval(dataset, every=1)'
 
 def _mixed(learn, cb):

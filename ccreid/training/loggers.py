@@ -30,16 +30,19 @@ class MLflowLogger(Callback):
         self.title,self.values,self.run_id,self.finished = title,values or {},None,False
         self._open(experiment, uri)
 
-    def _open(self, experiment, uri):
-        from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
-        try:
-            self.client = MlflowClient(tracking_uri=uri)
-            known = self.client.get_experiment_by_name(experiment)
-            self.experiment = known.experiment_id if known else self.client.create_experiment(experiment)
-        except MlflowException as e:
-            why = ' '.join(str(e).split()).split('. ')[0][:150]
-            raise ValueError(f"MLflow cannot write to {uri or 'its usual place'}: {why}") from None
+# %% ../../nbs/training/loggers.ipynb #3220eba6
+@patch
+def _open(self:MLflowLogger, experiment, uri):
+    "The client, and the number of the experiment; `ValueError` in one line where that fails"
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    try:
+        self.client = MlflowClient(tracking_uri=uri)
+        known = self.client.get_experiment_by_name(experiment)
+        self.experiment = known.experiment_id if known else self.client.create_experiment(experiment)
+    except MlflowException as e:
+        why = ' '.join(str(e).split()).split('. ')[0][:150]
+        raise ValueError(f"MLflow cannot write to {uri or 'its usual place'}: {why}") from None
 
 # %% ../../nbs/training/loggers.ipynb #9aeffd2b
 @patch
