@@ -112,6 +112,7 @@ def _sheet(self, b, max_n):
     x = PersonPicture(torch.from_numpy(np.moveaxis(self.preprocessing.denormalise(x), -1, -3).copy()))
     return x, people[:len(x)], L((PersonPicture(p),t) for p,t in zip(x, titles))
 
+# %% ../../nbs/data/in_order.ipynb #e8b09f53
 @patch
 def show_results(self:ReIDLoader,
     b, # A batch

@@ -31,6 +31,7 @@ def _together(parts):
     "A dictionary of the whole"
     return {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
 
+# %% ../../nbs/training/predicting.ipynb #2a163377
 @torch.no_grad()
 def _through(learn, batches, keep):
     "(images or None, outputs, labels) of batches; the model is given back as it was"

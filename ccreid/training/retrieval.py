@@ -86,6 +86,7 @@ def before_validate(self:RetrievalEval):
     if (self.epoch+1)%self.every and self.epoch+1!=self.n_epoch: return
     self.curve.append(dict(epoch=self.epoch, **self.look()))
 
+# %% ../../nbs/training/retrieval.ipynb #62809278
 @patch
 def state_dict(self:RetrievalEval)->dict:
     "The curve so far"
