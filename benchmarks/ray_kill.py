@@ -94,7 +94,7 @@ def main(argv=None):
         kw = dict(variants=2, batch=4, progress=False)
         rows['local'] = trial('expansion, local', lambda: expand(table, Tint(), f/'local', **kw), f/'local', lambda: compared(f/'local', f/'local'))
         if not a.asked:
-            me = [sys.executable, __file__, '--people', str(a.people), '--asked', tmp, '12']
+            me = [sys.executable, os.path.abspath(__file__), '--people', str(a.people), '--asked', tmp, '12']
             died = subprocess.run(me, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
             assert died==-signal.SIGKILL, died
             first = len(read_manifest(f/'asked'))

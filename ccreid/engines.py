@@ -11,6 +11,7 @@ __all__ = ['MOST', 'LocalEngine', 'using', 'current', 'RayEngine']
 import logging, pickle, sys
 from contextlib import closing, contextmanager
 from contextvars import ContextVar
+from fastcore.basics import patch
 from .weights import need
 
 # %% ../nbs/engines.ipynb #54628a47
@@ -122,8 +123,6 @@ class RayEngine:
         return self.actors or gpus or max(1, cpus), dict(num_gpus=1) if gpus else dict(num_cpus=1)
 
 # %% ../nbs/engines.ipynb #b33ad1cf
-from fastcore.basics import patch
-
 @patch
 def each(self:RayEngine,
     work,  # Function of (state, item), which other processes can import
@@ -135,6 +134,7 @@ def each(self:RayEngine,
     with _ray(self.address, self.actors, self.memory) as ray, closing(self._rows(ray, work, state, items)) as rows:
         for row in rows: yield _opened(row['found'])
 
+# %% ../nbs/engines.ipynb #26c880b3
 @patch
 def _rows(self:RayEngine, ray, work, state, items):
     from ray.data import ActorPoolStrategy, DataContext, from_items
