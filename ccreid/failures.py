@@ -91,7 +91,7 @@ KINDS = [
 # %% ../nbs/failures.ipynb #35b359f9
 EXTRAS = {**dict.fromkeys(('diffusers','transformers','peft','accelerate'), 'generate'), 'mediapipe': 'pose',
           'onnxruntime': 'faces', 'ray': 'scale', 'faiss': 'search',
-          'pyarrow': 'search'} # Package → optional part of ccreid that brings it
+          'pyarrow': 'search', 'onnx': 'onnx', 'onnxscript': 'onnx'} # Package → optional part of ccreid that brings it
 
 def _chain(e):
     seen = []

@@ -111,7 +111,7 @@ def of_chains(
 
 # %% ../nbs/options.ipynb #6d7b431d
 _debug = 'where something fails, print the whole trace'
-_own = 'demo','train','evaluate','embed','index','search','generate','reproduce','check','settings'
+_own = 'demo','train','evaluate','export','embed','index','search','generate','reproduce','check','settings'
 COMMANDS = {name: f'ccreid.commands.{name}:command' for name in _own} # The library's own, by name
 
 def _add_options(parser, command, layouts=False):
