@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from huggingface_hub import ModelCard
+from huggingface_hub import DatasetCard, ModelCard
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -18,6 +18,8 @@ from ccreid.baselines.parts import HPMModel, PCBModel
 from ccreid.baselines.two_stream import TwoStream
 from ccreid.cmcc.pia import PIANet
 from ccreid.dcac.clip_reid import clip_reid
+from ccreid.data.cards import card_names, load_card
+from ccreid.data.dataset_cards import write_dataset_card
 from ccreid.data.transforms import Preprocessing
 from ccreid.models.backbones import create_backbone
 from ccreid.tensor_files import read_safetensors, torch_bytes
@@ -183,6 +185,28 @@ def test_a_card_without_figures_says_so_and_invents_nothing():
     card = ModelCard(model_card(made('gem')))
     assert card.data.eval_results is None and card.data.license=='unknown'
     for words in ('Not evaluated', 'No licence was stated', 'Not said.', 'not meant for following people'): assert words in card.text
+
+
+@pytest.mark.parametrize('name', card_names())
+def test_every_data_card_is_one_for_the_hub_with_the_same_facts(name, tmp_path):
+    ours,card = load_card(name),DatasetCard.load(write_dataset_card(name, tmp_path))
+    d = card.data
+    assert (d.license, d.pretty_name, d.license_details, d.get('ccreid'))==(ours.license, ours.pretty_name, ours.license_details, ours.head)
+    assert d.license in ('apache-2.0','cc-by-nc-sa-4.0','other','unknown') and (d.get('license_name') is not None)==(d.license=='other')
+    assert d.task_categories==['image-feature-extraction'] and ('withdrawn' in d.tags)==ours.withdrawn and set(ours.head['tags'])<=set(d.tags)
+    total = ours.expected('total', 'images')
+    if total: assert d.size_categories=={4: '1K<n<10K', 5: '10K<n<100K', 6: '100K<n<1M'}[len(str(total))]
+    assert (tmp_path/'pictures'/f'{name}.png').is_file() and 'no picture of it is here' in card.text or name=='folder'
+    assert DatasetCard(str(card)).data.to_dict()==d.to_dict()
+
+
+def test_a_card_from_a_wheel_has_no_picture_and_no_link_to_one(tmp_path, monkeypatch):
+    from ccreid.data import dataset_cards
+    (tmp_path/'cards').mkdir()
+    text = write_dataset_card('prcc', tmp_path/'a').read_text()
+    monkeypatch.setattr(dataset_cards, 'card_folders', lambda: [tmp_path/'cards'])
+    bare = write_dataset_card('prcc', tmp_path/'b').read_text()
+    assert 'pictures/prcc.png' in text and 'pictures/' not in bare and bare.count('## ')==text.count('## ') and not (tmp_path/'b'/'pictures').exists()
 
 
 # --- the hub

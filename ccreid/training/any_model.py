@@ -58,9 +58,10 @@ def _of_hub(name, device, flip):
 
 def _onnx(path, device, flip, size):
     "A network in an ONNX file"
-    pre = None if size is None else Preprocessing(size, flip=bool(flip))
-    found = OnnxEmbedder(path, pre, device)
-    return found if pre or not flip else OnnxEmbedder(path, replace(found.preprocessing, flip=True), device)
+    found = OnnxEmbedder(path, None if size is None else Preprocessing(size, flip=False), device)
+    wanted = found.own or found.preprocessing
+    if flip is not None: wanted = replace(wanted, flip=flip)
+    return found if wanted==found.preprocessing else OnnxEmbedder(path, wanted, device)
 
 # %% ../../nbs/training/any_model.ipynb #2a258513
 def open_model(

@@ -10,7 +10,7 @@ __all__ = ['embed_batch', 'Embedder', 'weights_fingerprint', 'NetworkEmbedder', 
 
 # %% ../../nbs/training/embedders.ipynb #017219df
 import ccreid.compat
-import hashlib, os
+import hashlib, json, os
 import numpy as np
 import torch
 from pathlib import Path
@@ -170,15 +170,25 @@ def _size_of(shape, path, preprocessing):
     return tuple(asked or size),batch
 
 # %% ../../nbs/training/embedders.ipynb #74a3e8fb
+def _said(session, path):
+    "The preprocessing that a file of this library carries, None for one of others"
+    from ccreid.training.export import checked_preprocessing
+    if (text := session.get_modelmeta().custom_metadata_map.get('ccreid')) is None: return None
+    try: return checked_preprocessing(json.loads(text)['preprocessing'])
+    except (ValueError,KeyError,TypeError) as e:
+        raise ValueError(f'{shown(path)} says nothing sound about its preprocessing: {shown(e)}') from None
+
+# %% ../../nbs/training/embedders.ipynb #defbfcc8
 class OnnxEmbedder(Embedder):
     "A network in an ONNX file; of several outputs the first counts"
     def __init__(self,
         path, # File
-        preprocessing:Preprocessing|None=None, # Size, mean, deviation, flip; None: the file's size, ImageNet's values
+        preprocessing:Preprocessing|None=None, # None: what the file says, else its size and ImageNet's values
         device:str='cpu', # `cpu` or `cuda`
     ): # Raises `ImportError` without onnxruntime, `ValueError` for a file of another kind
         self.session = open_onnx(path, device, extra='search')
-        takes = self.session.get_inputs()[0]
+        self.own,takes = _said(self.session, path),self.session.get_inputs()[0]
+        preprocessing = preprocessing or self.own
         size,self.batch = _size_of(takes.shape, path, preprocessing)
         self.path,self.input = Path(path),takes.name
         self.preprocessing = pre = preprocessing or Preprocessing(size, flip=False)
