@@ -24,8 +24,7 @@ from ..models.reid_model import ReIDModel, ask
 from .attaching import Attaching
 from .bookkeeping import Bookkeeping, Method, ReIDRecorder, epoch_seed
 from .groups import parameter_groups, trained_parameters
-from .several import processes
-from .sharing import SeveralProcesses
+from .sharing import SeveralProcesses, processes
 from .terms import ReIDLoss, identity_term
 from ..values import folded
 
