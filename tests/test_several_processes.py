@@ -360,7 +360,7 @@ def test_an_error_in_one_process_ends_the_other(runs, people, tmp_path, breaks):
 
 def test_what_is_refused_is_one_line_in_each_process(runs, people, tmp_path):
     _,said,*_ = runs
-    for more,word in ((('--method','aim'), 'AIM: cannot be trained by several processes'), (('--set','identities=3'), 'dealt evenly'), (('--device','mps'), 'mps')):
+    for more,word in ((('--method','aim'), 'AIM: cannot be trained by several processes'), (('--set','identities=3'), 'dealt evenly')):
         res = start(said, people.root, tmp_path/'no', *more)
         assert [c for _,c,*_ in res]==[2, 2] and all(word in e and len(e.strip().splitlines())<=2 for *_,e in res), res
 
