@@ -36,7 +36,9 @@ def _as_process():
 # %% ../nbs/cli.ipynb #0d2c57b3
 def _say(text):
     "A line on standard error, if anybody hears it"
-    with contextlib.suppress(OSError, ValueError, AttributeError): print(f'ccreid: {text}', file=sys.stderr, flush=True)
+    number = os.environ.get('RANK', '0')
+    who = 'ccreid' if number=='0' else f'ccreid (process {number})' # of several that a launcher started
+    with contextlib.suppress(OSError, ValueError, AttributeError): print(f'{who}: {text}', file=sys.stderr, flush=True)
 
 def _pushed_out():
     "None, or what hinders standard output from being written"
@@ -74,6 +76,13 @@ def _in_lines():
         warnings.showwarning = show
         yield
 
+# %% ../nbs/cli.ipynb #2619db01
+def _alone(name):
+    "`ValueError` where a launcher started several processes of a command that is one"
+    from ccreid.settings import launched
+    if (n := launched())>1: raise ValueError(
+        f'{name} is done by one process, and a launcher started {n}: start it without (or unset WORLD_SIZE)')
+
 # %% ../nbs/cli.ipynb #579caccf
 def _failed(e, words):
     "Say what went wrong; 2"
@@ -91,7 +100,9 @@ def _call(words):
     with _in_lines(): p = parser(words)
     options = p.parse_args(words)
     fill(options)
-    return resolve(p.commands[options.command].run)(options) or 0
+    command = p.commands[options.command]
+    if not command.several: _alone(options.command)
+    return resolve(command.run)(options) or 0
 
 # %% ../nbs/cli.ipynb #ddd87ffb
 def main(

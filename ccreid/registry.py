@@ -145,6 +145,7 @@ class Command:
     run:str|Callable # Of the parsed options, gives the exit code (None: 0)
     examples:str = '' # Lines
     reads_data:bool = False # Does it take the options of data sets, such as --data and those of single layouts?
+    several:bool = False # May a launcher start several processes of it, which then work together?
 
 # %% ../nbs/registry.ipynb #9cd7bb51
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from .training.asking import compared_features, compared_table, evaluate_all, mu
 from .training.checkpoints import Checkpoint
 from .training.learner import Method
 from .training.progress import progress
+from .training.several import processes
 
 # %% ../nbs/runs.ipynb #661f61e3
 _all_ = ['compared_features','compared_table','evaluate_all','multi_shot'] # offered here too
@@ -42,7 +43,8 @@ def environment(
     cores = f'{os.cpu_count()} CPU cores ({processor()})'
     name = torch.cuda.get_device_name(device) if device.type=='cuda' else cores
     versions = dict(ccreid=ccreid.__version__, python=platform.python_version(), **versions)
-    return dict(device=str(device), device_name=name, threads=torch.get_num_threads(), versions=versions)
+    together = dict(processes=processes()) if processes()>1 else {}
+    return dict(device=str(device), device_name=name, threads=torch.get_num_threads(), versions=versions, **together)
 
 # %% ../nbs/runs.ipynb #593a8189
 RANKS = (1,5,10,20) # Kept in a record

@@ -6,7 +6,7 @@ Docs: https://ccreid.github.io/ccreid/settings.html.md"""
 
 # %% auto #0
 __all__ = ['DEFAULTS', 'FOLDERS', 'Setting', 'SettingsError', 'read_ini', 'user_folder', 'find_files', 'parse', 'resolve',
-           'pick_device', 'get']
+           'pick_device', 'get', 'launched']
 
 # %% ../nbs/settings.ipynb #68c5974b
 import os,re
@@ -161,3 +161,10 @@ def get(
     found = resolve(start)
     if name not in found: raise KeyError(f'no setting {name!r}; there are {", ".join(found)}')
     return pick_device(*found[name]) if name=='device' else found[name].value
+
+# %% ../nbs/settings.ipynb #7d73f8c2
+def launched()->int: # At least 1
+    "How many processes a launcher started, by the variable WORLD_SIZE; `SettingsError` if it is no number"
+    text = os.environ.get('WORLD_SIZE', '') or '1'
+    if not text.isdecimal(): raise SettingsError(f'WORLD_SIZE = {text!r} in the environment is no number of processes')
+    return max(1, int(text))

@@ -1,7 +1,8 @@
 "One network trained by several processes: whose share of a batch is whose, and what mathematics says must come out as with one process"
-import multiprocessing, os, sys, time
+import json, multiprocessing, os, socket, subprocess, sys, tempfile, time
 from collections import Counter
 from functools import partial
+from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest, torch
@@ -22,7 +23,8 @@ from ccreid.dcac.memory import PCL
 from ccreid.hsgl.hsal import HSAL
 from ccreid.models.backbones import create_backbone
 from ccreid.models.reid_model import ReIDModel
-from ccreid.training import several
+from ccreid import cli
+from ccreid.training import several,sharing
 from ccreid.training.learner import Method,ReIDLearner
 from ccreid.training.retrieval import RetrievalEval
 from ccreid.training.sharing import own_parameters,running_statistics
@@ -84,28 +86,28 @@ def test_people_that_cannot_be_dealt_are_refused_by_every_process(people, pictur
 
 # several real processes
 
-def child(fn, args, rank, count, folder, pipe):
+def child(fn, args, rank, count, folder, pipe, joins):
     "One of several processes: what it gives, or what it raises"
     torch.set_num_threads(1)
     try:
-        if count>1: dist.init_process_group('gloo', f'file://{folder}/store', timedelta(seconds=60), count, rank)
+        if joins and count>1: dist.init_process_group('gloo', f'file://{folder}/store', timedelta(seconds=60), count, rank)
         said = fn(*args)
     except Exception as e: said = e
     pipe.send(said)
     pipe.close()
     os._exit(0)
 
-def together(count, fn, *args, seconds=100):
-    "What `fn(*args)` gives in each of several processes that make a group"
-    import tempfile
+def together(count, fn, *args, seconds=100, joins=True):
+    "What `fn(*args)` gives in each of several processes, that make a group unless they do it themselves"
     context,parts = multiprocessing.get_context('forkserver' if torch.cuda.is_available() else 'fork'),[]
     with tempfile.TemporaryDirectory() as folder:
         for r in range(count):
             mine,theirs = context.Pipe(False)
-            p = context.Process(target=child, args=(fn, args, r, count, folder, theirs))
+            p = context.Process(target=child, args=(fn, args, r, count, folder, theirs, joins))
             p.start(); theirs.close(); parts.append((p, mine))
         end = time.monotonic()+seconds
         try: return [mine.recv() if mine.poll(max(0, end-time.monotonic())) else pytest.fail('a process hangs') for _,mine in parts]
+        except EOFError: return None                          # somebody killed them
         finally:
             for p,_ in parts: p.kill(); p.join()
 
@@ -258,3 +260,128 @@ def error(learn, **kwargs):
 @pytest.mark.parametrize('what', ['weights','batches','epochs'])
 def test_processes_that_differ_say_so(people, what):
     assert all(f'different {what}' in s for s in together(2, differing, people, what))
+
+# the command
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+SMALL = 'backbone=resnet_mini size=[64,32] pretrained=false identities=4 images=2'.split()
+def words(root, out, *more):
+    return ['train','--data','prcc','--root',str(root),'--method','cal','--epochs','4','--device','cpu','--workers','0','--out',str(out),
+            *(w for o in SMALL for w in ('--set',o)), *more]
+
+def command(lines, count, port, folder, number, slow, breaks):
+    "What a launcher's process does: exit code, output, errors"
+    r = next(i for i in range(count) if claimed(folder/f'{number}-{i}'))
+    os.environ.update(RANK=str(r), LOCAL_RANK=str(r), WORLD_SIZE=str(count), LOCAL_WORLD_SIZE=str(count), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+    if count==1: del os.environ['WORLD_SIZE']
+    if slow:
+        own = sharing.SeveralProcesses.before_train
+        sharing.SeveralProcesses.before_train = lambda self: (time.sleep(.5*(self.epoch>0)), own(self))
+    if breaks==r:
+        draws = Share.epoch
+        def broken(self, e):
+            if e==1: raise OSError(28, 'No space left on device')
+            return draws(self, e)
+        Share.epoch = broken
+    streams = [open(folder/f'{number}-{r}.{k}', 'w+') for k in ('out','err')]
+    sys.stdout,sys.stderr = streams
+    code = cli.main(lines)
+    said = []
+    for s in streams: s.flush(); s.seek(0); said.append(s.read())
+    return r, code, *said
+
+def claimed(path):
+    try: os.close(os.open(path, os.O_CREAT|os.O_EXCL)); return True
+    except FileExistsError: return False
+
+def start(folder, root, out, *more, count=2, slow=False, breaks=None, until=None):
+    "The command in several processes: what each gives, by its number; None where they were killed when `until` is there"
+    number = len(list(folder.iterdir()))
+    args = words(root, out, *more),count,free_port(),folder,number,slow,breaks
+    if until is None: return sorted(together(count, command, *args, joins=False))
+    context = multiprocessing.get_context('forkserver' if torch.cuda.is_available() else 'fork')
+    ends = [context.Pipe(False) for _ in range(count)]
+    parts = [context.Process(target=child, args=(command, args, r, count, folder, end, False)) for r,(_,end) in enumerate(ends)]
+    for p in parts: p.start()
+    stop = time.monotonic()+100
+    while not until.exists() and time.monotonic()<stop: time.sleep(.002)
+    for p in parts: p.kill()
+    for p in parts: p.join()
+
+@pytest.fixture(scope='session')
+def runs(people, tmp_path_factory):
+    "A run by two processes, and one that was killed after an epoch and started again"
+    folder = tmp_path_factory.mktemp('runs')
+    said = folder/'said'
+    said.mkdir()
+    whole = start(said, people.root, folder/'whole')
+    start(said, people.root, folder/'killed', slow=True, until=folder/'killed'/'checkpoint.pth')
+    left = torch.load(folder/'killed'/'checkpoint.pth', weights_only=True)
+    again = start(said, people.root, folder/'killed')
+    return folder,said,whole,left,again
+
+def test_the_first_process_prints_and_writes(runs, people):
+    folder,_,whole,*_ = runs
+    (_,code,out,err),(_,code1,out1,err1) = whole
+    assert code==code1==0, err+err1
+    assert out1=='' and '2 processes: each has 2 of the 4 people' in out and 'clothes-changing: rank-1' in out and out.count('epoch 3')==1
+    record = json.loads((folder/'whole'/'metrics.json').read_text())
+    per_epoch = PKSampler(people.train.identity, 4, 2).batches
+    assert record['processes']==2 and record['steps']==4*per_epoch and record['images_seen']==8*record['steps']
+    names = {p.name for p in (folder/'whole').iterdir() if p.suffix!='.lock' and p.name!='.lock'}
+    assert names=={'checkpoint.pth','cal.safetensors','metrics.json'}
+
+def test_killed_and_started_again(runs):
+    "The same weights to the last bit, and the same figures"
+    folder,_,_,left,again = runs
+    assert left['epoch']<3 and left['plan']['processes']==2   # it was killed on the way
+    assert [c for _,c,*_ in again]==[0,0] and 'goes on from its checkpoint' in again[0][2], again
+    assert (folder/'killed'/'cal.safetensors').read_bytes()==(folder/'whole'/'cal.safetensors').read_bytes()
+    a,b = (json.loads((folder/k/'metrics.json').read_text()) for k in ('whole','killed'))
+    assert all(a[k]==b[k] for k in ('history','protocols','steps','images_seen'))
+
+def test_another_number_of_processes_is_another_run(runs, people):
+    folder,said,*_ = runs
+    (_,code,_,err), = start(said, people.root, folder/'whole', count=1)
+    assert code==2 and "'processes': (2, None)" in err
+
+@pytest.mark.parametrize('breaks', [0, 1])
+def test_an_error_in_one_process_ends_the_other(runs, people, tmp_path, breaks):
+    _,said,*_ = runs
+    begun = time.monotonic()
+    res = start(said, people.root, tmp_path/'broken', breaks=breaks)
+    assert [c for _,c,*_ in res]==[2, 2] and time.monotonic()-begun<60
+    assert 'the disk is full' in res[breaks][3] and 'another of the 2 processes ended' in res[1-breaks][3], res
+    assert res[1][3].splitlines()[-1].startswith('ccreid (process 1): ') and 'not expected here' not in res[1-breaks][3]
+
+def test_what_is_refused_is_one_line_in_each_process(runs, people, tmp_path):
+    _,said,*_ = runs
+    for more,word in ((('--method','aim'), 'AIM: cannot be trained by several processes'), (('--set','identities=3'), 'dealt evenly')):
+        res = start(said, people.root, tmp_path/'no', *more)
+        assert [c for _,c,*_ in res]==[2, 2] and all(word in e and len(e.strip().splitlines())<=2 for *_,e in res), res
+
+def test_other_commands_are_done_by_one(ccreid, monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    code,_,err = ccreid('settings')
+    assert code==2 and 'settings is done by one process, and a launcher started 2' in err
+    code,_,err = ccreid('train','--data','prcc','--device','cpu')
+    assert code==2 and 'RANK is not set' in err and len(err.splitlines())==1
+    monkeypatch.setenv('WORLD_SIZE', 'many')
+    assert 'no number of processes' in ccreid('settings')[2]
+
+LAUNCHERS = dict(accelerate=['-m','accelerate.commands.launch','--multi_gpu','--num_processes','2','--main_process_port'],
+                 torchrun=['-m','torch.distributed.run','--nproc-per-node','2','--master-port'])
+
+@pytest.mark.parametrize('launcher', ['accelerate', pytest.param('torchrun', marks=pytest.mark.slow)])
+def test_a_launcher_starts_it(people, tmp_path, launcher):
+    if launcher=='accelerate': pytest.importorskip('accelerate')
+    env = {k: v for k,v in os.environ.items() if not k.startswith('CCREID_')}
+    lines = [sys.executable, *LAUNCHERS[launcher], str(free_port()), '-m', 'ccreid', *words(people.root, tmp_path/'run', '--epochs', '1')]
+    p = subprocess.run(lines, cwd=tmp_path, env=env|dict(PYTHONPATH=str(Path(cli.__file__).parents[1])), capture_output=True, text=True, timeout=300)
+    assert p.returncode==0, p.stderr[-2000:]
+    assert p.stdout.count('Folder of the run')==1 and p.stdout.count('clothes-changing: rank-1')==1
+    assert json.loads((tmp_path/'run'/'metrics.json').read_text())['processes']==2

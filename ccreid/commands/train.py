@@ -9,6 +9,7 @@ __all__ = ['command', 'check_pictures']
 
 # %% ../../nbs/commands/train.ipynb #00ee1e49
 import hashlib, re, sys
+from contextlib import nullcontext
 from pathlib import Path
 from .shared import add_data, add_device, add_out, add_pairs, add_seed
 from .shared import folder_of_run, pairs, print_results, read_dataset
@@ -153,17 +154,19 @@ def _sources(options, dataset):
         about['start'] = dict(file=str(options.start), sha256=digits)
     return about
 
+# %% ../../nbs/commands/train.ipynb #f208637e
 def _train(options, r, dataset, held, start, out):
     "Train, export, evaluate, write the record"
     from ccreid.experiments import run
     from ccreid.files import to_json, write_whole
     from ccreid.training.export import export_reid
     from ccreid.training.retrieval import RetrievalEval
+    from ccreid.training.several import first
     looking = [RetrievalEval(held, every=options.every)] if held is not None else []
     learn, record = run(r, dataset, options.seed, options.device, options.precision, out/'checkpoint.pth',
                         quiet=options.quiet, num_workers=options.workers, cbs=looking, start=start, steps=options.steps,
-                        trained=lambda learn: export_reid(learn, out/f'{r.method}.safetensors'))
-    write_whole(out/'metrics.json', to_json(record | _sources(options, dataset), indent=1))
+                        trained=lambda learn: first() and export_reid(learn, out/f'{r.method}.safetensors'))
+    if first(): write_whole(out/'metrics.json', to_json(record | _sources(options, dataset), indent=1))
     return learn
 
 # %% ../../nbs/commands/train.ipynb #c8aad43c
@@ -174,23 +177,37 @@ def _hold(out):
                              'or choose another folder with --out')
 
 # %% ../../nbs/commands/train.ipynb #73c52bbb
-def _run(options):
-    "Train"
+def _prepare(options, r, dataset, held, out):
+    "Before the first epoch, in the first process: a clean folder, and a look at all pictures"
     from ccreid.experiments import compared_table
     from ccreid.files import clear_making, shown
+    from ccreid.training.several import processes
+    clear_making(out)
+    print(f'Folder of the run: {shown(out)}' + ', which goes on from its checkpoint'*(out/'checkpoint.pth').exists())
+    if (n := processes())>1: print(
+        f'{n} processes: each has {r.identities//n} of the {r.identities} people of a batch, and BatchNorm sees these')
+    people = [] if held is None else held.samples.path
+    check_pictures([*dataset.train.path, *people, *compared_table(dataset).path], options.quiet)
+
+# %% ../../nbs/commands/train.ipynb #23c70fc9
+def _shared(options):
+    "Train, in each process that a launcher started, or in the one there is"
     from ccreid.training.export import load_reid
+    from ccreid.training.several import first, in_turn, wait
     r,differing = _recipe(options)
     start = load_reid(options.start) if options.start else None
-    dataset,held,r = _dataset(options, r)
+    with in_turn(): dataset,held,r = _dataset(options, r)
     out = _folder(options, r, differing)
-    with _hold(out):
-        clear_making(out)
-        print(f'Folder of the run: {shown(out)}' +
-              ', which goes on from its checkpoint'*(out/'checkpoint.pth').exists())
-        people = [] if held is None else held.samples.path
-        check_pictures([*dataset.train.path, *people, *compared_table(dataset).path], options.quiet)
+    with _hold(out) if first() else nullcontext():
+        if first(): _prepare(options, r, dataset, held, out)
+        wait()
         learn = _train(options, r, dataset, held, start, out)
     _print_end(options, r, learn, out)
+
+def _run(options):
+    "Train, together with other processes where a launcher started them"
+    from ccreid.training.launching import joined
+    with joined(options.device) as options.device: _shared(options)
 
 # %% ../../nbs/commands/train.ipynb #7eb972c9
 def _print_end(options, r, learn, out):
@@ -205,4 +222,5 @@ command = Command('train a method on a data set with the settings of its paper',
 '''ccreid train --data prcc --root ~/data/prcc
   ccreid train --data ltcc --root ~/data/LTCC_ReID --method triplet --epochs 40 --precision bf16
   ccreid train --data prcc --root ~/data/prcc --set size=256x128 --set lr=0.0002
-  ccreid train --data prcc --root ~/data/prcc --generated runs/prcc-images''', reads_data=True)
+  ccreid train --data prcc --root ~/data/prcc --generated runs/prcc-images
+  torchrun --nproc-per-node 4 -m ccreid train --data prcc --root ~/data/prcc''', reads_data=True, several=True)

@@ -9,6 +9,7 @@ __all__ = ['own_part', 'Share']
 
 # %% ../../nbs/data/shares.ipynb #75a5cbd9
 from collections import Counter
+from fastcore.basics import patch
 from .samples import DataError
 
 # %% ../../nbs/data/shares.ipynb #296d2a5a
@@ -25,7 +26,7 @@ def own_part(
     sizes = Counter(owner[y] for y in who)
     if len(people)%count or len(set(sizes.values()))>1: raise DataError(
         f'{len(people)} people with {len(batch)} pictures cannot be dealt evenly to {count} processes\n'
-        f'let the people of a batch be a multiple of {count} (--set identities=N), or start another number of processes')
+        f'let the people of a batch be a multiple of {count} (--set identities=N), or start fewer processes')
     return [d for d,y in zip(batch, who) if owner[y]==rank]
 
 # %% ../../nbs/data/shares.ipynb #ea1d0301
@@ -37,22 +38,29 @@ class Share:
         rank:int,  # Which process, 0 to `count`-1
         count:int, # How many processes, at least 1
     ): # Raises `DataError` where a batch cannot be dealt evenly
-        if not 0<=rank<count: raise DataError(f'of {count} processes there is no number {rank}: they are counted from 0')
+        if not 0<=rank<count: raise DataError(f'there is no process {rank} of {count}: they are counted from 0')
         if sampler.batch_size%count:
             raise DataError(f'a batch of {sampler.batch_size} pictures cannot be dealt evenly to {count} processes')
         self.sampler,self.identity,self.rank,self.count = sampler,identity,rank,count
 
-    @property
-    def batch_size(self):
-        "Pictures in a share"
-        return self.sampler.batch_size//self.count
+# %% ../../nbs/data/shares.ipynb #a116de73
+@patch(as_prop=True)
+def batch_size(self:Share)->int:
+    "Pictures in a share"
+    return self.sampler.batch_size//self.count
 
-    def __len__(self): return len(self.sampler)//self.count
-    def __repr__(self): return f'Share {self.rank+1} of {self.count}, {self.batch_size} pictures each: {self.sampler}'
-    def epoch(self,
-        e:int, # Number of the epoch, from 0
-    )->list:   # Draws
-        "The order of epoch `e` for this process"
-        draws,n = self.sampler.epoch(e),self.sampler.batch_size
-        parts = [own_part(draws[i:i+n], self.identity, self.rank, self.count) for i in range(0, len(draws), n)]
-        return [d for part in parts for d in part]
+@patch
+def __len__(self:Share): return len(self.sampler)//self.count
+
+@patch
+def __repr__(self:Share):
+    return f'Share {self.rank+1} of {self.count}, {self.batch_size} pictures each: {self.sampler}'
+
+@patch
+def epoch(self:Share,
+    e:int, # Number of the epoch, from 0
+)->list:   # Draws
+    "The order of epoch `e` for this process"
+    draws,n = self.sampler.epoch(e),self.sampler.batch_size
+    parts = [own_part(draws[i:i+n], self.identity, self.rank, self.count) for i in range(0, len(draws), n)]
+    return [d for part in parts for d in part]

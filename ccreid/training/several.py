@@ -78,6 +78,7 @@ def average(
         parts = (flat/processes()).split([t.numel() for t in some])
         for t,mean in zip(some, parts): t.copy_(mean.view(t.shape))
 
+# %% ../../nbs/training/several.ipynb #1b84e026
 def average_gradients(
     parameters, # In the same order in all processes
 ):

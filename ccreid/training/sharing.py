@@ -48,7 +48,7 @@ class SeveralProcesses(Callback):
     order = -30 # before all others: they see the outputs and labels of the whole batch
 
     def before_fit(self):
-        "Cut the batches; `ValueError` for a method that cannot be shared, `DataError` where people cannot be dealt evenly"
+        "Cut the batches; `ValueError` for a method, `DataError` for people, that cannot be shared"
         if no := refused(self.learn.cbs): raise ValueError(
             f"{', '.join(no)}: cannot be trained by several processes, start one (a method may that sees nothing but "
             'outputs and labels of a batch, and says so: several = True)')
