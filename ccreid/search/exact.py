@@ -35,10 +35,14 @@ class Found:
 # %% ../../nbs/search/exact.ipynb #c1ec34cb
 def _unit(rows, ids):
     "Rows of length 1; `ValueError` names one that has no direction"
-    length = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
-    if not length.all():
-        raise ValueError(f'the vector of {shown(ids[int(np.argmin(length))])} has length 0: it points nowhere')
-    return np.ascontiguousarray(rows/length, np.float32)
+    found = np.empty(rows.shape, np.float32)
+    for start in range(0, len(rows), 2**14):
+        part = rows[start:start+2**14].astype(np.float64)
+        length = np.linalg.norm(part, axis=1, keepdims=True)
+        if not length.all():
+            raise ValueError(f'the vector of {shown(ids[start+int(np.argmin(length))])} has length 0: it points nowhere')
+        found[start:start+len(part)] = part/length
+    return found
 
 _KEPT = 'name','weights','size','flip','folder' # of what vectors say about themselves
 
