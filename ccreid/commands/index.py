@@ -8,6 +8,7 @@ Docs: https://ccreid.github.io/ccreid/commands/index.html.md"""
 __all__ = ['command']
 
 # %% ../../nbs/commands/index.ipynb #d0f8f715
+import os, shutil
 from ..options import of_rule,place
 from ..registry import Command
 from ..values import text,whole
@@ -17,7 +18,8 @@ def _options(parser):
     "Options of `ccreid index`"
     parser.add_argument('vectors', nargs='+', type=place, metavar='F', help='file of vectors, of `ccreid embed`')
     parser.add_argument('--out', required=True, type=place, metavar='I', help='file of the index to write')
-    parser.add_argument('--engine', choices=['exact','faiss'], default='exact', help='how it is searched (exact)')
+    parser.add_argument('--engine', choices=['exact','faiss','lancedb'], default='exact', help=
+        'how it is searched (exact); of lancedb the index is a folder')
     parser.add_argument('--factory', type=of_rule(text()), help="what FAISS builds, in its own language (auto)")
     parser.add_argument('--probe', type=of_rule(whole(1)), help='cells that a query opens, for FAISS (a sixteenth)')
     parser.add_argument('--table', type=place, metavar='CSV', help=
@@ -26,14 +28,31 @@ def _options(parser):
         'the names say it, such as {identity}_c{camera}_{frame}.jpg')
 
 def _engine(options):
-    "An empty index; `ValueError` for an option of another engine"
+    "An empty index of a file; `ValueError` for an option of another engine"
     from ccreid.search.exact import ExactIndex
     given = {k: v for k in ('factory','probe') if (v := getattr(options, k)) is not None}
-    if options.engine=='exact':
-        if given: raise ValueError(f'--{next(iter(given))} is for --engine faiss')
-        return ExactIndex()
+    if given and options.engine!='faiss': raise ValueError(f'--{next(iter(given))} is for --engine faiss')
+    if options.engine!='faiss': return ExactIndex()
     from ccreid.search.faiss_index import FaissIndex
     return FaissIndex(**given)
+
+# %% ../../nbs/commands/index.ipynb #8241be59
+def _in_folder(options):
+    "Put vectors into a new folder of LanceDB, whole or not at all; at an address of an object store, one by one"
+    from ccreid.files import shown
+    from ccreid.search.lance_index import LanceIndex
+    _engine(options)
+    if os.path.lexists(options.out):
+        raise ValueError(f'{shown(options.out)} is there: choose another name, or remove it')
+    folder = options.out if '://' in options.out else f'{options.out}.making'
+    if folder!=options.out: shutil.rmtree(folder, ignore_errors=True)
+    try:
+        index = LanceIndex(folder)
+        for file in options.vectors: index.add(_read(file, options))
+        print(f'{index!r} in {shown(options.out)}')
+        if folder!=options.out: os.rename(folder, options.out)
+    finally:
+        if folder!=options.out: shutil.rmtree(folder, ignore_errors=True)
 
 # %% ../../nbs/commands/index.ipynb #237806fe
 def _read(file, options):
@@ -48,6 +67,7 @@ def _read(file, options):
 def _run(options):
     "Put vectors into an index"
     from ccreid.files import shown
+    if options.engine=='lancedb': return _in_folder(options)
     index = _engine(options)
     for file in options.vectors: index.add(_read(file, options))
     index.save(options.out)
