@@ -267,3 +267,25 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(photographs, run, word
     code,out,err = run(f'clothes-test {words} --device cpu --out b.json' if '--out' not in words else f'clothes-test {words}')
     assert code==2 and out=='' and says in err and len(err.splitlines())==1, err
     assert not list(photographs.glob('b.json')) and not list(photographs.glob('a.*'))
+
+
+def test_the_results_are_of_todays_recipes_and_world_and_differences_are_those_of_the_rows():
+    from pathlib import Path
+    from ccreid.data.mannequins import world_hash
+    from ccreid.registry import load
+    root = Path(__file__).resolve().parent.parent
+    found = json.loads((root/'benchmarks'/'results'/'clothes_test.json').read_text())
+    assert found['world']==world_hash('mannequins') and len(found['seeds'])>=2
+    names = {r['row'] for r in found['rows']}
+    assert len(found['rows'])==len(names)*len(found['seeds']) and {r['steps'] for r in found['rows']}=={960}
+    for r in found['rows']:
+        row = 'identity loss' if r['row']=='many outfits' else r['row']
+        assert next(o for o in load(r['chain']).rows if o.name==row).recipe.hash==r['recipe_hash']
+        assert sum(v[0] for v in r['test']['shares'].values())==pytest.approx(1, abs=1e-4)
+    def mean(name, k):
+        runs = [r for r in found['rows'] if r['row']==name]
+        return np.mean([r['protocols']['clothes-changing']['R1'] if k=='R1' else r['test']['shares'].get(k, r['test'].get(k))[0]
+                        for r in runs])
+    for d in found['differences']:
+        for k in ('R1','clothes','identity','nearer','changed','lured'):
+            assert d[k][0]==pytest.approx(mean(d['a'], k)-mean(d['b'], k), abs=1e-4) and d[k][1]<=d[k][0]<=d[k][2]

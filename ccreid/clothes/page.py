@@ -29,8 +29,8 @@ WORDS = {'clothes': 'due to clothes', 'identity': 'due to the person',
 def _cell(name, rate):
     "A figure with its interval, as a text"
     if rate is None: return 'not measured'
-    if name!='garments': return str(rate)
-    return f'{rate.value:.2f} [{rate.low:.2f}, {rate.high:.2f}]'
+    if name=='garments': return f'{rate.value:.2f} [{rate.low:.2f}, {rate.high:.2f}]'
+    return f'{100*rate.value:.1f} % [{100*rate.low:.1f}, {100*rate.high:.1f}]'
 
 def side_by_side(
     tested, # List of `Tested`
@@ -59,7 +59,7 @@ def plot_parts(
 # %% ../../nbs/clothes/page.ipynb #91508a49
 _style = """<style>.grid{display:grid;gap:.25rem;justify-content:start} .grid img{height:96px;width:auto;display:block}
 .three{display:flex;gap:1.2rem} .three figure{margin:0;width:9rem} figcaption{font-size:.8rem}
-.answer{font-size:1.05rem}</style>"""
+.three img{height:160px;width:auto} td{white-space:nowrap} td:first-child{white-space:normal}</style>"""
 
 def _picture(dressed, *levels):
     k = dressed.at(*levels)
@@ -110,7 +110,7 @@ def clothes_page(
     page = Report('How much does it look at clothes?',
                   'Everybody wore everything, so that the person and the clothes can be told from each other.')
     page.parts.append(_style)
-    page.parts += [f'<p class="answer">{html.escape(in_words(t, dressed.shape[0]))}</p>' for t in tested]
+    page.parts += [f'<p>{html.escape(in_words(t, dressed.shape[0]))}</p>' for t in tested]
     page.section('The question', 'Which of the two pictures on the right is nearer to the first one?')
     page.parts.append(_question(dressed))
     page.section('Side by side')
