@@ -90,8 +90,8 @@ KINDS = [
 
 # %% ../nbs/failures.ipynb #35b359f9
 EXTRAS = {**dict.fromkeys(('diffusers','transformers','peft','accelerate'), 'generate'), 'mediapipe': 'pose',
-          'onnxruntime': 'faces', 'ray': 'scale', 'faiss': 'search',
-          'pyarrow': 'search', 'av': 'video'} # Package → optional part of ccreid that brings it
+          'onnxruntime': 'faces', 'ray': 'scale', 'faiss': 'search', 'pyarrow': 'search', 'lancedb': 'search',
+          'av': 'video', 'onnx': 'onnx', 'onnxscript': 'onnx'} # Package → optional part of ccreid that brings it
 
 def _chain(e):
     seen = []

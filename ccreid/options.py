@@ -111,8 +111,8 @@ def of_chains(
 
 # %% ../nbs/options.ipynb #6d7b431d
 _debug = 'where something fails, print the whole trace'
-_own = 'demo','train','evaluate','embed','tracklets','index','search','enrol','who','forget','clothes-test', \
-    'generate','reproduce','check','draw','settings'
+_own = 'demo','train','evaluate','export','embed','tracklets','index','search','enrol','who','forget', \
+    'clothes-test','generate','reproduce','check','draw','settings'
 COMMANDS = {name: f"ccreid.commands.{name.replace('-', '_')}:command" for name in _own} # The library's own, by name
 
 def _add_options(parser, command, layouts=False):

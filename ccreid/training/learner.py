@@ -26,8 +26,7 @@ from .attaching import Attaching
 from .bookkeeping import Bookkeeping, Method, ReIDRecorder, epoch_seed
 from .groups import parameter_groups, trained_parameters
 from .predicting import Predicting
-from .several import processes
-from .sharing import SeveralProcesses
+from .sharing import SeveralProcesses, processes
 from .terms import ReIDLoss, identity_term
 from ..values import folded
 
