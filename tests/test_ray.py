@@ -151,5 +151,19 @@ def test_killed_workers_of_ray_lose_and_double_nothing(tmp_path, capsys):
     assert {k for k in rows}=={'local','asked','ray','killed','embed'} and all(not (r['lost'] or r['doubled'] or r['other']) and r['lines'] for r in rows.values())
 
 @pytest.mark.skipif(not RAY, reason='Ray is not installed')
+@pytest.mark.parametrize('kind,options', [('chpsg', dict(variants=2)), ('shsg', dict(people=1, garments=2)), ('dlcr', dict(variants=2))])
+def test_edits_of_papers_survive_the_journey(kind, options, tmp_path):
+    "Pickled as Ray does it, here without its processes"
+    from ray import cloudpickle
+    from ccreid.generation.jobs import generate, models_for
+    class Travels(Elsewhere):
+        def each(self, work, state, items):
+            work,state = pickle.loads(cloudpickle.dumps((work, state)))
+            for item in items: yield _opened(_closed(work, state, item))
+    ds = MannequinWorld((4,0,2), outfits=2, cameras=3, images=2, size=(64,32), seed=4).write(tmp_path/'prcc', 'prcc', workers=1)
+    for name,engine in (('a', None), ('b', Travels())): generate(kind, ds, tmp_path/name, models_for(ds), engine, limit=6, progress=False, **options)
+    assert content(tmp_path/'a')==content(tmp_path/'b')!={}
+
+@pytest.mark.skipif(not RAY, reason='Ray is not installed')
 def test_bad_arguments_of_ray():
     with pytest.raises(ValueError, match='1 or more'): RayEngine(actors=0)
