@@ -137,7 +137,7 @@ def test_reproduce_goes_on_where_it_stopped(tmp_path, monkeypatch):
 def test_committed_results_are_of_this_world_and_these_recipes(chain):
     file = Path(__file__).parent.parent/'benchmarks'/'results'/f'{chain}.json'
     results = experiments.ChainResults(file, chain)
-    run = [row for row in experiments.CHAINS[chain] if results.file_of(row.part).exists()]    # a part without a file was never run, and pages say so
+    run = [row for row in experiments.CHAINS[chain] if row.part!='large']    # which wants a graphics card; its page prints `not run`
     if not results.records: pytest.skip(f'no row of {chain} has been run yet')
     assert run or not list(file.parent.glob(f'{chain}*.json'))
     for row in run: assert [r['seed'] for r in results.of(row)]==list(row.seeds), f'{row.name} is stale: run `ccreid reproduce {chain} --rows {row.part}`'
