@@ -489,3 +489,33 @@ def test_what_cannot_be_done_is_one_line(scene, ccreid, change, says):
     Path('det.txt').write_text('1,-1,0,0,9,9,.5')
     code,out,err = ccreid('tracklets','walk','--boxes','b.txt','--weights','resnet_mini','--out','v.npz','--device','cpu', *change)
     assert code==2 and says in err and err.count('\n')==1 and not Path('v.npz').exists()
+
+
+def test_a_detector_by_name_takes_the_place_of_boxes(scene, ccreid, monkeypatch):
+    import torch
+    from ccreid.video import detecting
+    from ccreid.weights import WeightsNotFound
+    folder,table,_ = scene
+    class Knows(torch.nn.Module):
+        calls = 0
+        def __init__(self): super().__init__(); self.nothing = torch.nn.Parameter(torch.zeros(1))
+        def forward(self, images):
+            out = []
+            for _ in images:
+                b = torch.tensor(table[table.frame==Knows.calls][list(BOX)].to_numpy())
+                out.append(dict(boxes=b, labels=torch.ones(len(b)).long(), scores=torch.tensor([.9,.8,.4][:len(b)])))
+                Knows.calls += 1
+            return out
+    words = ['tracklets','walk','--detect',detecting.DETECTOR,'--weights','resnet_mini','--out','v.npz','--device','cpu']
+    monkeypatch.setenv('TORCH_HOME', 'nowhere')
+    code,_,err = ccreid(*words)
+    assert code==2 and err.startswith(f'ccreid: no weights of {detecting.DETECTOR}: put https://') and not Path('v.boxes.txt').exists()
+    monkeypatch.setattr(detecting, 'open_detector', lambda name, device: Knows())
+    code,out,_ = ccreid(*words)
+    assert code==0 and Knows.calls==9 and read_boxes('v.boxes.txt').groupby('frame').size().tolist()==[2]*9  # the third is not sure enough
+    assert len(read_vectors('v.npz'))==read_boxes('v.boxes.txt').track.nunique()==18      # squares move by their own width: no overlap
+    code,out,_ = ccreid(*words, '--sure', '.3')
+    assert code==0 and Knows.calls==9 and 'boxes: those of v.boxes.txt, which is there' in out
+    code,out,err = ccreid(*words, '--restart')                                                        # no boxes are known of later frames
+    assert code==2 and 'finds nobody in walk (--sure 0.5)' in err
+    assert ccreid(*words, '--boxes', 'v.boxes.txt')[0]==2

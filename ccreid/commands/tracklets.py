@@ -8,19 +8,24 @@ Docs: https://ccreid.github.io/ccreid/commands/tracklets.html.md"""
 __all__ = ['command']
 
 # %% ../../nbs/commands/tracklets.ipynb #0a5c3adb
+import os
 from .embed import add_model,model_of
 from ..options import of_rule,place
 from ..registry import Command
-from ..values import text,whole
+from ..values import number,text,whole
 
 # %% ../../nbs/commands/tracklets.ipynb #d945d658
 def _boxes_options(parser):
     "Options that say which boxes"
-    parser.add_argument('--boxes', required=True, type=place, metavar='B', help='boxes: MOT text, CSV or COCO')
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument('--boxes', type=place, metavar='B', help='boxes: MOT text, CSV or COCO')
+    which.add_argument('--detect', type=of_rule(text()), metavar='NAME', help='have a detector find people')
+    parser.add_argument('--sure', type=of_rule(number(0, 1)), default=.5, help='score that a detected box needs (0.5)')
     parser.add_argument('--first', type=of_rule(whole(0)), default=1, help='number of the first frame (1)')
     parser.add_argument('--every', type=of_rule(whole(1)), default=1, help='use every so-manieth box of a track (1)')
     parser.add_argument('--most', type=of_rule(whole(1)), help='of those at most so many, evenly (all)')
 
+# %% ../../nbs/commands/tracklets.ipynb #c0a832ab
 def _options(parser):
     "Options of `ccreid tracklets`"
     parser.add_argument('frames', type=place, metavar='FRAMES', help='a folder of frames, or a video')
@@ -46,14 +51,31 @@ def _told(vectors, out):
     if about['variable']: lines.append('the rate of this video varies: frames were counted, not timed')
     return '\n'.join([*lines, f'{vectors!r} in {shown(out)}'])
 
+# %% ../../nbs/commands/tracklets.ipynb #a7727fb6
+def _boxes(options):
+    "Boxes of a file, or those of a detector, which are kept beside the result"
+    from ccreid.files import shown
+    from ccreid.video.boxes import read_boxes, write_boxes
+    if options.boxes: return read_boxes(options.boxes, first=options.first)
+    file = f'{os.path.splitext(options.out)[0]}.boxes.txt'
+    if os.path.exists(file) and not options.restart:
+        print(f'boxes: those of {shown(file)}, which is there (--restart: detect anew)')
+        return read_boxes(file)
+    from ccreid.video.detecting import detect_people, open_detector
+    from ccreid.video.linking import link
+    found = link(detect_people(open_detector(options.detect, device=options.device), options.frames, options.sure))
+    nobody = f'{options.detect} finds nobody in {shown(options.frames)} (--sure {options.sure:g})'
+    if not len(found): raise ValueError(nobody)
+    write_boxes(file, found)
+    return read_boxes(file)
+
 # %% ../../nbs/commands/tracklets.ipynb #725a0158
 def _run(options):
     "Embed tracklets"
     from ccreid.search.vectors import kind_of_file
-    from ccreid.video.boxes import read_boxes
     from ccreid.video.tracklets import embed_tracklets
     kind_of_file(options.out)
-    boxes = read_boxes(options.boxes, first=options.first)
+    boxes = _boxes(options)
     model,about = model_of(options.weights, options.device, options.size, options.flip)
     done = embed_tracklets(model, options.frames, boxes, options.out, options.pooling, options.every, options.most,
                            options.crops, options.clip, options.batch, options.skip_bad, options.restart, True, about)
@@ -63,4 +85,5 @@ def _run(options):
 command = Command('turn the tracklets of a film into vectors, by any model', _options, _run,
 '''ccreid tracklets film.mp4 --boxes film.txt --weights runs/prcc-cal-0/cal.safetensors --out film.npz
   ccreid tracklets MOT17-02/img1 --boxes MOT17-02/gt/gt.txt --weights reid.onnx --most 8 --out v.parquet
-  ccreid tracklets frames --boxes coco.json --weights resnet_mini --every 5 --pooling median --out frames.npz''')
+  ccreid tracklets frames --boxes coco.json --weights resnet_mini --every 5 --pooling median --out frames.npz
+  ccreid tracklets film.mp4 --detect fasterrcnn_mobilenet_v3_large_320_fpn --weights resnet_mini --out film.npz''')
