@@ -21,7 +21,7 @@ def worker(way, queries, gallery, dim):
     def some(n):
         ids = np.arange(n)%people
         f = rng.standard_normal((n,dim), dtype=np.float32)
-        for i in range(0, n, 4096): f[i:i+4096] += .25*centres[ids[i:i+4096]]
+        for i in range(0, n, 256): f[i:i+256] += .25*centres[ids[i:i+256]] # a few at a time: the peak from which memory is counted is that of the features
         return torch.from_numpy(f),pd.DataFrame(dict(identity=ids, camera=rng.integers(0, CAMERAS, n), clothes=ids))
     (q,query),(g,table) = some(queries),some(gallery)
     few = slice(0, 64)
