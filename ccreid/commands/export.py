@@ -10,18 +10,11 @@ __all__ = ['command']
 # %% ../../nbs/commands/export.ipynb #9785cb3b
 from ..options import Parser, of_rule, place
 from ..registry import Command
-from ..values import number, text
+from ..values import number, size_of_image, text
 
 # %% ../../nbs/commands/export.ipynb #3c5b3234
-def _options(parser:Parser):
-    "Options of `ccreid export`"
-    parser.add_argument('model', type=place, metavar='MODEL',
-                        help='folder of a run, file that training wrote (safetensors), or folder of a model')
-    parser.add_argument('--onnx', type=place, metavar='FILE', help='write an ONNX file')
-    parser.add_argument('--tolerance', type=of_rule(number(0, 1)), default=1e-4,
-                        help='largest difference of a feature of the ONNX file, as a share of the largest (0.0001)')
-    parser.add_argument('--exporter', choices=('torchscript','dynamo'), default='torchscript',
-                        help='which of torch writes the ONNX file: torchscript or dynamo (torchscript)')
+def _add_card(parser):
+    "The options of a folder with a card"
     group = parser.add_argument_group('a folder with a card')
     group.add_argument('--folder', type=place, help='write weights, config.json and a model card')
     group.add_argument('--evaluation', type=place, metavar='FILE',
@@ -32,6 +25,21 @@ def _options(parser:Parser):
                        ('judged', 'data set of the figures, where they do not say it; the training set if not given')):
         group.add_argument(f'--{name}', type=of_rule(text(empty=True)), default='', help=f'for the card: {about}')
 
+# %% ../../nbs/commands/export.ipynb #9d1fb23e
+def _options(parser:Parser):
+    "Options of `ccreid export`"
+    parser.add_argument('model', type=place, metavar='MODEL',
+                        help='folder of a run, file that training wrote (safetensors), folder of a model, or '
+                             'checkpoint of a ResNet of torchreid or open-reid')
+    parser.add_argument('--size', type=of_rule(size_of_image(1, 2**13)),
+                        help='height x width that such a checkpoint was trained with (256x128)')
+    parser.add_argument('--onnx', type=place, metavar='FILE', help='write an ONNX file')
+    parser.add_argument('--tolerance', type=of_rule(number(0, 1)), default=1e-4,
+                        help='largest difference of a feature of the ONNX file, as a share of the largest (0.0001)')
+    parser.add_argument('--exporter', choices=('torchscript','dynamo'), default='torchscript',
+                        help='which of torch writes the ONNX file: torchscript or dynamo (torchscript)')
+    _add_card(parser)
+
 # %% ../../nbs/commands/export.ipynb #584b9a37
 def _to_folder(model, options, record):
     "A folder with a card"
@@ -41,6 +49,15 @@ def _to_folder(model, options, record):
     model.save_pretrained(o.folder, o.evaluation or record, o.data, o.license, o.name, o.judged)
     print(f'{shown(o.folder)}: weights, description and card')
 
+def _of_others(file, size):
+    "A checkpoint of torchreid or open-reid"
+    from ccreid.files import shown
+    from ccreid.training.other_checkpoints import load_other
+    model,left = load_other(file, size or (256,128))
+    print(f"{shown(file)}: {model.config['backbone']}" + f', left out {", ".join(map(shown, left))}'*bool(left))
+    return model
+
+# %% ../../nbs/commands/export.ipynb #04e942f5
 def _to_onnx(model, options):
     "An ONNX file"
     from ccreid.files import shown
@@ -58,7 +75,7 @@ def _run(options):
     if not (options.onnx or options.folder):
         raise ValueError('nothing to write: give --onnx FILE, --folder FOLDER or both')
     file,record = model_in(options.model)
-    model = load_reid(file)
+    model = load_reid(file) if file.suffix=='.safetensors' or not file.is_file() else _of_others(file, options.size)
     if options.folder: _to_folder(model, options, record)
     if options.onnx: _to_onnx(model, options)
 
