@@ -100,6 +100,8 @@ def main():
     engines = ['exact', *(e for e in o.engines if e!='exact')]
     there = lambda e: e=='exact' or all(importlib.util.find_spec(m) for m in (e.split(':')[0], 'pyarrow') if not (e[0]=='f' and m=='pyarrow'))
     folder, res = Path(tempfile.mkdtemp()), []
+    about = dict(vectors=n, dim=o.dim, queries=o.queries, top=o.top, repeats=o.repeats, threads=torch.get_num_threads(), cores=os.cpu_count(),
+                 processor=processor(), torch=torch.__version__)
     try:
         for name,a in zip(('rows','queries'), drawn(n, o.dim, o.queries)): np.save(folder/f'{name}.npy', a)
         for e in engines:
@@ -109,10 +111,8 @@ def main():
             if done.returncode: print(f'{e}: {done.stderr.strip().splitlines()[-1][:200]}'); continue
             res.append(r := json.loads(done.stdout.splitlines()[-1]))
             print('  '.join(f'{k} {v:.3g}' if isinstance(v, float) else f'{v:14}' for k,v in r.items()), flush=True)
+            if not o.quick: write_whole(o.out, to_json(dict(about=about, engines=res), indent=1))
             shutil.rmtree(folder/'vectors.lance', ignore_errors=True)
-        about = dict(vectors=n, dim=o.dim, queries=o.queries, top=o.top, threads=torch.get_num_threads(), cores=os.cpu_count(),
-                     processor=processor(), torch=torch.__version__, quick=o.quick)
-        if not o.quick: write_whole(o.out, to_json(dict(about=about, engines=res), indent=1))
     finally: shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -40,10 +40,12 @@ def _unit(rows, ids):
         part = rows[start:start+2**14].astype(np.float64)
         length = np.linalg.norm(part, axis=1, keepdims=True)
         if not length.all():
-            raise ValueError(f'the vector of {shown(ids[start+int(np.argmin(length))])} has length 0: it points nowhere')
+            lost = shown(ids[start+int(np.argmin(length))])
+            raise ValueError(f'the vector of {lost} has length 0: it points nowhere')
         found[start:start+len(part)] = part/length
     return found
 
+# %% ../../nbs/search/exact.ipynb #f1720443
 _KEPT = 'name','weights','size','flip','folder' # of what vectors say about themselves
 
 class Index:
