@@ -1,4 +1,4 @@
-"""How much do our own rows look at clothes? Trains them again, two seeds or more, and puts each through the clothes test
+"""How much do our own rows look at clothes? Trains them again, two seeds or more, and puts each to the test
 
 Declared before the first run. Rows, all of 960 steps on the benchmark `mannequins`: `identity loss`, `CAL`, and
 `CAL + SHSG + HSAL` (HSGL) by their recipes; `many outfits`, the ceiling: the identity loss on the same people before the
@@ -31,7 +31,8 @@ def many_outfits(dataset, folder):
         for k in range(each):
             paths.append(str(folder/f'{person:04d}_{k:02d}.jpg'))
             if Path(paths[-1]).exists(): continue
-            world.render(int(person), k, k*world.cameras//each, frame=k).image.save(tmp := f'{paths[-1]}.making', 'JPEG', quality=95, subsampling=0)
+            image,tmp = world.render(int(person), k, k*world.cameras//each, frame=k).image,f'{paths[-1]}.making'
+            image.save(tmp, 'JPEG', quality=95, subsampling=0)
             os.replace(tmp, paths[-1])
     samples = dataset.samples.copy()
     samples.loc[rows, 'path'] = paths

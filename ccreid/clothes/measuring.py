@@ -42,9 +42,9 @@ class Tested:
         looks:dict|None,   # Activation under garments, or `None` where it is not measured
     ): self.name,self.fingerprint,self.shares,self.redressed,self.looks = name,fingerprint,shares,redressed,looks
 
-    def figures(self)->dict: # `Rate` by name; `garments` is None where it is not measured
+    def figures(self)->dict: # `Rate` by name; None for what is not measured, such as poses where there is one
         "Shares by `PARTS`, `nearer`, the line-ups, and `garments`: activation under them in shares of their area"
-        shares = {k: self.shares.of(*v) for k,v in parts_of(self.shares.drawn).items()}
+        shares = {k: self.shares.of(*v) if v else None for k,v in parts_of(self.shares.drawn).items()}
         counted = {k: self.redressed.of(k) for k in ('nearer',*LINE_UPS)}
         return shares | counted | dict(garments=self.looks and self.looks['times'])
     def more_clothes(self)->Rate:

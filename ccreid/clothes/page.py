@@ -48,7 +48,7 @@ def plot_parts(
     for row,t in enumerate(tested):
         f,left = t.figures(),0.
         for k,part in enumerate(('clothes','clothes with others','identity','pose','camera','rest')):
-            width = max(0., 100*f[part].value)
+            width = max(0., 100*f[part].value) if f[part] else 0.
             ax.barh(row, width, left=left, color=PALETTE[k % len(PALETTE)], height=.7, label=part if row==0 else None)
             left += width
     ax.set_yticks(range(len(tested)), [t.name for t in tested], fontsize=8)
