@@ -263,7 +263,7 @@ def test_what_is_sent_can_be_fetched(tmp_path, monkeypatch):
     import shutil
     from huggingface_hub import HfApi
     calls,place = [],tmp_path/'snapshots'/'abc'
-    monkeypatch.setattr('ccreid.training.hub._reachable', lambda timeout: None)
+    monkeypatch.setattr('ccreid.weights._reachable', lambda timeout: None)
     for name in ('create_repo','create_branch'):
         monkeypatch.setattr(HfApi, name, lambda self, repo, name=name, **kw: calls.append((name, repo, kw)))
     monkeypatch.setattr(HfApi, 'upload_folder', lambda self, folder_path, **kw: (calls.append(('upload', kw)), shutil.copytree(folder_path, place), 'url')[2])
@@ -283,7 +283,7 @@ def test_what_is_sent_can_be_fetched(tmp_path, monkeypatch):
 
 
 def test_bad_figures_stop_before_anything_is_written_or_sent(tmp_path, monkeypatch):
-    monkeypatch.setattr('ccreid.training.hub._reachable', lambda timeout: pytest.fail('the hub was asked'))
+    monkeypatch.setattr('ccreid.weights._reachable', lambda timeout: pytest.fail('the hub was asked'))
     with pytest.raises(ValueError, match='no share'): made().push_to_hub('a/b', {'x': {'mAP': 50}})
     with pytest.raises(ValueError, match='no share'): made().save_pretrained(tmp_path/'m', {'x': {'mAP': 50}})
     assert not (tmp_path/'m').exists()

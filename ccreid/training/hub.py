@@ -17,7 +17,8 @@ from ..files import shown
 from ..models.reid_model import ReIDModel
 from .model_cards import model_card
 from .model_folders import CONFIG, MODEL, read_folder, write_folder
-from ..weights import WeightsNotFound, _first_line, _reachable
+from .. import weights
+from ..weights import WeightsNotFound
 
 # %% ../../nbs/training/hub.ipynb #7ee2553f
 _all_ = ['ReIDModel'] # offered here, with the methods
@@ -48,7 +49,7 @@ def _reason(e):
     named = next((_WORDS[c.__name__] for c in type(e).__mro__ if c.__name__ in _WORDS), None)
     if named is None and status in (401,403):
         return f'it refuses (HTTP {status}): `hf auth login`, or a token that may do this'
-    return named or _first_line(e)
+    return named or weights._first_line(e)
 
 _ID = re.compile(r'[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*')
 
@@ -64,7 +65,7 @@ def _fetched(name, revision, timeout, **how):
     from huggingface_hub import hf_hub_download
     why = ''
     if not how['local_files_only']:
-        try: _reachable(timeout)
+        try: weights._reachable(timeout)
         except OSError as e: how['local_files_only'],why = True,f'; {e}'
     try:
         first = Path(hf_hub_download(name, CONFIG, revision=revision, **how))
@@ -98,7 +99,7 @@ def from_pretrained(cls:ReIDModel,
 def _sent(folder, repo_id, revision, private, token, message, create_pr, timeout):
     "Address of the commit"
     from huggingface_hub import HfApi
-    _reachable(timeout)
+    weights._reachable(timeout)
     api = HfApi(token=token)
     api.create_repo(repo_id, private=private, exist_ok=True)
     if revision and not create_pr: api.create_branch(repo_id, branch=revision, exist_ok=True)
