@@ -74,9 +74,8 @@ def load_reid(
     "Rebuild an exported model; `ValueError` in one line if the file is none"
     what = 'an exported model','get it again, or train again with the checkpoint beside it'
     if isinstance(path, bytes): return rebuilt(*read_safetensors(path)).to(device).eval()
-    if Path(path).is_dir():
-        from ccreid.training.model_folders import read_folder
-        return read_folder(path, device)
+    from ccreid.training.model_folders import is_model_folder, read_folder
+    if is_model_folder(path): return read_folder(path, device)
     with reading(path, *what): model = rebuilt(*read_safetensors(path, *what))
     return model.to(device).eval()
 

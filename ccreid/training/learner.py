@@ -19,6 +19,8 @@ from fastai.learner import Learner, defaults
 from fastai.optimizer import OptimWrapper
 from fastcore.basics import noop, patch
 from fastcore.foundation import L
+
+# %% ../../nbs/training/learner.ipynb #30c463cf
 from ..models.backbones import create_backbone
 from ..models.reid_model import ReIDModel, ask
 from .adapting import check_fit, fitted
