@@ -168,6 +168,15 @@ def among(self:Index,
         keep &= self._ready[c.name].holds(c)
     return np.flatnonzero(keep)
 
+# %% ../../nbs/search/exact.ipynb #e427ddcb
+@patch
+def known(self:Index,
+    ids, # Texts that are in the index
+)->list: # A dict for each: values by name of the column
+    "What is known about vectors, without what nobody said; `KeyError` for an id that is not there"
+    _positions(self, ids)
+    return [{k: v[self._at[i]] for k,v in self.columns.items() if v[self._at[i]] is not None} for i in ids]
+
 # %% ../../nbs/search/exact.ipynb #30c6d405
 @patch
 def checked(self:Index,
