@@ -341,14 +341,15 @@ def _filled(arrays, said):
 def _elsewhere(path):
     "An index that is no file, or `None`"
     if path.startswith(('http:','https:')):
-        raise ValueError(f'{shown(path)}: no engine here searches at such an address')
+        from ccreid.search.qdrant_index import open_qdrant
+        return open_qdrant(path)
     if '://' not in path and not (Path(path)/'vectors.lance').is_dir(): return None
     from ccreid.search.lance_index import open_lance
     return open_lance(path)
 
 # %% ../../nbs/search/exact.ipynb #a0ebadbb
 def open_index(
-    path, # A file that `save` wrote, a folder of LanceDB, or an address of an object store with such a folder
+    path, # A file that `save` wrote, a folder of LanceDB (perhaps in an object store), or `http://HOST:6333/COLLECTION`
 )->Index: # Of the engine that wrote it
     "Read an index, never unpickling; `ValueError` in one line for what is none, `FileNotFoundError`"
     if (found := _elsewhere(str(path))) is not None: return found
