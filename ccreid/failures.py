@@ -91,6 +91,7 @@ KINDS = [
 # %% ../nbs/failures.ipynb #35b359f9
 EXTRAS = {**dict.fromkeys(('diffusers','transformers','peft','accelerate'), 'generate'), 'mediapipe': 'pose',
           'onnxruntime': 'faces', 'ray': 'scale', 'faiss': 'search', 'pyarrow': 'search', 'lancedb': 'search',
+          'qdrant_client': 'search',
           'av': 'video', 'onnx': 'onnx', 'onnxscript': 'onnx'} # Package → optional part of ccreid that brings it
 
 def _chain(e):

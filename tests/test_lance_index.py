@@ -47,6 +47,8 @@ def test_it_is_an_index_like_the_other(tmp_path):
     again = open_index(tmp_path/'l')
     assert type(again) is LanceIndex and same(exact, again) and sorted(again.ids)==sorted(exact.ids) and again.save(tmp_path/'l')==tmp_path/'l'
     with pytest.raises(ValueError, match='lies in its folder'): again.save(tmp_path/'m')
+    assert lance.known(['x','p0004','p0008'])==exact.known(['x','p0004','p0008']) and lance.known(['x'])==[dict(camera=2, Place='door')]
+    with pytest.raises(KeyError, match='no id'): lance.known(['x','p0003'])
     for i in exact,lance: i.remove(i.ids)
     assert len(lance)==0 and lance.search(unit(1, 8), model='aa').ids==[[]] and same(exact, lance)
 
@@ -117,7 +119,6 @@ def test_folders_that_are_none_and_a_missing_package(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match='empty holds no index'): open_index(tmp_path/'empty')
     lancedb.connect(str(tmp_path/'other')).create_table('vectors', pa.table(dict(id=['a'])))
     with pytest.raises(ValueError, match='no index of ccreid'): open_index(tmp_path/'other')
-    with pytest.raises(ValueError, match='no engine'): open_index('http://localhost/x')
     monkeypatch.setitem(sys.modules, 'lancedb', None)
     with pytest.raises(ImportError, match=r'pip install "ccreid\[search\]"'): LanceIndex(tmp_path/'x')
 

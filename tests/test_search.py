@@ -167,6 +167,16 @@ def test_filters_come_before_the_search(where, memory):
     assert found.ids==[[f'p{fits[i]}' for i in row] for row in wanted]
 
 
+def test_what_is_known_comes_with_what_was_found():
+    index,columns = known()
+    index.remove('p3')
+    asked = ['p7','p0','p7']
+    assert index.known(asked)==[{k: v[int(i[1:])] for k,v in columns.items() if v[int(i[1:])] is not None} for i in asked]
+    for gone in 'p3','nobody':
+        with pytest.raises(KeyError, match='no id'): index.known(['p1',gone])
+    assert filled(3).known(['p1'])==[{}]
+
+
 def test_a_filter_holds_after_adding_and_removing(tmp_path):
     index,columns = known()
     assert index.search(unit(1, 8), 99, 'aa', 'camera=1').ids

@@ -80,6 +80,10 @@ def test_what_is_known_is_asked_for(index, run):
     assert run('index v.npz --out k.index --table known.csv --names x/{identity}.png')[0]==0
     code,out,_ = run('search v.npz --index k.index --top 9 --where camera=1 --where time>=10:00 --where person!=3 --json')
     assert code==0 and [[f['id'] for f in r['found']] for r in json.loads(out)['results']]==[['x/1.png']]*6
+    assert json.loads(out)['results'][0]['found'][0]['known']==dict(person=1, camera=1, time='10:00')
+    assert run('search v.npz --index k.index --top 9 --out k.html')[0]==0
+    page = Path('k.html').read_text()
+    assert page.count('<br>person 1, camera 1, time 10:00</figcaption>')==6 and page.count('<br>person 5</figcaption>')==6
     code,_,err = run('search v.npz --index k.index --where colour=red')
     assert code==2 and 'there is no column colour: there are person, camera, time' in err
 

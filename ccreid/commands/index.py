@@ -18,8 +18,8 @@ def _options(parser):
     "Options of `ccreid index`"
     parser.add_argument('vectors', nargs='+', type=place, metavar='F', help='file of vectors, of `ccreid embed`')
     parser.add_argument('--out', required=True, type=place, metavar='I', help='file of the index to write')
-    parser.add_argument('--engine', choices=['exact','faiss','lancedb'], default='exact', help=
-        'how it is searched (exact); of lancedb the index is a folder')
+    parser.add_argument('--engine', choices=['exact','faiss','lancedb','qdrant'], default='exact', help=
+        'how it is searched (exact); of lancedb I is a folder, of qdrant http://HOST:6333/COLLECTION')
     parser.add_argument('--factory', type=of_rule(text()), help="what FAISS builds, in its own language (auto)")
     parser.add_argument('--probe', type=of_rule(whole(1)), help='cells that a query opens, for FAISS (a sixteenth)')
     parser.add_argument('--table', type=place, metavar='CSV', help=
@@ -54,6 +54,18 @@ def _in_folder(options):
     finally:
         if folder!=options.out: shutil.rmtree(folder, ignore_errors=True)
 
+# %% ../../nbs/commands/index.ipynb #1d69b631
+def _on_server(options):
+    "Put vectors into a new collection of a Qdrant server, all of them or none"
+    from ccreid.files import shown
+    from ccreid.search.qdrant_index import QdrantIndex
+    from ccreid.search.vectors import Vectors
+    all,index = _engine(options),QdrantIndex(options.out)
+    if index.dim: raise ValueError(f'{shown(index.path)} is there: choose another name, or remove it')
+    for file in options.vectors: all.add(_read(file, options))
+    index.add(Vectors(all._arrays()['vectors'], all.ids, all.model, all.about, all.columns))
+    print(f'{index!r} in {shown(index.path)}')
+
 # %% ../../nbs/commands/index.ipynb #237806fe
 def _read(file, options):
     "Vectors of a file, with what a table or their names say about them"
@@ -67,6 +79,9 @@ def _read(file, options):
 def _run(options):
     "Put vectors into an index"
     from ccreid.files import shown
+    if options.engine=='qdrant': return _on_server(options)
+    if options.out.startswith(('http:','https:')):
+        raise ValueError(f'{shown(options.out)}: an index at such an address is for --engine qdrant')
     if options.engine=='lancedb': return _in_folder(options)
     index = _engine(options)
     for file in options.vectors: index.add(_read(file, options))
@@ -78,4 +93,5 @@ command = Command('make vectors ready to be searched', _options, _run,
 '''ccreid index vectors.npz --out people.index
   ccreid index monday.npz tuesday.npz --out week.index
   ccreid index vectors.npz --out people.index --engine faiss
-  ccreid index vectors.npz --out people.index --table cameras.csv''')
+  ccreid index vectors.npz --out people.index --table cameras.csv
+  ccreid index vectors.npz --out http://localhost:6333/people --engine qdrant''')

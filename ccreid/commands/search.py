@@ -20,7 +20,8 @@ def _options(parser):
     "Options of `ccreid search`"
     parser.add_argument('query', nargs='+', type=place, metavar='QUERY',
                         help='a picture, several, a folder of them, or a file of vectors')
-    parser.add_argument('--index', required=True, type=place, metavar='I', help='file of `ccreid index`')
+    parser.add_argument('--index', required=True, type=place, metavar='I',
+                        help='file, folder or address of `ccreid index`')
     parser.add_argument('--top', type=of_rule(whole(1)), default=10, help='how many to list (10)')
     parser.add_argument('--where', action='append', default=[], metavar='CONDITION', help=
         'search among pictures that fulfil it, such as camera=3, time>=10:00 or person!=ada; may be repeated')

@@ -168,6 +168,15 @@ def among(self:Index,
         keep &= self._ready[c.name].holds(c)
     return np.flatnonzero(keep)
 
+# %% ../../nbs/search/exact.ipynb #e427ddcb
+@patch
+def known(self:Index,
+    ids, # Texts that are in the index
+)->list: # A dict for each: values by name of the column
+    "What is known about vectors, without what nobody said; `KeyError` for an id that is not there"
+    _positions(self, ids)
+    return [{k: v[self._at[i]] for k,v in self.columns.items() if v[self._at[i]] is not None} for i in ids]
+
 # %% ../../nbs/search/exact.ipynb #30c6d405
 @patch
 def checked(self:Index,
@@ -332,14 +341,15 @@ def _filled(arrays, said):
 def _elsewhere(path):
     "An index that is no file, or `None`"
     if path.startswith(('http:','https:')):
-        raise ValueError(f'{shown(path)}: no engine here searches at such an address')
+        from ccreid.search.qdrant_index import open_qdrant
+        return open_qdrant(path)
     if '://' not in path and not (Path(path)/'vectors.lance').is_dir(): return None
     from ccreid.search.lance_index import open_lance
     return open_lance(path)
 
 # %% ../../nbs/search/exact.ipynb #a0ebadbb
 def open_index(
-    path, # A file that `save` wrote, a folder of LanceDB, or an address of an object store with such a folder
+    path, # A file that `save` wrote, a folder of LanceDB (perhaps in an object store), or `http://HOST:6333/COLLECTION`
 )->Index: # Of the engine that wrote it
     "Read an index, never unpickling; `ValueError` in one line for what is none, `FileNotFoundError`"
     if (found := _elsewhere(str(path))) is not None: return found

@@ -157,6 +157,18 @@ def _search(self, queries, top=10, model='', where=None):
 _search.__doc__ = Index.search.__doc__
 LanceIndex.search = _search
 
+# %% ../../nbs/search/lance_index.ipynb #a45ad652
+def _known(self, ids):
+    if self._table is None: return Index.known(self, ids)
+    names,found = ['id',*self.kinds],{}
+    for n in range(0, len(ids), 1000):
+        b = ids[n:n+1000]
+        found |= {o.pop('id'): o for o in self._table.search().where(_among(b)).select(names).limit(len(b)).to_list()}
+    if lost := next((i for i in ids if i not in found), None): raise KeyError(f'the index has no id {shown(lost)!r}')
+    return [{k: v for k,v in found[i].items() if v is not None} for i in ids]
+_known.__doc__ = Index.known.__doc__
+LanceIndex.known = _known
+
 # %% ../../nbs/search/lance_index.ipynb #b63ba051
 def _build(self,
     cells:int=0, # How many; four times the root of the number of vectors if 0

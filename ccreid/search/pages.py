@@ -35,11 +35,13 @@ def card(
     label:str,    # In bold
     name:str,     # Below it
     open_picture, # Gives the picture; `DataError` or `OSError` where there is none
+    more:str='',  # In a line of its own
 )->str:           # A `figure` element
     "A picture with words below it"
     try: seen = small_copy(open_picture(), name)
     except (DataError,OSError): seen = '<div class="gone">no picture</div>'
-    return f'<figure>{seen}<figcaption><b>{html.escape(label)}</b><br>{html.escape(name)}</figcaption></figure>'
+    words = '<br>'.join([f'<b>{html.escape(label)}</b>', html.escape(name), *([html.escape(more)] if more else [])])
+    return f'<figure>{seen}<figcaption>{words}</figcaption></figure>'
 
 # %% ../../nbs/search/pages.ipynb #d777384a
 STYLE = """<style>.row{display:flex;gap:.6rem;overflow-x:auto;padding-bottom:.5rem}
@@ -53,6 +55,17 @@ def picture_at(
     "The picture that an id names; `DataError` where there is none"
     return LoosePictures([os.path.join(folder, id)], [id])[0]
 
+# %% ../../nbs/search/pages.ipynb #ba80aac7
+def _with_known(found, index):
+    "For each query dicts with rank, id, score, and what is known"
+    about = dict(zip(names := [*dict.fromkeys(i for row in found.ids for i in row)], index.known(names)))
+    return [[o | dict(known=about[o['id']]) for o in row] for row in found.as_dict()]
+
+def _words(known):
+    "What is known, as a line"
+    def one(v): return int(v) if isinstance(v, float) and v.is_integer() else v # of an engine that keeps fractions only
+    return ', '.join(f'{k} {one(v)}' for k,v in known.items())
+
 # %% ../../nbs/search/pages.ipynb #0c78ea4e
 def results_page(
     found,      # `Found`
@@ -64,9 +77,10 @@ def results_page(
     about = f'{len(index)} pictures were searched with vectors of {model} ({index.model or "-"})'
     page = Report('What was found', f'{about}. A score is a cosine, 1 at most; it is no probability.')
     page.parts.append(STYLE)
-    for i,(name,row) in enumerate(zip(queries.names, found.as_dict())):
+    for i,(name,row) in enumerate(zip(queries.names, _with_known(found, index))):
         cards = [card('query', name, lambda: queries[i])]
-        cards += [card(f"{o['rank']}: {o['score']:.3f}", o['id'], lambda: picture_at(folder, o['id'])) for o in row]
+        cards += [card(f"{o['rank']}: {o['score']:.3f}", o['id'], lambda: picture_at(folder, o['id']),
+                       _words(o['known'])) for o in row]
         page.parts.append(f'<div class="row">{"".join(cards)}</div>')
     return page.html()
 
@@ -77,7 +91,7 @@ def results_dict(
     index,   # The `Index` that was searched
 )->dict:     # Plain values
     "The same for programs"
-    rows = [dict(query=name, found=row) for name,row in zip(queries.names, found.as_dict())]
+    rows = [dict(query=name, found=row) for name,row in zip(queries.names, _with_known(found, index))]
     return dict(model=index.model, pictures=len(index), folder=index.about.get('folder', ''), results=rows)
 
 def results_text(
