@@ -23,8 +23,16 @@ def test_the_page_names_the_parts_of_the_runner(speed):
     assert [k.arg for k in made.value.keywords]==list(speed.PARTS)
 
 
-def test_every_part_but_search_has_its_script(speed):
-    assert {script for n,(script,*_) in speed.PARTS.items() if n!='search'} <= {p.name for p in (ROOT/'benchmarks').glob('*.py')}
+def test_every_part_has_its_script(speed):
+    assert {script for script,*_ in speed.PARTS.values()} <= {p.name for p in (ROOT/'benchmarks').glob('*.py')}
+
+
+def test_search_stands_beside_the_product_and_the_exact_one(speed):
+    res = json.loads((ROOT/'benchmarks'/'results'/'search.json').read_text())
+    exact,*others = speed.search(res)
+    assert exact['ours_over_floor']==round(res['engines'][0]['over_product'], 2)<1.2 and exact['peer']=='' and '1,000,000' in exact['size']
+    assert [o['peer'] for o in others]==['exact']*len(others)
+    for o,r in zip(others, res['engines'][1:]): assert o['peer_over_ours']==round(res['engines'][0]['cpu_ms']/r['cpu_ms'], 2)
 
 
 def test_kept_figures_are_whole(speed):
