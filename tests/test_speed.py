@@ -79,7 +79,7 @@ def test_a_part_is_run_kept_and_replaced(speed, tmp_path, monkeypatch, capfd):
     read = lambda: json.loads(out.read_text())['parts']
     assert called(speed, monkeypatch, '--only', 'large', '--quick', '--out', out)==0
     assert read()['large']['rows'][0]['ours_over_floor']==2 and read()['large']['quick'] and read()['large']['processor']
-    assert called(speed, monkeypatch, '--only', 'large,search', '--out', out)==0 # search is another script's, and may be missing
+    assert called(speed, monkeypatch, '--only', 'large,search', '--out', out)==1 # a script that is missing is said, and the others are run
     assert read()['large']['rows'][0]['ours_over_floor']==4 and list(read())==['large'] and 'search: no search.py: not run' in capfd.readouterr().out
     script.write_text('raise SystemExit(3)')
     before = out.read_text()
