@@ -68,6 +68,7 @@ quarto: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-base
 	$(BIN)/python benchmarks/speed.py $(ARGS)
+	$(if $(findstring --only,$(ARGS)),,$(BIN)/python benchmarks/ray_kill.py)
 
 gpu: $(VENV)/.installed-dev
 	$(BIN)/python tools/gpu.py $(ARGS)
