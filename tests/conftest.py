@@ -59,6 +59,17 @@ def ccreid(capsys, tmp_path, monkeypatch):
     return call
 
 
+@pytest.fixture
+def run(capsys):
+    "The command line in this process: exit code, output, errors"
+    def f(line):
+        from ccreid import cli
+        capsys.readouterr()
+        try: code = cli.main(line.split())
+        except SystemExit as e: code = e.code
+        return code,*capsys.readouterr()
+    return f
+
 @pytest.fixture(scope='session')
 def docs():
     "The script that makes the site"

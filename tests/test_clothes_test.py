@@ -106,7 +106,6 @@ def test_whole_numbers_tie_and_ties_are_half_a_win():
 
 from PIL import Image
 
-from ccreid import cli
 from ccreid.clothes.measuring import PARTS, clothes_test, in_words, parts_of
 from ccreid.clothes.pictures import FACTORS, add_generated, drawn_set, photograph_set, read_photographs, whole_part
 from ccreid.data.samples import DataError
@@ -218,17 +217,6 @@ def test_photographs_alone_are_too_few_and_generated_images_fill_them(photograph
     assert tuple(pixels[-1,0])==(200,60,195) and np.array_equal(pixels[:50], np.asarray(Image.open('2-1.png'))[:50])
     generated('plain', table, notes=False)
     assert photograph_set(add_generated(table, 'plain')).levels['clothes']==['variant 0','variant 1','variant 2']
-
-
-@pytest.fixture
-def run(capsys):
-    def f(line):
-        capsys.readouterr()
-        try: code = cli.main(line.split())
-        except SystemExit as e: code = e.code
-        out,err = capsys.readouterr()
-        return code,out,err
-    return f
 
 
 def test_the_command_on_drawn_people_and_on_photographs(photographs, run):

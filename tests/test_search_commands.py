@@ -29,17 +29,6 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def run(capsys):
-    def f(line):
-        capsys.readouterr()
-        try: code = cli.main(line.split())
-        except SystemExit as e: code = e.code
-        out,err = capsys.readouterr()
-        return code,out,err
-    return f
-
-
-@pytest.fixture
 def index(here, run):
     assert run('embed gallery --weights model_of_a_test:colour --out v.npz --device cpu')[0]==0
     assert run('index v.npz --out i.index')[0]==0
