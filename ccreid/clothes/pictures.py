@@ -1,4 +1,4 @@
-"""The pictures of the clothes test: every person in every outfit, pose and camera, drawn, or found among photographs and images made of them
+"""Every person in every outfit, pose and camera: drawn, or found among photographs and images made of them
 
 Docs: https://ccreid.github.io/ccreid/clothes/pictures.html.md"""
 

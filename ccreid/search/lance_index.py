@@ -14,7 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from ..files import Unfit,hold,plain,reading,shown
 from .exact import Found,Index,prepared
-from .filters import OPS,conditions,kind_of_column
+from .filters import OPS,conditions,fitting_kinds
 from .vectors import Vectors
 from ..weights import need
 
@@ -98,17 +98,6 @@ def _there(self, ids):
     def some(b): return self._table.search().where(_among(b)).select(['id']).limit(len(b)).to_arrow()['id'].to_pylist()
     return [o for i in range(0, len(ids), 1000) for o in some(ids[i:i+1000])]
 
-# %% ../../nbs/search/lance_index.ipynb #7757099f
-def _fitted(self, columns):
-    "Columns that the table has or gets; `ValueError` for one that holds something else there"
-    new = {k: kind_of_column(v) for k,v in columns.items()}
-    for k,kind in new.items():
-        if self.kinds.get(k, kind)!=kind:
-            raise ValueError(f'column {k} holds {self.kinds[k]}s in the index, and {kind}s here')
-        if kind=='number' and any(isinstance(v, int) and abs(v)>2**53 for v in columns[k]):
-            raise ValueError(f'column {k} holds a whole number above 2**53, which LanceDB would round here')
-    return new
-
 # %% ../../nbs/search/lance_index.ipynb #5d03532a
 def _create(self, ids, rows, columns, kinds, said):
     "The table with the first vectors"
@@ -122,7 +111,7 @@ def _add_all(self, vectors, ids=None, model='', columns=None):
         if there := _there(self, ids):
             raise ValueError(f'the id {shown(there[0])!r} is in the index: remove it first, or name the new one '
                              'otherwise')
-        kinds = _fitted(self, columns)
+        kinds = fitting_kinds(self.kinds, columns, 'LanceDB')
         if not len(rows): return
         said = dict(model=self.model or model, about=about)
         if self._table is None: return _create(self, ids, rows, columns, kinds, said)

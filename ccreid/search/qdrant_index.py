@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit
 from ..files import plain,shown
 from .exact import Found,Index,prepared
-from .filters import NAME,OPS,conditions,kind_of_column
+from .filters import NAME,OPS,conditions,fitting_kinds
 from ..weights import need
 
 # %% ../../nbs/search/qdrant_index.ipynb #12ccaadc
@@ -164,12 +164,8 @@ QdrantIndex.known = _known
 # %% ../../nbs/search/qdrant_index.ipynb #1b242668
 def _fitted(self, columns):
     "Kinds of new columns; `ValueError` for one that holds something else there, or what Qdrant cannot keep"
-    new = {k: kind_of_column(v) for k,v in columns.items()}
+    new = fitting_kinds(self.kinds, columns, 'Qdrant')
     for k,kind in new.items():
-        if self.kinds.get(k, kind)!=kind:
-            raise ValueError(f'column {k} holds {self.kinds[k]}s in the index, and {kind}s here')
-        if kind=='number' and any(isinstance(v, int) and abs(v)>2**53 for v in columns[k]):
-            raise ValueError(f'column {k} holds a whole number above 2**53, which Qdrant would round in a filter')
         if kind=='text' and any('\ud800'<=c<='\udfff' for v in columns[k] if v for c in v):
             raise ValueError(f'column {k} holds a text that is not in UTF-8, as Qdrant wants it')
     return {k: v for k,v in new.items() if k not in self.kinds}

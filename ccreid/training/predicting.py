@@ -1,4 +1,4 @@
-"""`get_preds`, `predict`, `show_results`, `validate`, `export` and `freeze` on a learner of people: answers where there is one, else one line
+"""`get_preds`, `predict`, `show_results`, `export` and others on a learner of people: an answer, or else one line
 
 Docs: https://ccreid.github.io/ccreid/training/predicting.html.md"""
 

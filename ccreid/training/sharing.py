@@ -1,4 +1,4 @@
-"""A callback that comes by itself: shares of batches, losses of whole ones, mean gradients, and a refusal of methods for which that would be wrong
+"""Shares of batches, losses of whole ones, mean gradients, and a refusal of methods for which that would be wrong
 
 Docs: https://ccreid.github.io/ccreid/training/sharing.html.md"""
 

@@ -1,4 +1,4 @@
-"""Files of boxes, as trackers and annotation tools write them, become one table; what is wrong is named by file and line
+"""Files of boxes of trackers and annotation tools become one table; what is wrong is named by file and line
 
 Docs: https://ccreid.github.io/ccreid/video/boxes.html.md"""
 

@@ -1,4 +1,4 @@
-"""The boxes of a walk through the picture become crops, the crops vectors, and the vectors of a tracklet one, by any model
+"""Boxes of a walk through the picture become crops, crops vectors, and those of a tracklet one, by any model
 
 Docs: https://ccreid.github.io/ccreid/video/tracklets.html.md"""
 
