@@ -1,8 +1,11 @@
-"""Training images a second through the loader, one process: decoding each time, and from the cache
+"""Training images a second through the loader, one process: decoding each time or from the cache, resizing by Pillow or by PyTorch
 
-python benchmarks/batches.py [--out FILE.json]
+    python benchmarks/batches.py [--out FILE.json]
+
+Everything twice: as a process is started, and with THP_MEM_ALLOC_ENABLE=1, with which PyTorch asks Linux for large tensors in pages of 2 MiB. Each of both is a process of its own.
 """
-import argparse,json,os,platform,statistics,tempfile,time
+import argparse,json,os,platform,statistics,subprocess,sys,tempfile,time
+from dataclasses import replace
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 import numpy as np
@@ -36,34 +39,51 @@ def rate(f, n, repeats=5, clock=time.perf_counter):
     return n/statistics.median(times)
 
 
+WAYS = {'plain': ('bilinear', False), 'cached': ('bilinear', True), 'fast': ('torch_bilinear', False), 'fast_cached': ('torch_bilinear', True)} # filter, cache?
+
+def measure(images):
+    "Images a second of each way, by the wall's clock and by the processor's, one row a kind of picture"
+    rows = []
+    with tempfile.TemporaryDirectory() as tmp:
+        for source,network,kind in ((128,64),(96,48),'png'), ((128,64),(128,64),'png'), ((128,64),(128,64),'jpg'), ((256,128),(256,128),'jpg'), ((256,128),(384,192),'jpg'):
+            table,pre = pictures(tmp, images, source, kind),Preprocessing(network)
+            row = dict(source=source, network=network, kind=kind, decode=rate(lambda: [read_image(p) for p in table.path], images))
+            for way,(filter,cache) in WAYS.items():
+                dl = reid_dataloaders(table, replace(pre, interpolation=filter), identities=8, images=8, num_workers=0, device='cpu', cache=cache).train
+                def run():
+                    for _ in dl: pass
+                row[way],row[f'cpu_{way}'] = (rate(run, len(dl)*64, 5, clock) for clock in (time.perf_counter, time.process_time))
+            rows.append(row)
+            print(f"{kind+' '+'×'.join(map(str, source)):>14} {'×'.join(map(str, network)):>9} | {row['decode']:11,.0f}", *(f'{row[w]:11,.0f}' for w in WAYS), flush=True)
+    return rows
+
+def with_pages(huge, images):
+    "The same in a process whose large tensors have large pages, or not"
+    with tempfile.TemporaryDirectory() as tmp:
+        env = {k: v for k,v in os.environ.items() if k!='THP_MEM_ALLOC_ENABLE'} | (dict(THP_MEM_ALLOC_ENABLE='1') if huge else {})
+        subprocess.run([sys.executable, __file__, '--images', str(images), '--rows', f'{tmp}/rows.json'], env=env, check=True)
+        with open(f'{tmp}/rows.json') as f: return [dict(r, huge_pages=huge) for r in json.load(f)]
+
+def sampler_ms():
+    "One epoch's draws of 17,896 images of 150 people"
+    sampler,times = PKSampler(np.repeat(np.arange(150), 120)[:17896], 8, 8),[]
+    for e in range(7):
+        start = time.perf_counter(); sampler.epoch(e); times.append(time.perf_counter()-start)
+    return 1000*statistics.median(times)
+
 def main():
     args = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     args.add_argument('--out', help='write the figures as JSON'); args.add_argument('--images', type=int, default=512)
+    args.add_argument('--rows', help='measure in this process and write the rows alone')
     args = args.parse_args()
     torch.set_num_threads(1)
+    if args.rows:
+        with open(args.rows, 'w') as f: return json.dump(measure(args.images), f)
     res = []
-    print(f"{'source':>14} {'network':>9} | {'decode only':>11} {'plain':>8} {'cached':>8}   images/s, one process")
-    with tempfile.TemporaryDirectory() as tmp:
-        for source,network,kind in ((128,64),(96,48),'png'), ((128,64),(128,64),'png'), ((128,64),(128,64),'jpg'), ((256,128),(384,192),'jpg'):
-            n = args.images
-            table,pre = pictures(tmp, n, source, kind),Preprocessing(network)
-            kw = dict(identities=8, images=8, num_workers=0, device='cpu')
-            plain = reid_dataloaders(table, pre, **kw).train
-            cached = reid_dataloaders(table, pre, cache=ImageCache(pre), **kw).train
-            def run(dl):
-                for _ in dl: pass
-            r = dict(source=source, network=network, kind=kind,
-                     decode=rate(lambda: [read_image(p) for p in table.path], n),
-                     plain=rate(lambda: run(plain), len(plain)*64), cached=rate(lambda: run(cached), len(cached)*64))
-            r |= {f'cpu_{k}': rate(lambda: run(dl), len(dl)*64, 3, time.process_time) for k,dl in (('plain',plain), ('cached',cached))}
-            res.append(r)
-            print(f"{kind+' '+'×'.join(map(str,source)):>14} {'×'.join(map(str,network)):>9} | {r['decode']:11,.0f} {r['plain']:8,.0f} {r['cached']:8,.0f}")
-    labels = np.repeat(np.arange(150), 120)[:17896]
-    sampler,times = PKSampler(labels, 8, 8),[]
-    for e in range(7):
-        start = time.perf_counter(); sampler.epoch(e); times.append(time.perf_counter()-start)
-    ms = 1000*statistics.median(times)
-    print(f'sampler, one epoch of 17,896 images of 150 people: {ms:.1f} ms')
+    for huge in (False, True) if sys.platform=='linux' else (False,):
+        print('pages of 2 MiB' if huge else 'usual pages', f"{'source':>14} {'network':>9} | decode only", *(f'{w:>11}' for w in WAYS), '  images/s, one process', sep=' ')
+        res += with_pages(huge, args.images)
+    print(f'sampler, one epoch of 17,896 images of 150 people: {(ms := sampler_ms()):.1f} ms')
     if args.out:
         with open(args.out, 'w') as f:
             json.dump(dict(rates=res, sampler_ms=ms, machine=platform.processor() or platform.machine(), torch=torch.__version__), f, indent=1)

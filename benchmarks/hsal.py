@@ -4,7 +4,8 @@
     python benchmarks/hsal.py --quick         n = 64 and 1,024; steps at batch 8
     python benchmarks/hsal.py --device cuda   on a GPU, also with bf16; the default where there is one
 
-Loss: `distances` is the Euclidean matrix, forward and backward; `hatrip` is masks, adjustment, both minings and the matrix, forward and backward; what
+Masks: `plain` compares labels with labels, one line an equation; `pytorch-metric-learning`, where it is installed, builds the same pairs from its own matches.
+Loss: `plain loss` takes Algorithm 1 by its letter, both matrices whole and mined with gradients; masks, and losses, must agree. `distances` is the Euclidean matrix, forward and backward; `hatrip` is masks, adjustment, both minings and the matrix, forward and backward; what
 HSAL adds is their difference. Contenders alternate, round by round; medians; on a busy machine processor seconds (`cpu_`) say
 more than the wall's. Labels are P x K batches of K = 8 in three outfits; a fifth of the images wears one of five garments that everybody has.
 Step: model, label-smoothed identity loss and, every other time, 0.1 times HSAL; backward, Adam. Writes benchmarks/results/hsal.json."""
@@ -15,7 +16,7 @@ import numpy as np, pandas as pd, torch
 import ccreid.compat
 from ccreid.files import to_json, write_whole
 from ccreid.hsgl.definitions import hard_negatives, hard_positives
-from ccreid.hsgl.hatrip import hatrip_loss
+from ccreid.hsgl.hatrip import adjust_distances, hatrip_loss
 from ccreid.hsgl.hsal import hatrip_term
 from ccreid.models.losses import pairwise_distances
 from ccreid.models.reid_model import ReIDModel
@@ -45,6 +46,39 @@ def alternate(contenders, rounds, device):
             if r: times[k].append(s)
     return [{k: statistics.median(x[i] for x in v) for k,v in times.items()} for i in (0,1)]
 
+def plain_masks(identity, clothes, camera):
+    "Eq. 5, read from left to right"
+    same = lambda v: v[:,None]==v[None,:]
+    known = (clothes[:,None]!=-1) & (clothes[None,:]!=-1)
+    return same(identity) & (known & ~same(clothes) | ~same(camera)), ~same(identity) & known & same(clothes)
+
+def metric_learning_masks(identity, clothes, camera):
+    "From the pairs of pytorch-metric-learning; `ImportError` where that is not installed"
+    from pytorch_metric_learning.utils.loss_and_miner_utils import get_matches_and_diffs as pairs
+    (same,other),(alike,changed),(_,elsewhere) = ([m.bool() for m in pairs(v)] for v in (identity,clothes,camera))
+    known = (clothes[:,None]!=-1) & (clothes[None,:]!=-1)
+    return same & (known & changed | elsewhere), other & known & alike
+
+def plain_loss(features, identity, clothes, camera, alpha=.05):
+    "Algorithm 1 by its letter: a matrix, an adjusted matrix, hinges on both"
+    distances,same = pairwise_distances(features),identity[:,None]==identity[None,:]
+    own = same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)
+    def hinges(d):
+        far,near = d.masked_fill(~own, -torch.inf).max(1).values,d.masked_fill(same, torch.inf).min(1).values
+        there = own.any(1) & (~same).any(1)
+        return torch.relu(far-near)[there].sum()/there.sum()
+    return hinges(distances)+.5*hinges(adjust_distances(distances, *plain_masks(identity, clothes, camera), alpha))
+
+def mask_peers(labels):
+    "Ways to the masks that are there and give ours, by name"
+    ours,found = (hard_positives(*labels), hard_negatives(labels[0], labels[1])),{}
+    for name,f in (('plain', plain_masks), ('pytorch-metric-learning', metric_learning_masks)):
+        try: given = f(*labels)
+        except ImportError: continue
+        assert all(torch.equal(a, b) for a,b in zip(ours, given)), name
+        found[f'masks, {name}'] = lambda f=f: f(*labels)
+    return found
+
 def loss_rows(sizes, dims, rounds, device):
     rows = []
     for dim in dims:
@@ -52,11 +86,13 @@ def loss_rows(sizes, dims, rounds, device):
             labels = make_labels(n, device)
             f = torch.randn(n, dim, generator=torch.Generator().manual_seed(0)).to(device).requires_grad_()
             def backward(loss): f.grad = None; loss.backward()
+            assert torch.allclose(plain_loss(f, *labels.values()), hatrip_loss(f, *labels.values()), rtol=1e-4)
             med, work = alternate({
                 'masks': lambda: (hard_positives(*labels.values()), hard_negatives(labels['identity'], labels['clothes'])),
                 'forward distances': lambda: pairwise_distances(f), 'forward hatrip': lambda: hatrip_loss(f, *labels.values()),
                 'distances': lambda: backward(pairwise_distances(f).sum()), 'hatrip': lambda: backward(hatrip_loss(f, *labels.values())),
-            }, rounds if n>256 else 10*rounds, device)
+                'plain loss': lambda: backward(plain_loss(f, *labels.values())),
+            } | mask_peers([*labels.values()]), rounds if n>256 else 10*rounds, device)
             ms = {k: round(1000*v, 3) for k,v in med.items()}
             cpu = {k.replace(' ', '_'): round(1000*v, 3) for k,v in work.items()}
             rows.append(dict(n=n, dim=dim, cpu_ms=cpu, masks_ms=ms['masks'], distances_ms=ms['distances'], hatrip_ms=ms['hatrip'],

@@ -11,7 +11,7 @@ from PIL import Image,ImageFile
 from ccreid.data.batches import (Draw,ImageCache,InOrder,PKSampler,Preprocessing,ReIDImages,ReIDLoader,embedding_loader,reid_dataloaders)
 from ccreid.data.samplers import deal,number_of_batches
 from ccreid.data.samples import DataError,ReIDDataset,make_table
-from ccreid.data.transforms import CAL_FILL,read_image,test_transform,train_transform
+from ccreid.data.transforms import CAL_FILL,FILTERS,read_image,resized,test_transform,train_transform
 
 PRE = Preprocessing((64,32))
 
@@ -151,7 +151,7 @@ def same(a, b):
         assert torch.equal(xa, xb) and la.keys() == lb.keys()
         for k in la: assert torch.equal(la[k], lb[k]), k
 
-def loaders(ds, **kw): return reid_dataloaders(ds, PRE, **(dict(identities=4, images=3, num_workers=0, device='cpu') | kw))
+def loaders(ds, preprocessing=PRE, **kw): return reid_dataloaders(ds, preprocessing, **(dict(identities=4, images=3, num_workers=0, device='cpu') | kw))
 
 def test_workers_and_cache_change_nothing(dataset):
     ref = list(loaders(dataset).train)
@@ -315,6 +315,39 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
     ways = {1: lambda a: a, 2: lambda a: a[:,::-1], 3: lambda a: a[::-1,::-1], 4: lambda a: a[::-1], 5: lambda a: a.transpose(1,0,2),
             6: lambda a: np.rot90(a, -1), 7: lambda a: a.transpose(1,0,2)[::-1,::-1], 8: lambda a: np.rot90(a)}
     np.testing.assert_array_equal(np.asarray(read_image(tmp_path/'o.png')), ways[orientation](im))
+
+# ---- PyTorch resizes as Pillow does
+
+@given(st.integers(1, 90), st.integers(1, 60), st.tuples(st.integers(1, 96), st.integers(1, 64)), st.sampled_from(['bilinear','bicubic']), st.integers(0, 9))
+def test_both_resize_alike(h, w, size, name, seed):
+    a = np.random.default_rng(seed).integers(0, 256, (h,w,3), np.uint8)
+    by_pillow,by_torch = resized(a, size, FILTERS[name]),resized(a, size, FILTERS[f'torch_{name}'])
+    assert by_torch.shape==by_pillow.shape==(*size,3) and by_torch.dtype==np.uint8
+    apart = np.abs(by_torch.astype(int)-by_pillow)
+    assert apart.max()<=2 and apart.mean()<.05
+    np.testing.assert_array_equal(by_torch, resized(Image.fromarray(a), size, FILTERS[f'torch_{name}']))
+    kept = a.copy(); kept.flags.writeable = False
+    np.testing.assert_array_equal(by_torch, resized(kept, size, FILTERS[f'torch_{name}']))
+    if (h,w)==size: np.testing.assert_array_equal(by_pillow, a)
+
+@pytest.mark.parametrize('name', ['torch_bilinear','torch_bicubic'])
+def test_loaders_that_resize_by_torch(dataset, name):
+    pre = Preprocessing((48,24), interpolation=name)
+    kept,read,workers = (next(iter(loaders(dataset, preprocessing=pre, cache=c, num_workers=n).train)) for c,n in ((True,0), (False,0), (False,1)))
+    for other in read,workers:
+        torch.testing.assert_close(kept[0], other[0], rtol=0, atol=0)
+        assert kept[1]['row'].tolist()==other[1]['row'].tolist()
+    by_pillow = next(iter(loaders(dataset, preprocessing=Preprocessing((48,24), interpolation=name[6:])).train))
+    assert kept[1]['row'].tolist()==by_pillow[1]['row'].tolist()
+    apart = (kept[0]-by_pillow[0]).abs()*255*.22
+    assert 0<apart.max()<=5 and apart.mean()<.5 # the same windows, mirrored alike, erased alike
+    with pytest.raises(ValueError, match='read-only'): loaders(dataset, preprocessing=pre, cache=True).train.dataset.picture(Draw(0))[0] = 0
+
+def test_a_cache_of_another_filter_is_refused(dataset):
+    with pytest.raises(DataError, match=r'bilinear; asked for are \(64, 32\), torch_bilinear'):
+        loaders(dataset, preprocessing=Preprocessing((64,32), interpolation='torch_bilinear'), cache=ImageCache(PRE))
+    for no in 0,None,False: assert loaders(dataset, cache=no).cache is None
+    with pytest.raises(DataError, match='cache is True, False or an ImageCache'): loaders(dataset, cache='here')
 
 def test_wrong_requests(dataset):
     for f,words in ((lambda: loaders(dataset, identities=11), 'there are 10'), (lambda: loaders(dataset.query), 'no training image'),

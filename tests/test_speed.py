@@ -58,10 +58,40 @@ def test_the_strongest_peer_stands_in_the_table(speed):
     whole,ready = speed.evaluation(res)
     assert whole['peer']=='product, torchmetrics, per query' and whole['peer_over_ours']==round(3/1.1, 2) and whole['ours_over_floor']==1.1
     assert ready['peer_over_ours']==20 and ready['floor']==''
-    rows = [dict(source=[8,4], what=w, cpu_ms=ms, apart=far) for w,ms,far in (('Pillow', 2., 0), ('read_image (ours)', 2.1, 0), ('Pillow, scaled', .5, 4.),
+    rows = [dict(source=[8,4], what=w, cpu_ms=ms, apart=far) for w,ms,far in (('Pillow', 2., 0), ('read_image (ours)', 2.1, 0), ('read_image, by PyTorch (ours)', 1., .1), ('Pillow, scaled', .5, 4.),
             ('simplejpeg', 1.5, .1), ('ImageCache (ours)', .01, 0), ('the file alone', .02, None))]
-    plain,cached,cut = speed.decoding(dict(rows=rows, network=[4,2]))
+    plain,fast,cached,cut = speed.decoding(dict(rows=rows, network=[4,2]))
+    assert (fast['what'], fast['peer'], fast['peer_over_ours'])==('a JPEG, resized by PyTorch', 'Pillow', 2)
     assert plain['peer']=='simplejpeg' and cached['peer_over_ours']==200 and 'not offered' in cut['what'] and cut['peer_over_ours']==4
+
+
+def test_the_fastest_way_to_the_masks_stands_in_the_table(speed):
+    ms = dict(masks=2., forward_distances=10., distances=20., hatrip=25., plain_loss=50.) | {'masks,_plain': 4., 'masks,_pytorch-metric-learning': 3.}
+    masks,loss = speed.masks(dict(loss=[dict(n=8, dim=2, cpu_ms=ms)]))
+    assert (masks['peer'], masks['peer_over_ours'], masks['ours_over_floor'])==('pytorch-metric-learning', 1.5, .2)
+    assert (loss['peer'], loss['peer_over_ours'], loss['ours_over_floor'])==('plain', 2., 1.25)
+
+
+def test_training_images_of_each_way_stand_beside_pillow(speed):
+    rates = dict(source=[2,1], network=[4,2], kind='jpg', cpu_plain=10., cpu_cached=20., cpu_fast=15., cpu_fast_cached=40.)
+    rows = [*speed.batches(dict(rates=[dict(rates, huge_pages=False), dict(rates, cpu_fast_cached=50., huge_pages=True)]))]
+    assert [(r['what'].partition(': ')[2], r['peer_over_ours']) for r in rows]==[('cache', 2.), ('PyTorch', 1.5), ('cache, PyTorch', 4.), ('cache, PyTorch, large pages', 5.)]
+
+
+def test_plain_refinement_and_plain_loss_are_ours(monkeypatch):
+    "Peers that give something else would be no peers"
+    import torch
+    monkeypatch.syspath_prepend(str(ROOT/'benchmarks'))
+    import hsal, refinement
+    q,v,g,who = refinement.data(9, 3, 40, 16, 'cpu')
+    assert refinement.plain(q, v, g, who%5).tolist()==refinement.refine(q, v, g, who%5).best.tolist()
+    labels = [*hsal.make_labels(64, 'cpu').values()]
+    labels[1][::7] = -1
+    assert 'masks, plain' in hsal.mask_peers(labels)
+    f = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(hsal.plain_loss(f, *labels), hsal.hatrip_loss(f, *labels))
+    labels[1][0] = labels[1][1]+1
+    assert not torch.equal(hsal.plain_masks(*labels)[0], hsal.hard_positives(labels[0], labels[1].roll(1), labels[2]))
 
 
 def called(speed, monkeypatch, *words):

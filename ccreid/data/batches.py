@@ -168,10 +168,11 @@ def _hear(path):
 
 def _cache_of(cache, preprocessing):
     "The cache that is asked for, or None; `DataError` for one of another size"
-    if cache is True: return ImageCache(preprocessing)
-    if cache is None or cache is False: return None
-    if cache.preprocessing.size == preprocessing.size: return cache
-    raise DataError(f'the cache holds pictures of {cache.preprocessing.size}, asked for are {preprocessing.size}')
+    if cache is None or isinstance(cache, (bool,int)): return ImageCache(preprocessing) if cache else None
+    if not isinstance(cache, ImageCache): raise DataError(f'cache is True, False or an ImageCache, not {cache!r}')
+    has,wanted = ((o.size, o.interpolation) for o in (cache.preprocessing, preprocessing))
+    if has == wanted: return cache
+    raise DataError(f'the cache holds pictures of {has[0]}, {has[1]}; asked for are {wanted[0]}, {wanted[1]}')
 
 # %% ../../nbs/data/batches.ipynb #640c9721
 class ReIDDataLoaders(DataLoaders):

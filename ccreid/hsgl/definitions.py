@@ -24,6 +24,14 @@ def _equal(labels):
     "[n,n] pairs that have the same label"
     return labels[:,None]==labels[None]
 
+def _differ(labels):
+    "[n,n] pairs that have different labels"
+    return labels[:,None]!=labels[None]
+
+def _apart(labels):
+    "Labels in which each negative one is a label of its own"
+    return torch.where(labels<0, -1-torch.arange(len(labels), device=labels.device), labels)
+
 def _together(**columns):
     "Columns as vectors of one length"
     columns = {k: _column(v, k) for k,v in columns.items()}
@@ -40,8 +48,8 @@ def hard_positives(
     "Pairs of one person in other clothes or before another camera (HSGL, Eq. 1 and 5); `ValueError` if lengths differ"
     identity,clothes,camera = _together(identity=identity, clothes=clothes, camera=camera)
     known = clothes>=0
-    changed = ~_equal(clothes) & known[:,None] & known[None] | ~_equal(camera)
-    return _equal(identity) & (identity>=0)[:,None] & changed
+    changed = _differ(clothes).logical_and_(known[:,None]).logical_and_(known).logical_or_(_differ(camera))
+    return changed.logical_and_(_equal(_apart(identity)))
 
 # %% ../../nbs/hsgl/definitions.ipynb #caec314d
 def hard_negatives(
@@ -50,7 +58,7 @@ def hard_negatives(
 )->Tensor: # Bool [n,n], symmetric, false on the diagonal
     "Pairs of two people in the same clothes (HSGL, Eq. 1 and 5); `ValueError` if lengths differ"
     identity,clothes = _together(identity=identity, clothes=clothes)
-    return _equal(clothes) & (clothes>=0)[:,None] & ~_equal(identity)
+    return _equal(_apart(clothes)).logical_and_(_differ(identity))
 
 # %% ../../nbs/hsgl/definitions.ipynb #ed339853
 def _places(identity, people, spread):
