@@ -318,26 +318,24 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
 
 # ---- PyTorch resizes as Pillow does
 
-@given(st.integers(1, 90), st.integers(1, 60), st.tuples(st.integers(1, 96), st.integers(1, 64)), st.sampled_from(['bilinear','bicubic']), st.integers(0, 9))
-def test_both_resize_alike(h, w, size, name, seed):
+@given(st.integers(1, 90), st.integers(1, 60), st.tuples(st.integers(1, 96), st.integers(1, 64)), st.integers(0, 9))
+def test_both_resize_alike(h, w, size, seed):
     a = np.random.default_rng(seed).integers(0, 256, (h,w,3), np.uint8)
-    by_pillow,by_torch = resized(a, size, FILTERS[name]),resized(a, size, FILTERS[f'torch_{name}'])
+    by_pillow,by_torch = resized(a, size, FILTERS['bilinear']),resized(a, size, FILTERS['torch_bilinear'])
     assert by_torch.shape==by_pillow.shape==(*size,3) and by_torch.dtype==np.uint8
-    apart = np.abs(by_torch.astype(int)-by_pillow)
-    assert apart.max()<=2 and apart.mean()<.05
-    np.testing.assert_array_equal(by_torch, resized(Image.fromarray(a), size, FILTERS[f'torch_{name}']))
+    assert np.abs(by_torch.astype(int)-by_pillow).max()<=1
+    np.testing.assert_array_equal(by_torch, resized(Image.fromarray(a), size, FILTERS['torch_bilinear']))
     kept = a.copy(); kept.flags.writeable = False
-    np.testing.assert_array_equal(by_torch, resized(kept, size, FILTERS[f'torch_{name}']))
+    np.testing.assert_array_equal(by_torch, resized(kept, size, FILTERS['torch_bilinear']))
     if (h,w)==size: np.testing.assert_array_equal(by_pillow, a)
 
-@pytest.mark.parametrize('name', ['torch_bilinear','torch_bicubic'])
-def test_loaders_that_resize_by_torch(dataset, name):
-    pre = Preprocessing((48,24), interpolation=name)
+def test_loaders_that_resize_by_torch(dataset):
+    pre = Preprocessing((48,24), interpolation='torch_bilinear')
     kept,read,workers = (next(iter(loaders(dataset, preprocessing=pre, cache=c, num_workers=n).train)) for c,n in ((True,0), (False,0), (False,1)))
     for other in read,workers:
         torch.testing.assert_close(kept[0], other[0], rtol=0, atol=0)
         assert kept[1]['row'].tolist()==other[1]['row'].tolist()
-    by_pillow = next(iter(loaders(dataset, preprocessing=Preprocessing((48,24), interpolation=name[6:])).train))
+    by_pillow = next(iter(loaders(dataset, preprocessing=Preprocessing((48,24))).train))
     assert kept[1]['row'].tolist()==by_pillow[1]['row'].tolist()
     apart = (kept[0]-by_pillow[0]).abs()*255*.22
     assert 0<apart.max()<=5 and apart.mean()<.5 # the same windows, mirrored alike, erased alike

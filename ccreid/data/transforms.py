@@ -23,7 +23,7 @@ _rgb = to_rgb
 
 # %% ../../nbs/data/transforms.ipynb #242ae2a9
 FILTERS = dict(bilinear=Image.Resampling.BILINEAR, bicubic=Image.Resampling.BICUBIC,
-               torch_bilinear='bilinear', torch_bicubic='bicubic') # a word: PyTorch's mode
+               torch_bilinear='bilinear') # a word: PyTorch's mode
 
 # %% ../../nbs/data/transforms.ipynb #5428ffa0
 def resized(
