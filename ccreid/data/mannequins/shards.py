@@ -11,6 +11,7 @@ __all__ = ['shards', 'draw_shards', 'write_shards']
 import os
 import shutil
 from contextlib import closing
+from itertools import accumulate
 from multiprocessing import get_all_start_methods
 from pathlib import Path
 
@@ -40,8 +41,12 @@ def _draw_shard(job):
     config,work,name,part = job
     place = Path(work)/_SHARDS/name
     tmp = place.with_name(f'{MAKING}{name}-{os.getpid()}')
-    _draw((config, str(tmp), part))
-    os.replace(tmp, place)
+    try:
+        _draw((config, str(tmp), part))
+        os.replace(tmp, place)
+    except BaseException: # a full disk, Ctrl-C
+        shutil.rmtree(tmp, ignore_errors=True)
+        raise
     return len(part)
 
 # %% ../../../nbs/data/mannequins/shards.ipynb #5c41c958
@@ -67,19 +72,19 @@ def draw_shards(
     work,                  # Folder; its whole shards are kept
     cut:dict,              # Of `shards`
     workers:int|None=None, # Processes; None: one a core
-    most:int|None=None,    # Shards to draw in this call; None: all
-    progress=None,         # Called with (done, total), in images
+    most:int|None=None,    # Shards to draw in this call, 0 or more; None: all
+    progress=None,         # Called with (done, total), in images; first with what is there
 )->int:                    # Shards that are still to be drawn
     "Draw the shards that are not there; `ChildProcessError` where a process is killed, and the others stay"
-    have,work = _whole(Path(work), cut),Path(work)
+    if most is not None and most<0: raise ValueError(f'most is how many shards are drawn, so not {most}')
+    have = _whole(work := Path(work), cut)
     missing = [name for name in cut if name not in have]
-    done,total = sum(len(cut[name]) for name in have),sum(map(len, cut.values()))
+    there,total = sum(len(cut[name]) for name in have),sum(map(len, cut.values()))
     jobs = [(_Config(world.config), str(work), name, list(cut[name].items())) for name in missing[:most]]
     workers = min(os.cpu_count() or 1 if workers is None else workers, len(jobs))
     alone = workers<2 or 'fork' not in get_all_start_methods() or __name__=='__main__'
     with closing((_draw_shard(j) for j in jobs) if alone else _in_pool(jobs, workers, _draw_shard)) as results:
-        for n in results:
-            done += n
+        for done in accumulate(results, initial=there):
             if progress: progress(done, total)
     return len(missing)-len(jobs)
 
@@ -103,7 +108,7 @@ def write_shards(
     people:int=10,         # In a shard
     overwrite:bool=False,  # Replace another mannequin world there?
     workers:int|None=None, # Processes; None: one a core
-    progress=None,         # Called with (done, total), in images
+    progress=None,         # Called with (done, total), in images; first with what is there
     most:int|None=None,    # Shards to draw in this call; None: all
 )->int:                    # Shards that are still to be drawn; 0: the world is there
     "Write a world shard by shard, going on where it was stopped; errors as of `MannequinWorld.write`"
