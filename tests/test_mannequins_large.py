@@ -121,7 +121,7 @@ def test_what_is_there_is_said_first_and_how_many_shards_is_a_number(world, tmp_
     def draw(most): return write_shards(world, tmp_path/'w', 'mannequins', 5, workers=1, most=most, progress=lambda *a: said.append(a))
     assert [draw(1), draw(0), draw(1), draw(None)]==[2,2,1,0]
     assert said==[(0,78), (30,78), (30,78), (30,78), (60,78), (60,78), (78,78)]
-    with pytest.raises(ValueError, match='not -1'): write_shards(world, tmp_path/'v', 'mannequins', 5, most=-1)
+    with pytest.raises(ValueError, match='most: .*got -1'): write_shards(world, tmp_path/'v', 'mannequins', 5, most=-1)
 
 def test_a_full_disk_leaves_no_half_of_a_shard(world, plain, tmp_path, monkeypatch):
     def full(job, real=sharding._draw):
@@ -153,7 +153,12 @@ def test_other_things_at_the_place_are_refused(world, plain, tmp_path):
     other.write(tmp_path/'w', 'mannequins', workers=1, load=False)
     with pytest.raises(FileExistsError): write_shards(world, tmp_path/'w', 'mannequins', 2)
     assert write_shards(world, tmp_path/'w', 'mannequins', 5, overwrite=True, workers=1)==0 and content(tmp_path/'w')==plain
-    with pytest.raises(ValueError, match='at least 1'): shards(world, 'mannequins', 0)
+
+@pytest.mark.parametrize('options,words', [(dict(people=0), 'people of a shard: .*at least 1, got 0'), (dict(people=2.5), 'got 2.5'), (dict(people=True), 'got True'),
+    (dict(most=1.5), 'most: .*got 1.5'), (dict(layout='nope'), "layout 'nope' is unknown"), (dict(layout='sysu_mm01'), 'SYSU-MM01')])
+def test_what_cannot_be_drawn_leaves_nothing(world, tmp_path, options, words):
+    with pytest.raises(ValueError, match=words): write_shards(world, tmp_path/'w', **{'layout': 'mannequins', **options})
+    assert not list(tmp_path.iterdir())
 
 # ---- the benchmark
 
