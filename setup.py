@@ -1,4 +1,5 @@
-"Everything is in pyproject.toml; this only puts the top-level data cards into the built package, as ccreid/data_cards"
+"Everything is in pyproject.toml; this only puts the top-level data cards into the built package, as ccreid/data_cards, and makes the README's links whole"
+import re
 import shutil
 from pathlib import Path
 
@@ -27,4 +28,10 @@ class BuildWithCards(build_py):
             str(Path(self.build_lib)/'ccreid'/'data_cards'/card.name) for card in self.cards()]
 
 
-setup(cmdclass={'build_py': BuildWithCards})
+def readme():
+    "README.md as the package index shows it: what lies beside it in the repository is not there, so links lead to GitHub"
+    at = lambda m: f'{m[1]}[{m[2]}](https://github.com/ccreid/ccreid/{"raw" if m[1] else "blob"}/main/{m[3]})'
+    return re.sub(r'(!?)\[([^\]\n]*)\]\((?![a-z]+:|#)([^)\s]+)\)', at, (ROOT/'README.md').read_text(encoding='utf-8'))
+
+
+setup(cmdclass={'build_py': BuildWithCards}, long_description=readme(), long_description_content_type='text/markdown')

@@ -78,7 +78,7 @@ KINDS = [
     *_MEMORY,
     ('the disk is full',
         r'\[(ENOSPC|EDQUOT)\]|No space left on device|[Qq]uota exceeded|PytorchStreamWriter failed|unexpected pos \d',
-        'make room, or write elsewhere (--out); what was saved before is as it was'),
+        'make room, or write elsewhere (--out, or --root for what is drawn); what was saved before is as it was'),
     ('a process that worked for this one was killed',
         r'^BrokenProcessPool|^BrokenPipeError|worker \(pid.*?\) (exited unexpectedly|is killed)',
         'mostly it is memory that ran out: give it fewer processes (--workers 0)'),

@@ -47,6 +47,15 @@ def own_settings(tmp_path_factory, monkeypatch):
 
 
 @pytest.fixture
+def any_name(tmp_path):
+    "For tests of names that are not UTF-8, which the disk of a Mac refuses"
+    odd = tmp_path/os.fsdecode(b'\xff')
+    try: odd.touch()
+    except OSError: pytest.skip('this disk takes only names that are UTF-8')
+    odd.unlink()
+
+
+@pytest.fixture
 def ccreid(capsys, tmp_path, monkeypatch):
     "The command line, called with words in a folder of its own: exit code, output, errors"
     from ccreid import cli

@@ -275,7 +275,8 @@ def test_files_are_read_once(monkeypatch, copy):
     assert report.ok and len(read) == sum(images(report).values()) and len(set(read)) == len(read)
 
 def test_ctrl_c_ends_it_at_once(copies):
-    def interrupt(done, total): raise KeyboardInterrupt
+    def interrupt(done, total):
+        if done: raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt): check('prcc', copies('prcc'), counts_from='manifest', progress=interrupt)
 
 # ---- a world as it is drawn

@@ -468,7 +468,8 @@ def test_a_drawing_process_that_is_killed_is_one_sentence(tmp_path, monkeypatch)
 @fork
 def test_ctrl_c_and_a_full_disk_in_the_middle_leave_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(drawing_files._Config, 'render', lambda self, **k: SimpleNamespace(image=Image.new('RGB', (2,2))))
-    def stop(*a): raise KeyboardInterrupt
+    def stop(done, total):
+        if done: raise KeyboardInterrupt
     draw = lambda **kw: write_folder(tmp_path/'w', lambda tmp: drawing_files.draw_files(WORLD, tmp, PLAN, workers=2, **kw), 'one')
     with pytest.raises(KeyboardInterrupt): draw(progress=stop)
     assert not list(tmp_path.iterdir())

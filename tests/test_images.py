@@ -1,5 +1,5 @@
 "Every picture comes in through one door: what is opened, how large, which way up, in how many bits, and how fast broken ones are found"
-import builtins,errno,io,logging,os,pickle,random,re,shutil,signal,socket,struct,threading,warnings,zlib
+import builtins,errno,io,logging,os,pickle,random,re,shutil,signal,socket,struct,sys,threading,warnings,zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np
@@ -169,7 +169,8 @@ def test_more_pixels_than_the_bound_are_not_decoded(tmp_path, kind, monkeypatch)
     for w,h in (13_370,13_370),(9000,8000),(16_000,16_001) if kind[0]=='v' or kind=='webp' else (60_000,65_000):
         (tmp_path/'a').write_bytes(declaring(kind, w, h))
         assert f'{w:,} x {h:,} pixels, more than {MOST_PIXELS:,}' in reason(tmp_path/'a') and glance(tmp_path/'a')==reason(tmp_path/'a')
-    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss-before)<2**16 and Image.MAX_IMAGE_PIXELS==most  # kilobytes
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss-before)*(1 if sys.platform=='darwin' else 1024)
+    assert grown<2**26 and Image.MAX_IMAGE_PIXELS==most
     (tmp_path/'a').write_bytes(declaring(kind, 16, 24)); assert read_image(tmp_path/'a').size==(16,24)
     monkeypatch.setattr(images, 'MOST_PIXELS', 16*24-1); assert '16 x 24' in reason(tmp_path/'a')
     monkeypatch.setattr(images, 'MOST_PIXELS', 16*24); assert read_image(tmp_path/'a').size==(16,24) and glance(tmp_path/'a') is None
@@ -405,7 +406,7 @@ def test_a_quick_look_decodes_none_that_is_whole(tmp_path, monkeypatch):
     calls = []
     seen = quick_look(map(str, paths), 2, lambda *a: calls.append(a))
     assert list(seen)==[str(p) for p in paths[-2:]] and seen[str(paths[-2])]=='there is no such file' and 'truncated' in seen[str(paths[-1])].lower()
-    assert len(decoded)==1 and calls==[(7,7)]
+    assert len(decoded)==1 and calls==[(0,7),(7,7)]
     assert quick_look([])=={} and quick_look(paths)==quick_look(paths, 1)=={Path(k): v for k,v in seen.items()}
     with pytest.raises(DataError, match='workers'): quick_look(paths, 0)
     assert glance(cbook.get_sample_data('grace_hopper.jpg', asfileobj=False)) is None

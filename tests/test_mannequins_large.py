@@ -1,4 +1,6 @@
 "A large world in shards: the same bytes for any number of workers, kills that lose one shard at most, names, recipes and rows"
+import errno
+import io
 import os
 import signal
 import subprocess
@@ -109,10 +111,30 @@ def test_killed_and_done_again(tmp_path):
     assert not (tmp_path/'w').exists()
     again = subprocess.run([sys.executable,'-c',KILLED,tmp_path/'w'], env=env, capture_output=True, text=True)
     counts = list(map(int, again.stdout.split()))
-    assert again.returncode==0 and counts[-1]==50*8 and counts[0]>first[-1]        # it went on, and did not begin anew
+    assert again.returncode==0 and counts[-1]==50*8 and counts[0]>=first[-1]>first[0]==0   # it went on, and did not begin anew
     w = MannequinWorld(identities=(40,2,8), outfits=2, cameras=4, images=1, size=(128,64), seed=6)
     assert {p.name for p in (tmp_path/'w').rglob('*.png')}=={p.split('/')[-1] for p in LAYOUTS['mannequins'](w)}
     assert [p.name for p in tmp_path.iterdir()]==['w']
+
+def test_what_is_there_is_said_first_and_how_many_shards_is_a_number(world, tmp_path):
+    said = []
+    def draw(most): return write_shards(world, tmp_path/'w', 'mannequins', 5, workers=1, most=most, progress=lambda *a: said.append(a))
+    assert [draw(1), draw(0), draw(1), draw(None)]==[2,2,1,0]
+    assert said==[(0,78), (30,78), (30,78), (30,78), (60,78), (60,78), (78,78)]
+    with pytest.raises(ValueError, match='most: .*got -1'): write_shards(world, tmp_path/'v', 'mannequins', 5, most=-1)
+
+def test_a_full_disk_leaves_no_half_of_a_shard(world, plain, tmp_path, monkeypatch):
+    def full(job, real=sharding._draw):
+        config,tmp,part = job
+        real((config, tmp, part[:5]))
+        if '00001' in tmp: raise OSError(errno.ENOSPC, 'No space left on device')
+        return real(job)
+    monkeypatch.setattr(sharding, '_draw', full)
+    with pytest.raises(OSError, match='what was drawn is kept'): write_shards(world, tmp_path/'w', 'mannequins', 5, workers=1)
+    work, = tmp_path.iterdir()
+    assert [p.name for p in (work/'.shards').iterdir()]==['00000'] and len(list(work.rglob('*.png')))==30
+    monkeypatch.undo()
+    assert write_shards(world, tmp_path/'w', 'mannequins', 5, workers=1)==0 and content(tmp_path/'w')==plain
 
 def test_a_killed_process_is_said_and_shards_stay(world, plain, tmp_path, monkeypatch):
     def killed(jobs, workers, draw):
@@ -131,7 +153,12 @@ def test_other_things_at_the_place_are_refused(world, plain, tmp_path):
     other.write(tmp_path/'w', 'mannequins', workers=1, load=False)
     with pytest.raises(FileExistsError): write_shards(world, tmp_path/'w', 'mannequins', 2)
     assert write_shards(world, tmp_path/'w', 'mannequins', 5, overwrite=True, workers=1)==0 and content(tmp_path/'w')==plain
-    with pytest.raises(ValueError, match='at least 1'): shards(world, 'mannequins', 0)
+
+@pytest.mark.parametrize('options,words', [(dict(people=0), 'people of a shard: .*at least 1, got 0'), (dict(people=2.5), 'got 2.5'), (dict(people=True), 'got True'),
+    (dict(most=1.5), 'most: .*got 1.5'), (dict(layout='nope'), "layout 'nope' is unknown"), (dict(layout='sysu_mm01'), 'SYSU-MM01')])
+def test_what_cannot_be_drawn_leaves_nothing(world, tmp_path, options, words):
+    with pytest.raises(ValueError, match=words): write_shards(world, tmp_path/'w', **{'layout': 'mannequins', **options})
+    assert not list(tmp_path.iterdir())
 
 # ---- the benchmark
 
@@ -175,6 +202,38 @@ def test_the_commands(small, tmp_path, capsys):
     assert main(['check', NAME, str(tmp_path/NAME)])==1
     assert main(['draw', 'mannequins-huge', '--root', str(tmp_path)])==2 and 'unknown' in capsys.readouterr().err
     assert main(['draw', 'mannequins', '--root', str(tmp_path), '--most', '1'])==2
+
+def test_how_fast_is_what_was_drawn_since_the_first_word(monkeypatch):
+    "Several processes end their first shards together: nothing is known of the time before, but that it was there"
+    from ccreid.commands import draw
+    def told(*steps):
+        watch,now = draw._Watch(),iter([t for n,(t,_,_) in enumerate(steps) for t in [t]*(2 if n==0 else 1)])
+        monkeypatch.setattr(draw, 'monotonic', lambda: next(now))
+        for _,done,total in steps: watch(done, total)
+        return watch.told()
+    assert told((0,0,900), (20,100,900), (20.1,200,900), (20.1,300,900))==' (15 images a second)'
+    assert told((0,500,900), (10,600,900))==' (10 images a second)' and told((0,900,900))==''       # 500 were there; all were
+    assert told((0,0,40), (5,40,40), (5,0,60), (10,60,60))==' (10 images a second)'                # two worlds, as of mannequins-dg
+
+def test_a_bar_that_stays_unfinished_ends_its_line(small, tmp_path, monkeypatch, ccreid):
+    class Terminal(io.StringIO):
+        def isatty(self): return True
+    monkeypatch.setattr(sys, 'stderr', t := Terminal())
+    code,out,_ = ccreid('draw', NAME, '--root', tmp_path, '--most', 2, '--workers', 1)
+    assert code==0 and t.getvalue().endswith('\n') and '5 shards are left' in out
+
+def test_files_that_are_missing_are_said_and_drawn_again(small, tmp_path, ccreid):
+    draw = 'draw',NAME,'--root',tmp_path,'--workers',1
+    ccreid(*draw)
+    next((tmp_path/NAME/'train').iterdir()).unlink()
+    code,_,err = ccreid(*draw)
+    assert code==2 and 'files missing' in err and '--overwrite' in err and len(err.splitlines())==1
+    assert ccreid(*draw, '--overwrite')[0]==0 and ccreid('check', NAME, tmp_path)[0]==0
+
+def test_what_a_chain_makes_of_a_benchmark_is_drawn_too(tmp_path, monkeypatch, ccreid):
+    monkeypatch.setitem(BENCHMARKS['mannequins-ir'], 'world', dict(identities=(2,0,2), outfits=2, cameras=4, infrared=(2,3), images=1, size=(32,16), seed=5))
+    assert ccreid('draw', 'mannequins-cmcc', '--root', tmp_path)[0]==0
+    assert [p.name for p in tmp_path.iterdir()]==['mannequins-ir'] and ccreid('draw', 'mannequins-cm', '--root', tmp_path)[0]==2
 
 # ---- recipes and rows
 

@@ -66,6 +66,16 @@ def test_the_wheel_has_licence_and_command(wheel):
     assert re.search(r'^License-Expression: Apache-2.0$', read('METADATA'), re.M)
 
 
+def test_the_readme_of_the_wheel_has_no_link_beside_itself(wheel):
+    z = zipfile.ZipFile(wheel)
+    text = next(z.read(n).decode() for n in z.namelist() if n.endswith('METADATA'))
+    links = re.findall(r'\]\(([^)\s]+)\)', text)
+    assert len(links)>20 and all(o.startswith('https://') for o in links), links
+    assert 'Description-Content-Type: text/markdown' in text and '](https://github.com/ccreid/ccreid/raw/main/nbs/images/' in text
+    for o in links:
+        if m := re.fullmatch(r'https://github.com/ccreid/ccreid/(?:raw|blob)/main/(.+)', o): assert (ROOT/m[1]).exists(), o
+
+
 def test_the_wheel_reads_its_own_cards_and_imports_every_module(site, tmp_path):
     code = '''
 import importlib,pkgutil,sys

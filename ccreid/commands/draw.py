@@ -8,6 +8,8 @@ Docs: https://ccreid.github.io/ccreid/commands/draw.html.md"""
 __all__ = ['command']
 
 # %% ../../nbs/commands/draw.ipynb #88afbab3
+from time import monotonic
+
 from ..options import of_rule, place
 from ..registry import Command
 from ..values import text, whole
@@ -23,22 +25,20 @@ def _options(parser):
 
 # %% ../../nbs/commands/draw.ipynb #12a6490c
 class _Watch:
-    "A bar, and what a call has drawn"
+    "A bar, and how fast a call draws"
     def __init__(self):
-        import time
         from ccreid.data.inspecting import Bar
-        self.bar,self.clock,self.steps = Bar(),time.monotonic,[]
-        self.start = self.clock()
+        self.bar,self.drawn,self.done = Bar(),0,None
 
     def __call__(self, done, total):
-        self.steps.append((done, self.clock()))
+        if self.done is None: self.start,self.done = monotonic(),done            # what was there before
+        self.drawn += max(done-self.done, 0)                                     # less: the next of several worlds
+        self.done,self.last = done,monotonic()
         self.bar(done, total)
 
     def told(self):
         "How fast it went"
-        if len(self.steps)<2: return ''
-        (a,first),(b,last) = self.steps[0],self.steps[-1]
-        return f' ({(b-a)/max(last-first, 1e-9):,.0f} images a second)'
+        return f' ({self.drawn/max(self.last-self.start, 1e-9):,.0f} images a second)' if self.drawn else ''
 
 # %% ../../nbs/commands/draw.ipynb #c02ee739
 def _run(options):
@@ -47,7 +47,8 @@ def _run(options):
     from ccreid.data.mannequins.benchmarks import draw_benchmark
     from ccreid.files import shown
     root,watch = options.root or settings.get('data'),_Watch()
-    left = draw_benchmark(options.name, root, options.overwrite, options.workers, watch, options.most)
+    try: left = draw_benchmark(options.name, root, options.overwrite, options.workers, watch, options.most)
+    finally: watch.bar.end()
     where = f'{options.name} in {shown(root)}'
     said = f'{left} shards are left, the same line goes on' if left else 'complete'
     print(f'{where}: {said}{watch.told()}')

@@ -14,22 +14,29 @@ from concurrent.futures import ThreadPoolExecutor
 from .samples import DataError
 from .images import content,decode,glance,refusal
 
-# %% ../../nbs/data/inspecting.ipynb #4898d457
+# %% ../../nbs/data/inspecting.ipynb #3b273d09
 def _clock(seconds): return f'{int(seconds)//60}:{int(seconds)%60:02d} min'
 
+# %% ../../nbs/data/inspecting.ipynb #4898d457
 class Bar:
     "A progress bar that says how long the rest will take; silent unless `stream` is a terminal"
     def __init__(self, stream=None): # Default: standard error
-        self.stream,self.start,self.last = stream or sys.stderr,time.monotonic(),-1.
+        self.stream,self.done,self.total = stream or sys.stderr,None,None
 
     def __call__(self, done, total):
-        "Draw it anew, at most ten times a second"
+        "Draw it anew, at most ten times a second; the first call, or one with less than before, begins"
         now = time.monotonic()
+        if self.done is None or done<self.done: self.start,self.first,self.last = now,done,now-1
+        self.done,self.total = done,total
         if not self.stream.isatty() or done<total and now-self.last < .1: return
         self.last,taken,n = now,now-self.start,30*done//total
-        rest = f'{_clock(taken/done*(total-done))} left' if done<total else f'{_clock(taken)}'
-        print(f"\r[{'#'*n}{'.'*(30-n)}] {done:,}/{total:,} images, {rest}".ljust(78), end='\n'*(done==total),
-              file=self.stream, flush=True)
+        words = f'{_clock(taken/max(done-self.first, 1)*(total-done))} left' if done<total else _clock(taken)
+        words = f'{done:,}/{total:,} images'+f', {words}'*(done>self.first or done==total)
+        print(f"\r[{'#'*n}{'.'*(30-n)}] {words}".ljust(78), end='\n'*(done==total), file=self.stream, flush=True)
+
+    def end(self):
+        "Begin a new line below a bar that stays unfinished"
+        if self.done!=self.total and self.stream.isatty(): print(file=self.stream, flush=True)
 
 # %% ../../nbs/data/inspecting.ipynb #38186fe8
 SHARE = 64 # Files that a thread takes at a time
@@ -46,6 +53,7 @@ def _each(
     if progress is True: progress = Bar()
     done,pool = 0,ThreadPoolExecutor(workers or os.cpu_count() or 1)
     try:
+        if progress and paths: progress(0, len(paths))
         for share in pool.map(lambda ps: [(p, look(p)) for p in ps], shares):
             yield from share
             done += len(share)

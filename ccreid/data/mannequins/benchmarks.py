@@ -104,12 +104,13 @@ def _write_domains(root, worlds, layout, overwrite, workers, progress):
 
 # %% ../../../nbs/data/mannequins/benchmarks.ipynb #4335aff7
 def draw_benchmark(
-    name:str, # One of `BENCHMARKS`
-    root,     # Folder; the benchmark goes into root/<name>
+    name:str, # One of `BENCHMARKS`, or of a chain
+    root,     # Folder; the benchmark goes into root/<name>, for a chain's <name> is that of the world behind it
     overwrite:bool=False, workers:int|None=None, progress=None, # As in `MannequinWorld.write`
     most:int|None=None, # Of those of `LARGE`: shards to draw in this call; None: all
 )->int:       # Shards that are still to be drawn
     "Draw a fixed benchmark, or find it drawn; one that another process draws is waited for"
+    if name not in BENCHMARKS and is_benchmark(name): name = All('benchmarks')[name].of
     worlds = benchmark_worlds(name)
     form,folder = BENCHMARKS[name]['layout'],Path(root).expanduser()/name
     if name in LARGE: return write_shards(worlds[''], folder, form, LARGE[name], overwrite, workers, progress, most)
@@ -119,7 +120,7 @@ def draw_benchmark(
     return 0
 
 # %% ../../../nbs/data/mannequins/benchmarks.ipynb #ef3e8132
-def benchmark(name:str, # mannequins, mannequins-ir or mannequins-dg, or one of a chain
+def benchmark(name:str, # One of `BENCHMARKS`, or of a chain
     root, # Folder; the benchmark goes into root/<name>
     layout:str|None=None, # Of `mannequins` alone: prcc (default) or ltcc
     overwrite:bool=False, workers:int|None=None, progress=None, # As in `MannequinWorld.write`

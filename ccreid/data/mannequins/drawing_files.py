@@ -19,6 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, suppress
 from functools import lru_cache
+from itertools import accumulate
 from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 
@@ -75,17 +76,15 @@ def draw_files(
     root,                  # Folder to fill
     plan:dict,             # relative path -> scene
     workers:int|None=None, # Processes; None: one a core
-    progress=None,         # Called with (done, total)
+    progress=None,         # Called with (done, total), first with (0, total)
 ):
     "Render all files of a plan, in several processes where that pays; `ChildProcessError` where one of them is killed"
     items = list(plan.items())
     workers = os.cpu_count() or 1 if workers is None else workers
     parts = [items[i:i+64] for i in range(0, len(items), 64)]
     jobs = [(_Config(world.config), str(root), p) for p in parts]
-    done = 0
     # workers find functions by their module
     alone = workers<2 or len(items)<400 or 'fork' not in get_all_start_methods() or __name__=='__main__'
     with closing((_draw(j) for j in jobs) if alone else _in_pool(jobs, workers)) as results:
-        for n in results:
-            done += n
+        for done in accumulate(results, initial=0):
             if progress: progress(done, len(items))

@@ -42,8 +42,9 @@ def _found(root, digest, overwrite):
     if not root.exists() or (root.is_dir() and not any(root.iterdir())): return False
     if root.is_dir() and _existing(root)==digest: return True
     if not overwrite:
-        raise FileExistsError(f'{root} holds something else than this world: choose another folder or pass '
-                              'overwrite=True')
+        what = 'a world with files missing' if _existing(root)=='incomplete' else 'something else than this world'
+        raise FileExistsError(f'{root} holds {what}: choose another folder, or pass overwrite=True '
+                              '(--overwrite of `ccreid draw`)')
     if not (root/MANIFEST).exists():
         raise FileExistsError(f'{root} was not written by a mannequin world: it is not overwritten; choose another '
                               'folder')

@@ -11,25 +11,32 @@ __all__ = ['shards', 'draw_shards', 'write_shards']
 import os
 import shutil
 from contextlib import closing
+from itertools import accumulate
 from multiprocessing import get_all_start_methods
 from pathlib import Path
 
 from .drawing_files import _Config, _draw, _in_pool
 from .placing import write_folder
 from .world import MannequinWorld
-from .writing import LAYOUTS, finish_folder, manifest
+from .writing import LAYOUTS, _plan, finish_folder, manifest
 from ...files import MAKING
+from ...values import whole
 
 # %% ../../../nbs/data/mannequins/shards.ipynb #409c2f4a
+def _count(what, value, low):
+    "A whole number, or `ValueError`"
+    try: return whole(low)(value)
+    except ValueError as e: raise ValueError(f'{what}: {e}') from None
+
 def shards(
     world:MannequinWorld,
     layout:str,    # A name of `LAYOUTS`
     people:int=10, # In a shard
 )->dict:           # Name of the shard -> its part of the plan, {relative path: scene}
     "The plan of a world, cut by people; `ValueError` for no people, or what the layout cannot hold"
-    if people<1: raise ValueError(f'a shard has at least 1 person, not {people}')
+    people = _count('people of a shard', people, 1)
     res = {f'{n:05d}': {} for n in range(-(-world.people//people))}
-    for path,scene in LAYOUTS[layout](world).items(): res[f"{scene['identity']//people:05d}"][path] = scene
+    for path,scene in _plan(world, layout).items(): res[f"{scene['identity']//people:05d}"][path] = scene
     return res
 
 # %% ../../../nbs/data/mannequins/shards.ipynb #bbb2346a
@@ -40,8 +47,12 @@ def _draw_shard(job):
     config,work,name,part = job
     place = Path(work)/_SHARDS/name
     tmp = place.with_name(f'{MAKING}{name}-{os.getpid()}')
-    _draw((config, str(tmp), part))
-    os.replace(tmp, place)
+    try:
+        _draw((config, str(tmp), part))
+        os.replace(tmp, place)
+    except BaseException: # a full disk, Ctrl-C
+        shutil.rmtree(tmp, ignore_errors=True)
+        raise
     return len(part)
 
 # %% ../../../nbs/data/mannequins/shards.ipynb #5c41c958
@@ -67,19 +78,19 @@ def draw_shards(
     work,                  # Folder; its whole shards are kept
     cut:dict,              # Of `shards`
     workers:int|None=None, # Processes; None: one a core
-    most:int|None=None,    # Shards to draw in this call; None: all
-    progress=None,         # Called with (done, total), in images
+    most:int|None=None,    # Shards to draw in this call, 0 or more; None: all
+    progress=None,         # Called with (done, total), in images; first with what is there
 )->int:                    # Shards that are still to be drawn
     "Draw the shards that are not there; `ChildProcessError` where a process is killed, and the others stay"
-    have,work = _whole(Path(work), cut),Path(work)
+    if most is not None: most = _count('most', most, 0)
+    have = _whole(work := Path(work), cut)
     missing = [name for name in cut if name not in have]
-    done,total = sum(len(cut[name]) for name in have),sum(map(len, cut.values()))
+    there,total = sum(len(cut[name]) for name in have),sum(map(len, cut.values()))
     jobs = [(_Config(world.config), str(work), name, list(cut[name].items())) for name in missing[:most]]
     workers = min(os.cpu_count() or 1 if workers is None else workers, len(jobs))
     alone = workers<2 or 'fork' not in get_all_start_methods() or __name__=='__main__'
     with closing((_draw_shard(j) for j in jobs) if alone else _in_pool(jobs, workers, _draw_shard)) as results:
-        for n in results:
-            done += n
+        for done in accumulate(results, initial=there):
             if progress: progress(done, total)
     return len(missing)-len(jobs)
 
@@ -103,16 +114,16 @@ def write_shards(
     people:int=10,         # In a shard
     overwrite:bool=False,  # Replace another mannequin world there?
     workers:int|None=None, # Processes; None: one a core
-    progress=None,         # Called with (done, total), in images
+    progress=None,         # Called with (done, total), in images; first with what is there
     most:int|None=None,    # Shards to draw in this call; None: all
 )->int:                    # Shards that are still to be drawn; 0: the world is there
     "Write a world shard by shard, going on where it was stopped; errors as of `MannequinWorld.write`"
-    root,cut,head = Path(root).expanduser().absolute(),shards(world, layout, people),manifest(world, layout)
+    if most is not None: _count('most', most, 0)
+    root,head,cut = Path(root).expanduser().absolute(),manifest(world, layout),shards(world, layout, people)
     work = root.with_name(f'.drawing-{root.name}-{head["hash"]}')
     def build(folder):
         if left := draw_shards(world, folder, cut, workers, most, progress): raise _Unfinished(left)
-        _gather(folder, cut)
-        finish_folder(world, folder, layout)
+        _gather(folder, cut); finish_folder(world, folder, layout)
     try: write_folder(root, build, head['hash'], overwrite, work=work)
     except _Unfinished as e: return e.args[0]
     return 0

@@ -32,6 +32,11 @@ LAYOUTS = PLANS # Layouts that a world can be written in
 # %% ../../../nbs/data/mannequins/writing.ipynb #6eba01ba
 _MOST = dict(identities=10**6, outfits=10**3, cameras=10**4, images=10**6, size=4096, infrared=10**4, shared=10**4)
 
+def _plan(world, layout):
+    "The plan of a world in a layout; `ValueError` where there is no such layout, or where it cannot hold the world"
+    if layout not in LAYOUTS: raise ValueError(f"layout {layout!r} is unknown: use one of {', '.join(LAYOUTS)}")
+    return LAYOUTS[layout](world)
+
 def _bounded(world):
     "The arguments of a world, or `ValueError` where they are too large to be drawn"
     for k,most in _MOST.items():
@@ -51,7 +56,7 @@ def manifest(
     if files>10**7:
         raise ValueError(f'a world of up to {files:,} files is too large to be written: make it of fewer people, '
                          'outfits, cameras or images')
-    plan = LAYOUTS[layout](world)
+    plan = _plan(world, layout)
     head = dict(format=FORMAT, layout=layout, world=world.config)
     digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode()).hexdigest()[:16]
     return dict(**head, hash=digest, files=len(plan), images={k:list(v.values()) for k,v in plan.items()})
@@ -90,7 +95,6 @@ def write(self:MannequinWorld,
     **options, # Of `load_dataset`, such as `trial` of RegDB
     ): # `ReIDDataset`
     "Write the world in a layout, or find it there; `ValueError` for what it cannot hold, else as `write_folder`"
-    if layout not in LAYOUTS: raise ValueError(f"layout {layout!r} is unknown: use one of {', '.join(LAYOUTS)}")
     m = manifest(self, layout)
     files = lambda: {MANIFEST, *m['images'], *TEXTS[layout](self, LAYOUTS[layout](self))}
     write_folder(root, lambda tmp: build_folder(self, tmp, layout, workers, progress), m['hash'], overwrite, files)
