@@ -60,7 +60,8 @@ def _counts(**given):
     "`ValueError` for counts that cannot be"
     least = dict(people=3, outfits=2, poses=1, cameras=1)
     for k,n in given.items():
-        if not least[k]<=n<=_most[k]: raise ValueError(f'{k} are {least[k]} to {_most[k]}: got {n}')
+        if not isinstance(n, (int,np.integer)) or not least[k]<=n<=_most[k]:
+            raise ValueError(f'{k} are {least[k]} to {_most[k]}: got {n!r}')
 
 # %% ../../nbs/clothes/pictures.ipynb #b4f59249
 def drawn_set(
@@ -68,7 +69,7 @@ def drawn_set(
     outfits:int=8,  # Worn by each of them
     poses:int=3,    # The first of `POSES`
     cameras:int=3,  # Of the benchmark's
-    seed:int=SEED,  # Another number, other people and outfits
+    seed:int=SEED,  # Another number, other people and outfits, perhaps those of a benchmark
 )->DressedSet:      # With garments
     "Everybody in everything, drawn; `ValueError` for counts that cannot be"
     _counts(people=people, outfits=outfits, poses=poses, cameras=cameras)
@@ -94,6 +95,7 @@ def read_photographs(
     except FileNotFoundError: raise DataError(f'no table {shown(path)}') from None
     except (OSError,ValueError,pd.errors.ParserError) as e:
         raise DataError(f"{shown(path)} is no table (CSV): {str(e).splitlines()[0]}") from None
+    if not isinstance(t.index, pd.RangeIndex): raise DataError(f'{shown(path)}: lines have more fields than the header')
     if lacking := [c for c in _columns if c not in t]:
         raise DataError(f"{shown(path)} has no column {lacking[0]}: it needs {', '.join(_columns)}, and may have pose")
     t = t[[*_columns, *(['pose'] if 'pose' in t else [])]]
