@@ -56,7 +56,7 @@ def _writable(file):
     while not os.path.lexists(above): above = os.path.dirname(above)
     if os.path.isdir(file): raise IsADirectoryError(f'{shown(file)} is a folder')
     if not os.path.isdir(above): raise NotADirectoryError(f'cannot write {shown(file)}: {shown(above)} is no folder')
-    if not os.access(above, os.W_OK): raise PermissionError(f'cannot write {shown(file)}: {shown(above)} is closed to you')
+    if not os.access(above, os.W_OK): raise PermissionError(f'cannot write {shown(file)}: {shown(above)} is closed')
 
 # %% ../../nbs/commands/clothes_test.ipynb #1580999a
 def _refuse(options):
