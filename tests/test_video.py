@@ -200,6 +200,20 @@ def test_frames_of_a_folder_come_in_the_order_of_their_numbers(folder):
         with pytest.raises(DataError, match='12 frames'): frames[i]
 
 
+@pytest.mark.parametrize('ending', ['jpg','png','webp','tiff'])
+def test_the_size_of_a_frame_is_that_of_the_picture_however_it_is_to_be_turned(tmp_path, ending):
+    for turn in range(1, 9):
+        picture = Image.new('RGB', (40,20))
+        exif = picture.getexif()
+        exif[0x0112] = turn
+        picture.save(tmp_path/f'{turn}.{ending}', exif=exif)
+    frames = open_frames(tmp_path)
+    sizes = [frames.size(i) for i in range(8)]
+    assert sizes==[frames[i].size for i in range(8)]==[(40,20)]*4+[(20,40)]*4
+    left_below = table_of([(7, '1', (0,30,9,39), 1.)])                   # inside as it is seen, outside as it is stored
+    assert len(embed_tracklets(colour, tmp_path, left_below, tmp_path/'v.npz'))==1
+
+
 @given(st.lists(st.integers(0, 10**6), min_size=1, unique=True))
 def test_natural_order_is_that_of_numbers(ns):
     assert [int(n[1:-4]) for n in sorted((f'f{n}.jpg' for n in ns), key=natural)]==sorted(ns)
@@ -583,6 +597,24 @@ def test_from_a_film_to_an_answer(scene, ccreid, tmp_path):
     code,_,_ = ccreid(*words, '--out', 'w.npz', '--every', '4', '--pooling', 'median', '--clip', 'noon')
     assert code==0 and read_vectors('w.npz').ids==['noon/1','noon/2','noon/3'] and read_vectors('w.npz').about['pool']=='median'
     sys.modules.pop('model_of_a_video', None)
+
+
+def test_a_detector_leaves_out_frames_that_cannot_be_read_when_asked_to(scene, tmp_path):
+    import torch
+    from ccreid.video.detecting import detect_people
+    class One(torch.nn.Module):
+        def __init__(self): super().__init__(); self.nothing = torch.nn.Parameter(torch.zeros(1))
+        def forward(self, images): return [dict(boxes=torch.tensor([[0.,0.,5.,5.]]), labels=torch.ones(1).long(), scores=torch.ones(1)) for _ in images]
+    folder,_,pictures = scene
+    (folder/'5.png').write_bytes(b'')
+    with pytest.raises(DataError, match='5.png.*is empty'): detect_people(One(), folder)
+    assert detect_people(One(), folder, skip_bad=True).frame.tolist()==[0,1,2,3,5,6,7,8]
+    if pytest.importorskip('av'):
+        whole = write_video(tmp_path/'w.mkv', greys(40, (64,64))).read_bytes()
+        (tmp_path/'cut.mkv').write_bytes(whole[:len(whole)//2])
+        found = detect_people(One(), tmp_path/'cut.mkv', skip_bad=True).frame.tolist()
+        assert 0<len(found)<40 and found==list(range(len(found)))
+        assert detect_people(One(), write_video(tmp_path/'v.mkv', greys(6)), batch_size=4).frame.tolist()==list(range(6))
 
 
 def test_help_is_light():

@@ -65,7 +65,8 @@ def _found(options):
     from ccreid.video.detecting import detect_people, open_detector
     from ccreid.video.linking import link
     sure = .5 if options.sure is None else options.sure
-    found = link(detect_people(open_detector(options.detect, device=options.device), options.frames, sure))
+    net = open_detector(options.detect, device=options.device)
+    found = link(detect_people(net, options.frames, sure, skip_bad=options.skip_bad))
     if len(found): return found
     raise ValueError(f'{options.detect} finds nobody in {shown(options.frames)} (--sure {sure:g})')
 

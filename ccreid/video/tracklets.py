@@ -43,7 +43,8 @@ def sampled(
     order = table.sort_values('frame', kind='stable')
     rows = [g.iloc[evenly(len(g), every, most)] for _,g in order.groupby('track', sort=False)]
     found = pd.concat(rows) if rows else order
-    by = sorted(range(len(found)), key=lambda i: (found.frame.iloc[i], natural(found.track.iloc[i])))
+    rank = {t: n for n,t in enumerate(sorted(found.track.unique(), key=natural))}
+    by = np.lexsort((found.track.map(rank), found.frame))
     return found.iloc[by].reset_index(drop=True)
 
 # %% ../../nbs/video/tracklets.ipynb #47a83093
