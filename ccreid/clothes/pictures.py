@@ -28,9 +28,10 @@ class DressedSet:
         levels:dict,            # Names of the levels by factor
         garments=None,          # [N,H,W] bool: where garments are, if that is known
         about:dict|None=None,   # Plain values that say where it is from
-    ):
+    ): # Raises `ValueError` for another number of them
         self.pictures,self.levels,self.garments,self.about = pictures,levels,garments,about or {}
         self.shape = tuple(len(levels[k]) for k in FACTORS)
+        if len(pictures)!=np.prod(self.shape): raise ValueError(f'{len(pictures)} pictures for levels {self.shape}')
 
     def __len__(self): return len(self.pictures)
     def __repr__(self):

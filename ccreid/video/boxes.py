@@ -74,9 +74,9 @@ def _of_mot(path, first):
 
 # %% ../../nbs/video/boxes.ipynb #714a361e
 WORDS = dict(frame=('frame','frame_id','image','file','file_name','filename'),
-             track=('track','track_id','id','tracklet'), left=('left','x1','xmin'), top=('top','y1','ymin'),
-             right=('right','x2','xmax'), bottom=('bottom','y2','ymax'), width=('width','w'), height=('height','h'),
-             score=('score','conf','confidence'))
+             track=('track','track_id','id','tracklet'), left=('left','x1','xmin','bb_left'),
+             top=('top','y1','ymin','bb_top'), right=('right','x2','xmax'), bottom=('bottom','y2','ymax'),
+             width=('width','w','bb_width'), height=('height','h','bb_height'), score=('score','conf','confidence'))
 
 def _columns(at_head, header):
     "Position of each known column; `DataError` where one is missing"

@@ -100,7 +100,7 @@ def operators():
 def _boxes_of(detector, pictures, sure):
     "(box, score) of the people in each picture"
     from torchvision.transforms.functional import pil_to_tensor
-    device,person = next(detector.parameters()).device,getattr(detector, 'person', 1)
+    device,person = getattr(next(detector.parameters(), None), 'device', 'cpu'),getattr(detector, 'person', 1)
     x = [pil_to_tensor(p.convert('RGB')).to(device).float()/255 for p in pictures]
     for o in detector(x):
         keep = (o['labels']==person) & (o['scores']>=sure)
