@@ -18,9 +18,10 @@ from ..data.mannequins import LIP, VIEWS, MannequinWorld
 from ..data.samples import DataError
 from ..files import shown
 
-# %% ../../nbs/clothes/pictures.ipynb #e5581a90
+# %% ../../nbs/clothes/pictures.ipynb #9346c193
 FACTORS = 'identity','clothes','pose','camera' # In the order of the pictures
 
+# %% ../../nbs/clothes/pictures.ipynb #e5581a90
 class DressedSet:
     "Pictures of a crossed design, in the order of `FACTORS`, with the names of all levels"
     def __init__(self,
