@@ -617,6 +617,20 @@ def test_a_detector_leaves_out_frames_that_cannot_be_read_when_asked_to(scene, t
         assert detect_people(One(), write_video(tmp_path/'v.mkv', greys(6)), batch_size=4).frame.tolist()==list(range(6))
 
 
+def test_detected_frames_are_counted_whatever_their_pictures_are_called(scene, ccreid, monkeypatch):
+    import torch
+    from ccreid.video import detecting
+    folder,_,_ = scene
+    for n in range(9, 0, -1): (folder/f'{n}.png').rename(folder/f'{2*n-1}.png')           # 1, 3, ..., 17: 1 to 9 are there in part
+    class One(torch.nn.Module):
+        def forward(self, images): return [dict(boxes=torch.tensor([[0.,0.,5.,5.]]), labels=torch.ones(1).long(), scores=torch.ones(1)) for _ in images]
+    monkeypatch.setattr(detecting, 'open_detector', lambda name, device: One())
+    code,out,err = ccreid('tracklets','walk','--detect',detecting.DETECTOR,'--weights','resnet_mini','--out','v.npz','--device','cpu')
+    assert code==0 and 'boxes: 9 of 1 tracks, 9 used' in out, err
+    code,_,err = ccreid('tracklets','walk','--boxes','v.boxes.txt','--weights','resnet_mini','--out','w.npz','--device','cpu')
+    assert code==2 and 'numbered with gaps, and there is none with the number 2 of a box' in err
+
+
 def test_help_is_light():
     import subprocess
     code = "import sys; from ccreid.cli import main\ntry: main(['tracklets','--help'])\nexcept SystemExit: pass\nprint([m for m in ('torch','pandas','PIL','scipy','av') if m in sys.modules], file=sys.stderr)"
