@@ -270,6 +270,20 @@ def test_the_thinnest_level_goes_first_and_what_is_left_is_whole():
         assert len(t)==np.prod(n) and not t.duplicated().any()
 
 
+def test_photographs_are_refused_only_where_no_three_people_share_two_outfits_in_a_view():
+    from ccreid.clothes.pictures import _few, _grown
+    rng,found = np.random.default_rng(0),[]
+    for _ in range(60):
+        cells = [c for c in product('pqrst','abcd','12','xy') if rng.random()<rng.uniform(.3, .8)]
+        t,have = pd.DataFrame(cells, columns=['person','clothes','pose','camera']),set(cells)
+        there = any(sum((i,a,*v) in have and (i,b,*v) in have for i in 'pqrst')>=3 for a,b in combinations('abcd', 2) for v in product('12','xy'))
+        grown = _grown(t)
+        assert _few(grown) is not there
+        if there: assert len(grown)==np.prod([grown[k].nunique() for k in grown]) and not grown.duplicated().any()
+        found.append((there, _few(whole_part(t))))
+    assert (True,True) in found and (True,False) in found and (False,True) in found    # the thinnest first goes too far now and then
+
+
 @pytest.fixture
 def photographs(tmp_path, monkeypatch):
     "Four people, each in clothes of her own before two cameras, as files and a table"

@@ -158,14 +158,38 @@ def whole_part(
         t = t[t[k]!=level]
     return t
 
+# %% ../../nbs/clothes/pictures.ipynb #ec8fe6f0
+def _few(t): return t.person.nunique()<3 or t.clothes.nunique()<2
+
+def _shared(rows):
+    "(people, outfits) of a view: those who wear the two outfits that most people wear, and all that these people wear"
+    worn = pd.crosstab(rows.person, rows.clothes)
+    both = worn.T.to_numpy() @ worn.to_numpy()
+    np.fill_diagonal(both, 0)
+    pair = [*np.unravel_index(both.argmax(), both.shape)]
+    people = worn.index[worn.iloc[:,pair].all(axis=1) & both.any()]
+    return people,worn.columns[worn.loc[people].all()]
+
+def _grown(t):
+    "A whole part around the view and the two outfits that most people share; empty where there are no three"
+    t = t.drop_duplicates(list(_KINDS))
+    views = {v: _shared(r) for v,r in t.groupby(['pose','camera'])}
+    (pose,camera),(people,outfits) = max(views.items(), key=lambda o: len(o[1][0]))
+    t = t[t.person.isin(people) & t.clothes.isin(outfits)]
+    cells = t.groupby(['pose','camera']).size()
+    full = set(cells[cells==len(people)*len(outfits)].index)
+    cameras = [c for c in t.camera.unique() if (pose,c) in full]
+    poses = [p for p in t.pose.unique() if all((p,c) in full for c in cameras)]
+    return t[t.camera.isin(cameras) & t.pose.isin(poses)]
+
 # %% ../../nbs/clothes/pictures.ipynb #b1f18fbc
 def photograph_set(
     table:pd.DataFrame, # Of `read_photographs`, perhaps with generated images
 )->DressedSet:          # Without garments: where they are is not known
     "Everybody in everything among photographs; `DataError` where too little is left, or a file is missing"
     t = _numbered(table, ['person','clothes','camera'])
-    kept = whole_part(t)
-    if not len(kept) or kept.person.nunique()<3 or kept.clothes.nunique()<2:
+    kept = next((k for f in (whole_part, _grown) if not _few(k := f(t))), None)
+    if kept is None:
         raise DataError('no three people wear the same two outfits before the same cameras: give each person the '
                         'same outfits, such as by `ccreid generate`')
     lost = {words: t[k].nunique()-kept[k].nunique() for k,words in _KINDS.items()}
