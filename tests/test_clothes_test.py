@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ccreid.evaluation.crossed import components, products, variance_shares
+from ccreid.evaluation.crossed import components, people_drawn, products, variance_shares
 from ccreid.evaluation.redressed import LINE_UPS, redressed
 
 
@@ -52,16 +52,42 @@ def test_shares_are_those_of_expected_mean_squares(shape):
     assert s.of('clothes').value==pytest.approx(wanted[(1,)]/sum(wanted.values()))
 
 
-def test_a_drawing_of_people_never_multiplies_a_person_with_her_copy():
-    y = np.random.default_rng(0).normal(size=(4,3,2,5))
-    w = np.array([[2,0,1,1.]])
-    gram = products(y)
-    found,people = components(gram, (3,2), w),[0,0,2,3]
-    for S,g in gram.items():
-        other = [g[a,b] for (m,a),(n,b) in product(enumerate(people), repeat=2) if a!=b]
-        own = [g[a,a] for a in people]
-        if S==(1,2): # the largest set: nothing else is in it
-            assert found[S][0]==pytest.approx(np.mean(other)) and found[(0,1,2)][0]==pytest.approx(np.mean(own)-np.mean(other))
+def by_equations(y, people):
+    "Equations (2) and (4) as they are written, for people of whom some are there twice"
+    shape = y.shape[1:-1]
+    sets = [S for r in range(len(shape)+1) for S in combinations(range(len(shape)), r)]
+    def effect(i, S):
+        e = 0
+        for r in range(len(S)+1):
+            for T in combinations(S, r):
+                m = y[i]
+                for f in range(len(shape)):
+                    if f not in T: m = m.mean(f, keepdims=True)
+                e = e+(-1)**(len(S)-r)*m
+        return e
+    N,d = (lambda S: np.prod([n for f,n in enumerate(shape) if f not in S])),(lambda S: np.prod([shape[f]-1 for f in S]))
+    E = {(i,S): effect(i, S) for i in set(people) for S in sets}
+    A = {S: N(S)/d(S)*np.mean([(E[i,S]**2).sum() for i in people]) for S in sets}
+    B = {S: N(S)/d(S)*np.mean([(E[i,S]*E[j,S]).sum() for i,j in product(people, repeat=2) if i!=j]) for S in sets}
+    found = {}
+    for S in sets:
+        own = tuple(f+1 for f in S)
+        up = [(T, (-1)**(len(T)-len(S))/N(S)) for T in sets if set(S)<=set(T)]
+        if S: found[own] = sum(k*B[T] for T,k in up)
+        found[(0,*own)] = sum(k*(A[T]-B[T]) for T,k in up)
+    return found
+
+
+@pytest.mark.parametrize('shape', [(3,2),(5,3,2),(4,2,3,2)])
+def test_drawings_of_people_are_what_the_equations_give_and_nobody_meets_her_copy(shape):
+    y = np.random.default_rng(0).normal(size=(*shape,5))
+    w = people_drawn(shape[0], 5, 3)
+    found = components(products(y), shape[1:], w)
+    assert (w.sum(1)==shape[0]).all() and (w[1:]>1).any()
+    for r,row in enumerate(w):
+        wanted = by_equations(y, [i for i,k in enumerate(row) for _ in range(int(k))])
+        assert found.keys()==wanted.keys()
+        for S in wanted: assert found[S][r]==pytest.approx(wanted[S], abs=1e-9)
 
 
 def by_loops(y):
@@ -93,6 +119,19 @@ def test_who_is_nearer_is_what_loops_count(shape):
     for k,v in wanted.items():
         assert r.of(k).value==pytest.approx(v, abs=1e-12)
         assert 0<=r.of(k).low<=r.of(k).high<=1
+
+
+def test_intervals_of_who_is_nearer_count_pairs_of_different_people_as_often_as_they_were_drawn():
+    y,n = np.random.default_rng(2).normal(size=(4,3,1,2,5)),4
+    unit = y/np.linalg.norm(y, axis=-1, keepdims=True)
+    def share(i, j):
+        "How often person j in the same clothes is nearer to i than i in other clothes"
+        at = [(o,p,c) for o,p,c in product(range(3), range(3), range(2)) if o!=p]
+        return np.mean([unit[i,o,0,c]@unit[j,o,0,1-c]>unit[i,o,0,c]@unit[i,p,0,1-c] for o,p,c in at])
+    r,w = redressed(y, 9, 5),people_drawn(n, 9, 5)
+    for k,row in enumerate(w):
+        people = [i for i,m in enumerate(row) for _ in range(int(m))]
+        assert r.drawn['nearer'][k]==pytest.approx(np.mean([share(i, j) for i,j in product(people, repeat=2) if i!=j]))
 
 
 def test_whole_numbers_tie_and_ties_are_half_a_win():
@@ -168,6 +207,60 @@ def test_each_part_is_in_one_group_and_bad_vectors_are_refused():
     with pytest.raises(ValueError, match='not finite'): clothes_test(lambda p: np.full((len(p),3), np.nan), d)
 
 
+def test_activation_under_garments_is_what_loops_count_and_no_batch_is_too_large():
+    import torch
+    from torch import nn
+    from ccreid.clothes.looks import _one_each, shares_under, under_garments
+    from ccreid.evaluation.pictures import activation
+    from ccreid.training.any_model import embedder
+    rng = np.random.default_rng(0)
+    heat,masks = torch.tensor(rng.random((3,4,5))),rng.random((3,4,5))<.4
+    heat[2] = 0
+    inside,area = shares_under(heat, masks)
+    for k in range(2):
+        cells = [(float(heat[k,i,j]), masks[k,i,j]) for i,j in product(range(4), range(5))]
+        assert inside[k]==pytest.approx(sum(h for h,m in cells if m)/sum(h for h,_ in cells)) and area[k]==pytest.approx(np.mean([m for _,m in cells]))
+    assert np.isnan(inside[2])
+    d,seen = drawn_set(people=3, outfits=5, poses=2, cameras=2),[]
+    network = embedder('resnet_mini')
+    prepare = network.prepare
+    class Spy(nn.Module):
+        def __init__(self, net): super().__init__(); self.net = net
+        def forward(self, x): seen.append(len(x)); return self.net(x)
+    from ccreid.clothes import looks
+    real = looks.map_of
+    looks.map_of = lambda model: Spy(real(model))
+    try: found = under_garments(network, d, 20, batch_size=8)
+    finally: looks.map_of = real
+    assert max(seen)<=8 and sum(seen)==15
+    at = _one_each(d)
+    one = [shares_under(activation(real(network), prepare(d.pictures[k])[None]), d.garments[[k]]) for k in at.ravel()]
+    inside,area = (np.array([float(o[k][0]) for o in one]) for k in (0,1))
+    assert found['activation'].value==pytest.approx(inside.mean(), abs=1e-5) and found['times'].value==pytest.approx(inside.mean()/area.mean(), abs=1e-4)
+
+
+def test_two_models_of_one_name_keep_a_column_each_and_other_people_are_not_said_to_be_new():
+    from ccreid.clothes.page import clothes_page, side_by_side
+    d = drawn_set(people=3, outfits=2, poses=1, cameras=2, seed=2026)
+    a,b = (clothes_test(lambda p, k=k: [[*np.asarray(o, float)[:k].mean((0,1)), 9.] for o in p], d, 'mine', 10) for k in (40,90))
+    table = side_by_side([a,b])
+    assert table.shape==(11,3) and list(table.columns)==['','mine','mine'] and (table.iloc[:,1]!=table.iloc[:,2]).any()
+    from ccreid.data.mannequins import MannequinWorld
+    from ccreid.clothes.pictures import _crowd
+    known = MannequinWorld(**BENCHMARKS['mannequins']['world'])     # another population may well be that of a benchmark
+    assert repr(known.identity(0))==repr(_crowd(3, 2, 2, 2026)[0].identity(0)) and 'in no training set' not in clothes_page([a], d, 10)
+    d.about['seed'] = 2031
+    assert 'in no training set' in clothes_page([a], d, 10)
+
+
+@pytest.mark.parametrize('lines,says', [('a.png,Ann,coat,door,\n', 'lines have more fields than the header'), ('a.png,Ann,coat\n', 'line 2: a field is empty'), ('', 'has no rows'),
+                                        ('a.png,Ann,coat,door\nb.png,Bea,coat,door,x\n', 'is no table')])
+def test_tables_with_too_few_or_too_many_fields(tmp_path, lines, says):
+    (tmp_path/'t.csv').write_text('path,person,clothes,camera\n'+lines)
+    with pytest.raises(DataError, match=says) as e: read_photographs(tmp_path/'t.csv')
+    assert 't.csv' in str(e.value) and '\n' not in str(e.value)
+
+
 def test_the_thinnest_level_goes_first_and_what_is_left_is_whole():
     rng = np.random.default_rng(3)
     for seed in range(20):
@@ -175,6 +268,20 @@ def test_the_thinnest_level_goes_first_and_what_is_left_is_whole():
         t = whole_part(pd.DataFrame(cells, columns=['person','clothes','pose','camera']))
         n = [t[k].nunique() for k in t]
         assert len(t)==np.prod(n) and not t.duplicated().any()
+
+
+def test_photographs_are_refused_only_where_no_three_people_share_two_outfits_in_a_view():
+    from ccreid.clothes.pictures import _few, _grown
+    rng,found = np.random.default_rng(0),[]
+    for _ in range(60):
+        cells = [c for c in product('pqrst','abcd','12','xy') if rng.random()<rng.uniform(.3, .8)]
+        t,have = pd.DataFrame(cells, columns=['person','clothes','pose','camera']),set(cells)
+        there = any(sum((i,a,*v) in have and (i,b,*v) in have for i in 'pqrst')>=3 for a,b in combinations('abcd', 2) for v in product('12','xy'))
+        grown = _grown(t)
+        assert _few(grown) is not there
+        if there: assert len(grown)==np.prod([grown[k].nunique() for k in grown]) and not grown.duplicated().any()
+        found.append((there, _few(whole_part(t))))
+    assert (True,True) in found and (True,False) in found and (False,True) in found    # the thinnest first goes too far now and then
 
 
 @pytest.fixture
@@ -235,6 +342,8 @@ def test_the_command_on_drawn_people_and_on_photographs(photographs, run):
 
 @pytest.mark.parametrize('words, says', [
     ('--model resnet_mini --out a.pdf', 'written as .html or .json'),
+    ('--model resnet_mini --out shut.html', 'shut.html is a folder'),
+    ('--model resnet_mini --out people.csv/new/a.html', 'people.csv is no folder'),
     ('--model resnet_mini --model resnet_mini', 'named twice'),
     ('--model resnet_mini --people 2', 'people are 3 to'),
     ('--model resnet_mini --outfits 1', 'outfits are 2 to'),
@@ -252,6 +361,7 @@ def test_the_command_on_drawn_people_and_on_photographs(photographs, run):
     ('--model model_of_clothes:nothing', 'model_of_clothes'),
     ('', '--model')])
 def test_what_is_wrong_is_one_line_and_nothing_is_written(photographs, run, words, says):
+    (photographs/'shut.html').mkdir()
     code,out,err = run(f'clothes-test {words} --device cpu --out b.json' if '--out' not in words else f'clothes-test {words}')
     assert code==2 and out=='' and says in err and len(err.splitlines())==1, err
     assert not list(photographs.glob('b.json')) and not list(photographs.glob('a.*'))

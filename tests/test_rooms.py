@@ -68,6 +68,16 @@ def test_rooms_import_downwards_only():
     assert bad==[]
 
 
+@pytest.mark.parametrize('room,beside', [('search', set()),('video', {'search'}),('clothes', {'search'}),('engines', set())])
+def test_rooms_that_use_models_know_no_training_of_ours_and_only_the_room_beside_them(room, beside):
+    "Of what stands below training they take the writer of pages alone, and the list of generated images"
+    above = {'data','evaluation','models','training','reports','generation','files','settings','weights','compat','values','tables','tensor_files','registry','between'}
+    own = {n: s for n,s in MODULES.items() if n.split('.')[0]==room}
+    assert own and {n: sorted(found) for n,s in own.items() if (found := rooms_of(n, s)-above-beside-{room})}=={}
+    assert not any(names_a_paper(s) for s in own.values())
+    assert rooms_of('engines', MODULES['engines'])<={'weights'} and rooms_of('reports', MODULES['reports'])<={'files'}
+
+
 def names_a_paper(source):
     "Papers that the code of a module names: in names, texts that are code or data, and imports; not in docstrings"
     tree = ast.parse(source)

@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from ccreid.data.samples import DataError
-from ccreid.video.boxes import BOX, COLUMNS, clip_box, kind_of_boxes, read_boxes, write_boxes
+from ccreid.video.boxes import BOX, COLUMNS, as_boxes, clip_box, kind_of_boxes, read_boxes, write_boxes
 from ccreid.video.frames import FolderFrames, clip_name, natural, open_frames
 
 
@@ -38,13 +38,15 @@ FORMS = {
     'blanks': '3 7 10 20 30 80 .5\n4 8 1.5 2 3 4',
     'csv': '﻿Frame,Track_ID,x1,y1,x2,y2,Confidence\n3,7,10,20,40,100,0.5\n4,8,1.5,2,4.5,6,\n',
     'csv;': 'id;height;width;top;left;frame;conf\n7;80;30;20;10;3.0;.5\n\n8;4;3;2;1.5;4;1\n',
+    'blank lines': '\n\n"frame",track,left,top,right,bottom,score\n\n3,7.0,10,20,40,100,.5\n4,8,1.5,2,4.5,6,1\n',
+    'bb': 'frame,id,bb_left,bb_top,bb_width,bb_height,conf,x,y,z\n3,7,10,20,30,80,.5,-1,-1,-1\n4,8,1.5,2,3,4,1,-1,-1,-1\n',
     'tabs': 'frame\ttrack\tleft\ttop\tright\tbottom\tscore\n3\t7\t10\t20\t40\t100\t.5\n4\t8\t1.5\t2\t4.5\t6\t1',
 }
 
 @pytest.mark.parametrize('form', FORMS)
 def test_forms_of_text_say_the_same(tmp_path, form):
     (tmp_path/'f').write_text(FORMS[form])
-    assert kind_of_boxes(tmp_path/'f')==('csv' if form in ('csv','csv;','tabs') else 'mot')
+    assert kind_of_boxes(tmp_path/'f')==('mot' if form in ('mot','blanks') else 'csv')
     assert read_boxes(tmp_path/'f').values.tolist()==[[2,'','7',10,20,40,100,.5],[3,'','8',1.5,2,4.5,6,1]]
 
 
@@ -84,6 +86,13 @@ WRONG = {
     'bbox.json': (json.dumps(coco(annotations=[dict(image_id=5, track_id=1, bbox=[1,2,3])])), 'annotation 0: bbox is no list'),
     'true.json': (json.dumps(coco(annotations=[dict(image_id=5, track_id=1, bbox=[1,2,True,4])])), 'annotation 0: width is'),
     'ids.json': (json.dumps(coco(images=[dict(id=5), dict(id=5)])), 'an image has no id, or one that another has'),
+    'far.txt': ('1e300,7,1,2,3,4', "line 1: the frame is '1e300', not a whole number"), 'id.txt': ('1,anna,1,2,3,4', "line 1: the id is 'anna', not a number"),
+    'endless.txt': ('1,7,1e308,2,1e308,4', 'line 1: the box ends nowhere'),
+    'mixed.csv': ('frame,track,left,top,right,bottom\n1,7,0,0,9,9\n\nabc,7,0,0,9,9', "line 4: the frame is 'abc', and a whole number in other lines"),
+    'long.csv': ('frame,track,left,top,right,bottom,'+'x'*140_000+'\n1,7,0,0,9,9,1', 'line 1: field larger than field limit'),
+    'films.json': (json.dumps(coco(images=[dict(id=5, video_id=1), dict(id=3, video_id=2)])), r'images of 2 videos \(video_id\): one film at a time'),
+    'listed.json': (json.dumps(coco(annotations=[dict(image_id=[5], track_id=1, bbox=[1,2,3,4])])), r'annotation 0: there is no image \[5\]'),
+    'track.json': (json.dumps(coco(annotations=[dict(image_id=5, track_id=[1], bbox=[1,2,3,4])])), r'annotation 0: track_id is \[1\], no number and no text'),
 }
 
 @pytest.mark.parametrize('name', WRONG)
@@ -94,7 +103,61 @@ def test_what_is_wrong_is_named_in_one_line(tmp_path, name):
     assert name in str(e.value) and '\n' not in str(e.value)
 
 
+@pytest.mark.parametrize('written,track', [('7','7'),('7.0','7'),('007','007'),('Ann','Ann'),('-1',''),('-1.0',''),('nan',''),('',''),('Nan','Nan'),('inf','inf'),('1.5','1.5')])
+def test_what_is_a_track(tmp_path, written, track):
+    (tmp_path/'t.csv').write_text(f'frame,track,left,top,right,bottom\n1,{written},0,0,9,9\n')
+    assert read_boxes(tmp_path/'t.csv', detections=True).track.tolist()==[track]
+    (tmp_path/'t.json').write_text(json.dumps(coco(annotations=[dict(image_id=5, track_id=written, bbox=[1,2,3,4])])))
+    assert read_boxes(tmp_path/'t.json', detections=True).track.tolist()==[track]
+
+
+anything = st.recursive(st.none() | st.booleans() | st.integers(-3, 10**20) | st.floats() | st.text(max_size=3), lambda v: st.lists(v, max_size=3) | st.dictionaries(st.sampled_from(['id','track_id','name']), v, max_size=2), max_leaves=4)
+PLACES = [('images',),('annotations',),('categories',), *(('images', 0, k) for k in ('id','file_name','frame_id','video_id')), ('categories', 0, 'id'), ('categories', 0, 'name'), ('categories', 0),
+          *(('annotations', 1, k) for k in ('image_id','track_id','attributes','bbox','score','category_id','iscrowd')), ('annotations', 1, 'bbox', 2), ('annotations', 1, 'attributes', 'track_id')]
+
+@settings(max_examples=60)
+@given(st.sampled_from(PLACES), anything)
+def test_whatever_stands_in_a_coco_file_there_is_a_table_or_one_line(tmp_path_factory, place, value):
+    at = found = coco()
+    for k in place[:-1]: at = at[k]
+    at[place[-1]] = value
+    path = tmp_path_factory.mktemp('coco')/'c.json'
+    path.write_text(json.dumps(found))
+    try: table = read_boxes(path)
+    except DataError as e: assert '\n' not in str(e) and 'c.json' in str(e)
+    else: assert len(table) and np.isfinite(table[list(BOX)].to_numpy()).all()
+
+
+@settings(max_examples=60)
+@given(st.lists(st.text('019.-+e,; \t"xnaf\n', max_size=30), max_size=4), st.sampled_from(['mot','csv']))
+def test_whatever_stands_in_a_text_there_is_a_table_or_one_line(tmp_path_factory, lines, kind):
+    path = tmp_path_factory.mktemp('text')/'t.txt'
+    path.write_text('\n'.join([*['frame,track,left,top,right,bottom']*(kind=='csv'), '1,7,0,0,9,9', *lines]))
+    try: table = read_boxes(path, kind, detections=True)
+    except DataError as e: assert 't.txt, line ' in str(e)
+    else: assert len(table) and np.isfinite(table[list(BOX)].to_numpy()).all()
+
+
+def test_a_table_of_ones_own_is_looked_at_before_it_is_used(tmp_path):
+    from ccreid.video.linking import link
+    own = pd.DataFrame([(0, 7, 1, 2, 4, 6), (1., 7, 1, 2, 4, 6)], columns=['frame','track',*BOX], index=[5,5])
+    found = as_boxes(own)
+    assert found[list(COLUMNS)].values.tolist()==[[0,'','7',1,2,4,6,1],[1,'','7',1,2,4,6,1]] and found.index.tolist()==[5,5]
+    assert as_boxes(own.assign(track=[None,-1.])).track.tolist()==['','']
+    assert write_boxes(tmp_path/'w.txt', own).read_text().splitlines()==['1,7,1,2,3,4,1,-1,-1,-1','2,7,1,2,3,4,1,-1,-1,-1']
+    wrong = {'a column frame': own.drop(columns='frame'), 'a column top': own.drop(columns='top'), "row 1: left is 'nan', not a number": own.assign(left=[1,None]),
+             "row 0: frame is '0.5', not a whole number": own.assign(frame=[.5,1]), 'row 1: a frame counts from 0, or has a name': own.assign(frame=[0,-1]),
+             'row 0: right is at least left': own.assign(right=[0,9]), "row 0: right is 'inf'": own.assign(right=np.inf)}
+    for says,table in wrong.items():
+        for use in as_boxes, link, lambda t: write_boxes(tmp_path/'x.txt', t):
+            with pytest.raises(DataError, match=says): use(table)
+    with pytest.raises(DataError, match='match_frames'): link(own.assign(frame=-1, name='a.jpg'))
+    assert not (tmp_path/'x.txt').exists()
+
+
 def test_files_that_are_none(tmp_path):
+    (tmp_path/'e.csv').write_text('')
+    with pytest.raises(DataError, match='e.csv, line 1: no column frame'): read_boxes(tmp_path/'e.csv', kind='csv')
     with pytest.raises(FileNotFoundError, match='no file of boxes at'): read_boxes(tmp_path/'x.txt')
     with pytest.raises(DataError, match='is a folder'): read_boxes(tmp_path)
     (tmp_path/'b.txt').write_bytes(b'1,7,\xff\xfe')
@@ -107,7 +170,7 @@ def test_detections_are_read_when_asked_for_and_flat_boxes_are_counted(tmp_path)
     found = read_boxes(tmp_path/'d.txt', detections=True)
     assert len(found)==2 and set(found.track)=={''} and found.attrs['left_out']=={'without area': 1, 'marked 0, not to be considered': 1}
     assert (read_boxes(write_boxes(tmp_path/'e.txt', found), detections=True).values==found.values).all()
-    for table,says in (table_of([(0, 'anna', (0,0,1,1), 1.)]), 'not .anna.'), (table_of([(-1, '1', (0,0,1,1), 1.)]), 'match the names'):
+    for table,says in (table_of([(0, 'anna', (0,0,1,1), 1.)]), 'not .anna.'), (table_of([(-1, '1', (0,0,1,1), 1.)]).assign(name='a.jpg'), 'match the names'):
         with pytest.raises(ValueError, match=says): write_boxes(tmp_path/'f.txt', table)
     assert not (tmp_path/'f.txt').exists()
 
@@ -136,6 +199,20 @@ def test_frames_of_a_folder_come_in_the_order_of_their_numbers(folder):
     assert open_frames(frames) is frames and clip_name(frames)=='MOT-01' and clip_name(FolderFrames(folder.parent))=='MOT-01'
     for i in -1,12:
         with pytest.raises(DataError, match='12 frames'): frames[i]
+
+
+@pytest.mark.parametrize('ending', ['jpg','png','webp','tiff'])
+def test_the_size_of_a_frame_is_that_of_the_picture_however_it_is_to_be_turned(tmp_path, ending):
+    for turn in range(1, 9):
+        picture = Image.new('RGB', (40,20))
+        exif = picture.getexif()
+        exif[0x0112] = turn
+        picture.save(tmp_path/f'{turn}.{ending}', exif=exif)
+    frames = open_frames(tmp_path)
+    sizes = [frames.size(i) for i in range(8)]
+    assert sizes==[frames[i].size for i in range(8)]==[(40,20)]*4+[(20,40)]*4
+    left_below = table_of([(7, '1', (0,30,9,39), 1.)])                   # inside as it is seen, outside as it is stored
+    assert len(embed_tracklets(colour, tmp_path, left_below, tmp_path/'v.npz'))==1
 
 
 @given(st.lists(st.integers(0, 10**6), min_size=1, unique=True))
@@ -337,6 +414,51 @@ def test_names_of_pictures_find_their_frames(scene):
     assert match_frames(named.assign(name='b/1.png'), open_frames(folder)).frame.tolist()==[9]*27
 
 
+@pytest.mark.parametrize('left,numbers,want', [
+    ((1,4,7), (1,4,7), [0,1,2]), ((1,4,7), (4,7), [1,2]), ((1,4,7), (2,3), [1,2]), ((2,3,4), (1,3), [0,2]),
+    ((1,4,7), (1,2,3), 'none with the number 2'), ((1,4,7), (7,8), 'none with the number 8'), ((1,4,7), (5,), 'has 3 frames, and there is a box in the one of position 4')])
+def test_numbers_are_those_of_pictures_where_some_were_left_out(tmp_path, left, numbers, want):
+    (tmp_path/'f').mkdir()
+    for n in left: Image.new('RGB', (9,9)).save(tmp_path/'f'/f'shot_{n:03}.png')
+    (tmp_path/'b.txt').write_text(''.join(f'{n},7,0,0,5,5\n' for n in numbers))
+    frames,table = open_frames(tmp_path/'f'),read_boxes(tmp_path/'b.txt')
+    if isinstance(want, list): assert match_frames(table, frames).frame.tolist()==want
+    else:
+        with pytest.raises(DataError, match=want) as e: match_frames(table, frames)
+        assert '\n' not in str(e.value)
+    table.attrs.pop('first')                                            # positions, not numbers of a file
+    if max(numbers)<=3: assert match_frames(table, frames).frame.tolist()==[n-1 for n in numbers]
+
+
+def test_a_frame_that_cannot_be_read_is_no_crop_to_be_kept(scene, tmp_path):
+    folder,table,pictures = scene
+    (folder/'5.png').write_bytes(b'')                                   # the middle frame of each track
+    v = embed_tracklets(colour, folder, table, tmp_path/'v.npz', skip_bad=True, crops=tmp_path/'c')
+    assert v.ids==['walk/1.jpg','walk/2.jpg','walk/x y.jpg'] and all((tmp_path/'c'/i).exists() for i in v.ids)
+    assert np.abs(np.asarray(Image.open(tmp_path/'c'/'walk'/'2.jpg'), float).mean((0,1))-COLOURS['2']).max()<30
+
+
+def test_what_is_wrong_is_said_before_anything_is_embedded(scene, tmp_path):
+    folder,table,_ = scene
+    def never(pictures): raise AssertionError('embedded')
+    def refused(says, table=table, **kw):
+        with pytest.raises((DataError,ValueError), match=says) as e: embed_tracklets(never, folder, table, tmp_path/'v.npz', **kw)
+        assert '\n' not in str(e.value)
+    refused('mean or median', pooling='max')
+    refused('no path that leads elsewhere', clip='../up', crops=tmp_path/'c')
+    refused('no path that leads elsewhere', clip=str(tmp_path/'up'), crops=tmp_path/'c')
+    refused('track 1 has two boxes in one frame .that of position 0', pd.concat([table, table[:1]]))
+    refused('a column left', table.drop(columns='left'))
+    refused('some boxes have no name', table.assign(name=['1.png']+['']*26, frame=[-1]+[0]*26))
+    assert embed_tracklets(colour, folder, table.assign(track=7)[::3], tmp_path/'v.npz').ids==['walk/7']
+
+
+def test_a_tracklet_that_points_nowhere_is_named(scene, tmp_path):
+    folder,table,_ = scene
+    def both(pictures): return [[1.,0.] if k%2 else [-1.,0.] for k in range(len(pictures))]
+    with pytest.raises(ValueError, match='track x y: the mean of 8 vectors has length 0'): embed_tracklets(both, folder, table[table.track=='x y'][:8], tmp_path/'v.npz')
+
+
 def test_boxes_outside_are_counted_and_what_cannot_be_used_is_said(scene, tmp_path):
     folder,table,_ = scene
     far = pd.concat([table, table_of([(3, '9', (90,0,99,9), 1.), (4, '1 b', (-5,-5,3,3), 1.)])], ignore_index=True)
@@ -365,6 +487,10 @@ def test_a_video_gives_what_its_frames_give_decoded_once(scene, tmp_path, monkey
     np.testing.assert_allclose(w.vectors, v.vectors, atol=1e-6)
     assert len(decoded)==9 and w.ids==['walk/1.jpg','walk/2.jpg','walk/x y.jpg']
     with pytest.raises(DataError, match='walk.mkv.*no names such as'): embed_tracklets(colour, frames, table.assign(frame=-1, name='a'), tmp_path/'x.npz')
+    listed = table.assign(name='a.jpg')
+    listed.attrs['images'] = 5                                   # the head of this file says no number: its frames are counted
+    assert frames.stated==0 and frames.counted()==9
+    with pytest.raises(DataError, match='walk.mkv has 9 frames, and the file of boxes lists 5 images'): embed_tracklets(colour, frames, listed, tmp_path/'x.npz')
     with pytest.raises(DataError, match='ends after 9 frames'): embed_tracklets(colour, frames, table.assign(frame=table.frame+5), tmp_path/'x.npz')
     counted,some = open_frames(write_video(tmp_path/'walk.mp4', pictures)),table.assign(name='a.jpg')
     some.attrs['images'] = 5                                     # a COCO file that lists every second frame says another time
@@ -474,6 +600,37 @@ def test_from_a_film_to_an_answer(scene, ccreid, tmp_path):
     sys.modules.pop('model_of_a_video', None)
 
 
+def test_a_detector_leaves_out_frames_that_cannot_be_read_when_asked_to(scene, tmp_path):
+    import torch
+    from ccreid.video.detecting import detect_people
+    class One(torch.nn.Module):
+        def forward(self, images): return [dict(boxes=torch.tensor([[0.,0.,5.,5.]]), labels=torch.ones(1).long(), scores=torch.ones(1)) for _ in images]
+    folder,_,pictures = scene
+    (folder/'5.png').write_bytes(b'')
+    with pytest.raises(DataError, match='5.png.*is empty'): detect_people(One(), folder)
+    assert detect_people(One(), folder, skip_bad=True).frame.tolist()==[0,1,2,3,5,6,7,8]
+    if pytest.importorskip('av'):
+        whole = write_video(tmp_path/'w.mkv', greys(40, (64,64))).read_bytes()
+        (tmp_path/'cut.mkv').write_bytes(whole[:len(whole)//2])
+        found = detect_people(One(), tmp_path/'cut.mkv', skip_bad=True).frame.tolist()
+        assert 0<len(found)<40 and found==list(range(len(found)))
+        assert detect_people(One(), write_video(tmp_path/'v.mkv', greys(6)), batch_size=4).frame.tolist()==list(range(6))
+
+
+def test_detected_frames_are_counted_whatever_their_pictures_are_called(scene, ccreid, monkeypatch):
+    import torch
+    from ccreid.video import detecting
+    folder,_,_ = scene
+    for n in range(9, 0, -1): (folder/f'{n}.png').rename(folder/f'{2*n-1}.png')           # 1, 3, ..., 17: 1 to 9 are there in part
+    class One(torch.nn.Module):
+        def forward(self, images): return [dict(boxes=torch.tensor([[0.,0.,5.,5.]]), labels=torch.ones(1).long(), scores=torch.ones(1)) for _ in images]
+    monkeypatch.setattr(detecting, 'open_detector', lambda name, device: One())
+    code,out,err = ccreid('tracklets','walk','--detect',detecting.DETECTOR,'--weights','resnet_mini','--out','v.npz','--device','cpu')
+    assert code==0 and 'boxes: 9 of 1 tracks, 9 used' in out, err
+    code,_,err = ccreid('tracklets','walk','--boxes','v.boxes.txt','--weights','resnet_mini','--out','w.npz','--device','cpu')
+    assert code==2 and 'numbered with gaps, and there is none with the number 2 of a box' in err
+
+
 def test_help_is_light():
     import subprocess
     code = "import sys; from ccreid.cli import main\ntry: main(['tracklets','--help'])\nexcept SystemExit: pass\nprint([m for m in ('torch','pandas','PIL','scipy','av') if m in sys.modules], file=sys.stderr)"
@@ -483,7 +640,8 @@ def test_help_is_light():
 
 @pytest.mark.parametrize('change,says', [
     (['--boxes','none.txt'], 'no file of boxes at none.txt'), (['--boxes','det.txt'], 'det.txt, line 1: the box belongs to no track'), (['--first','2'], 'frame 1, and frames count from 2'),
-    (['--out','v.csv'], 'v.csv: a file of vectors ends in'), (['--every','0'], '--every: expected a whole number, at least 1'), (['--first','0'], 'walk has 9 frames, and there is a box in the one of position 9')])
+    (['--out','v.csv'], 'v.csv: a file of vectors ends in'), (['--every','0'], '--every: expected a whole number, at least 1'), (['--first','0'], 'walk has 9 frames, and there is a box in the one of position 9'),
+    (['--sure','.9'], '--sure is about --detect'), (['--clip','../up'], 'no path that leads elsewhere'), (['--weights','no_such_network'], 'no backbone')])
 def test_what_cannot_be_done_is_one_line(scene, ccreid, change, says):
     write_boxes('b.txt', scene[1].assign(track='1')[::3])
     Path('det.txt').write_text('1,-1,0,0,9,9,.5')
@@ -519,3 +677,7 @@ def test_a_detector_by_name_takes_the_place_of_boxes(scene, ccreid, monkeypatch)
     code,out,err = ccreid(*words, '--restart')                                                        # no boxes are known of later frames
     assert code==2 and 'finds nobody in walk (--sure 0.5)' in err
     assert ccreid(*words, '--boxes', 'v.boxes.txt')[0]==2
+    code,_,err = ccreid(*words, '--first', '0')
+    assert code==2 and '--first is about --boxes' in err
+    code,_,err = ccreid(*words, '--weights', 'no_such_network', '--out', 'w.npz')                    # before a film is searched
+    assert code==2 and 'no backbone' in err and not Path('w.boxes.txt').exists()

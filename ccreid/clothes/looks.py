@@ -72,7 +72,7 @@ def under_garments(
     if dressed.garments is None or (net := map_of(model)) is None: return None
     at,device = _one_each(dressed),next(net.parameters()).device
     found = []
-    for part in np.array_split(at.ravel(), max(1, at.size//batch_size)):
+    for part in np.array_split(at.ravel(), -(-at.size//batch_size)):
         batch = torch.stack([model.prepare(dressed.pictures[k]) for k in part])
         found.append(shares_under(activation(net, batch.to(device)), dressed.garments[part]))
     inside,area = (np.concatenate(o).reshape(at.shape) for o in zip(*found))

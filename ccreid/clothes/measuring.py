@@ -98,14 +98,15 @@ def verdict(
 def in_words(
     tested:Tested, # Of one model
     people:int,    # In the line-ups
-)->str:            # Three sentences
+)->str:            # Three sentences; a share that is estimated below 0 is less than 1 %
     "The result for somebody who has never trained a network"
     f = {k: f'{100*r.value:.0f}' for k,r in tested.figures().items() if r is not None}
+    share = {k: f'{f[k]} %' if float(f[k])>0 else 'less than 1 %' for k in ('clothes','identity')}
     return (f"{tested.name} {verdict(tested)}: of all that changes its answer from picture to picture, clothes make "
-            f"up {f['clothes']} % and the person {f['identity']} %. Shown Ann, it takes a stranger in Ann's clothes "
-            f"for nearer than Ann in other clothes in {f['nearer']} of 100 cases. In a line-up of {people} it finds "
-            f"her in {f['kept']} of 100 searches while she keeps her clothes and the others wear something else, in "
-            f"{f['changed']} when all have changed, and in {f['lured']} when the others put on what she wore; "
+            f"up {share['clothes']} and the person {share['identity']}. Shown Ann, it takes a stranger in Ann's "
+            f"clothes for nearer than Ann in other clothes in {f['nearer']} of 100 cases. In a line-up of {people} it "
+            f"finds her in {f['kept']} of 100 searches while she keeps her clothes and the others wear something else, "
+            f"in {f['changed']} when all have changed, and in {f['lured']} when the others put on what she wore; "
             f"guessing finds {100/people:.0f}.")
 
 # %% ../../nbs/clothes/measuring.ipynb #c212bb30

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import ccreid
 from .measuring import PARTS, as_dict, in_words
-from .pictures import DressedSet
+from .pictures import SEED, DressedSet
 from ..evaluation.pictures import PALETTE, _axes
 from ..evaluation.redressed import LINE_UPS
 from ..reports import Report
@@ -36,8 +36,9 @@ def side_by_side(
     tested, # List of `Tested`
 )->pd.DataFrame: # Texts
     "A line for each figure, a column for each model"
-    found = {t.name: t.figures() for t in tested}
-    return pd.DataFrame({'': list(WORDS.values())} | {m: [_cell(k, f[k]) for k in WORDS] for m,f in found.items()})
+    found = [t.figures() for t in tested]
+    rows = [[words, *(_cell(k, f[k]) for f in found)] for k,words in WORDS.items()]
+    return pd.DataFrame(rows, columns=['', *(t.name for t in tested)])
 
 # %% ../../nbs/clothes/page.ipynb #ade9a308
 def plot_parts(
@@ -94,7 +95,8 @@ def _made(dressed, resamples):
     n,O,P,C = dressed.shape
     words = f'{len(dressed)} pictures: {n} people, each in {O} outfits, {P} poses, before {C} cameras'
     if dressed.about.get('kind')=='mannequins':
-        words += f" (drawn people of a world with seed {dressed.about['seed']}, in no training set of the library)"
+        new = ', in no training set of the library'*(dressed.about['seed']==SEED)
+        words += f" (drawn people of a world with seed {dressed.about['seed']}{new})"
     elif 'pictures' in dressed.about: words += f", of {dressed.about['pictures']} in the table"
     if lost := dressed.about.get('left_out'): words += '; left out: '+', '.join(f'{v} {k}' for k,v in lost.items())
     return (f'{words}. Intervals: {resamples} drawings of people; they do not say what other outfits than these {O} '

@@ -18,9 +18,10 @@ from ..data.mannequins import LIP, VIEWS, MannequinWorld
 from ..data.samples import DataError
 from ..files import shown
 
-# %% ../../nbs/clothes/pictures.ipynb #e5581a90
+# %% ../../nbs/clothes/pictures.ipynb #9346c193
 FACTORS = 'identity','clothes','pose','camera' # In the order of the pictures
 
+# %% ../../nbs/clothes/pictures.ipynb #e5581a90
 class DressedSet:
     "Pictures of a crossed design, in the order of `FACTORS`, with the names of all levels"
     def __init__(self,
@@ -28,9 +29,10 @@ class DressedSet:
         levels:dict,            # Names of the levels by factor
         garments=None,          # [N,H,W] bool: where garments are, if that is known
         about:dict|None=None,   # Plain values that say where it is from
-    ):
+    ): # Raises `ValueError` for another number of them
         self.pictures,self.levels,self.garments,self.about = pictures,levels,garments,about or {}
         self.shape = tuple(len(levels[k]) for k in FACTORS)
+        if len(pictures)!=np.prod(self.shape): raise ValueError(f'{len(pictures)} pictures for levels {self.shape}')
 
     def __len__(self): return len(self.pictures)
     def __repr__(self):
@@ -60,7 +62,8 @@ def _counts(**given):
     "`ValueError` for counts that cannot be"
     least = dict(people=3, outfits=2, poses=1, cameras=1)
     for k,n in given.items():
-        if not least[k]<=n<=_most[k]: raise ValueError(f'{k} are {least[k]} to {_most[k]}: got {n}')
+        if not isinstance(n, (int,np.integer)) or not least[k]<=n<=_most[k]:
+            raise ValueError(f'{k} are {least[k]} to {_most[k]}: got {n!r}')
 
 # %% ../../nbs/clothes/pictures.ipynb #b4f59249
 def drawn_set(
@@ -68,7 +71,7 @@ def drawn_set(
     outfits:int=8,  # Worn by each of them
     poses:int=3,    # The first of `POSES`
     cameras:int=3,  # Of the benchmark's
-    seed:int=SEED,  # Another number, other people and outfits
+    seed:int=SEED,  # Another number, other people and outfits, perhaps those of a benchmark
 )->DressedSet:      # With garments
     "Everybody in everything, drawn; `ValueError` for counts that cannot be"
     _counts(people=people, outfits=outfits, poses=poses, cameras=cameras)
@@ -94,6 +97,7 @@ def read_photographs(
     except FileNotFoundError: raise DataError(f'no table {shown(path)}') from None
     except (OSError,ValueError,pd.errors.ParserError) as e:
         raise DataError(f"{shown(path)} is no table (CSV): {str(e).splitlines()[0]}") from None
+    if not isinstance(t.index, pd.RangeIndex): raise DataError(f'{shown(path)}: lines have more fields than the header')
     if lacking := [c for c in _columns if c not in t]:
         raise DataError(f"{shown(path)} has no column {lacking[0]}: it needs {', '.join(_columns)}, and may have pose")
     t = t[[*_columns, *(['pose'] if 'pose' in t else [])]]
@@ -154,14 +158,38 @@ def whole_part(
         t = t[t[k]!=level]
     return t
 
+# %% ../../nbs/clothes/pictures.ipynb #ec8fe6f0
+def _few(t): return t.person.nunique()<3 or t.clothes.nunique()<2
+
+def _shared(rows):
+    "(people, outfits) of a view: those who wear the two outfits that most people wear, and all that these people wear"
+    worn = pd.crosstab(rows.person, rows.clothes)
+    both = worn.T.to_numpy() @ worn.to_numpy()
+    np.fill_diagonal(both, 0)
+    pair = [*np.unravel_index(both.argmax(), both.shape)]
+    people = worn.index[worn.iloc[:,pair].all(axis=1) & both.any()]
+    return people,worn.columns[worn.loc[people].all()]
+
+def _grown(t):
+    "A whole part around the view and the two outfits that most people share; empty where there are no three"
+    t = t.drop_duplicates(list(_KINDS))
+    views = {v: _shared(r) for v,r in t.groupby(['pose','camera'])}
+    (pose,camera),(people,outfits) = max(views.items(), key=lambda o: len(o[1][0]))
+    t = t[t.person.isin(people) & t.clothes.isin(outfits)]
+    cells = t.groupby(['pose','camera']).size()
+    full = set(cells[cells==len(people)*len(outfits)].index)
+    cameras = [c for c in t.camera.unique() if (pose,c) in full]
+    poses = [p for p in t.pose.unique() if all((p,c) in full for c in cameras)]
+    return t[t.camera.isin(cameras) & t.pose.isin(poses)]
+
 # %% ../../nbs/clothes/pictures.ipynb #b1f18fbc
 def photograph_set(
     table:pd.DataFrame, # Of `read_photographs`, perhaps with generated images
 )->DressedSet:          # Without garments: where they are is not known
     "Everybody in everything among photographs; `DataError` where too little is left, or a file is missing"
     t = _numbered(table, ['person','clothes','camera'])
-    kept = whole_part(t)
-    if not len(kept) or kept.person.nunique()<3 or kept.clothes.nunique()<2:
+    kept = next((k for f in (whole_part, _grown) if not _few(k := f(t))), None)
+    if kept is None:
         raise DataError('no three people wear the same two outfits before the same cameras: give each person the '
                         'same outfits, such as by `ccreid generate`')
     lost = {words: t[k].nunique()-kept[k].nunique() for k,words in _KINDS.items()}

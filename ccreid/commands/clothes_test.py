@@ -49,11 +49,22 @@ def _about_pictures(drawn, photographs):
         'images of `ccreid generate` made of these photographs; may be repeated')
 
 # %% ../../nbs/commands/clothes_test.ipynb #b64fcd63
+def _writable(file):
+    "`OSError` where a file could not be written, as far as that shows before"
+    from ccreid.files import shown
+    above = os.path.dirname(os.path.abspath(file))
+    while not os.path.lexists(above): above = os.path.dirname(above)
+    if os.path.isdir(file): raise IsADirectoryError(f'{shown(file)} is a folder')
+    if not os.path.isdir(above): raise NotADirectoryError(f'cannot write {shown(file)}: {shown(above)} is no folder')
+    if not os.access(above, os.W_OK): raise PermissionError(f'cannot write {shown(file)}: {shown(above)} is closed')
+
+# %% ../../nbs/commands/clothes_test.ipynb #1580999a
 def _refuse(options):
     "`ValueError` for what does not go together"
     for file in options.out:
         if os.path.splitext(file)[1].lower() not in ('.html','.json'):
             raise ValueError(f'{file}: the result is written as .html or .json')
+        _writable(file)
     if len(set(options.model))<len(options.model): raise ValueError('a model is named twice: once is enough')
     given = [k for k in _counts if getattr(options, k) is not None]
     if options.table and given: raise ValueError(f'--{given[0]} is about drawn people: leave it out with --table')

@@ -20,8 +20,8 @@ def _boxes_options(parser):
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument('--boxes', type=place, metavar='B', help='boxes: MOT text, CSV or COCO')
     which.add_argument('--detect', type=of_rule(text()), metavar='NAME', help='have a detector find people')
-    parser.add_argument('--sure', type=of_rule(number(0, 1)), default=.5, help='score that a detected box needs (0.5)')
-    parser.add_argument('--first', type=of_rule(whole(0)), default=1, help='number of the first frame (1)')
+    parser.add_argument('--sure', type=of_rule(number(0, 1)), help='score that a detected box needs (0.5)')
+    parser.add_argument('--first', type=of_rule(whole(0)), help='number of the first frame in a file of boxes (1)')
     parser.add_argument('--every', type=of_rule(whole(1)), default=1, help='use every so-manieth box of a track (1)')
     parser.add_argument('--most', type=of_rule(whole(1)), help='of those at most so many, evenly (all)')
 
@@ -51,32 +51,48 @@ def _told(vectors, out):
     if about['variable']: lines.append('the rate of this video varies: frames were counted, not timed')
     return '\n'.join([*lines, f'{vectors!r} in {shown(out)}'])
 
+# %% ../../nbs/commands/tracklets.ipynb #2081ccce
+def _refuse(options):
+    "`ValueError` for options that say nothing here"
+    if options.boxes and options.sure is not None:
+        raise ValueError('--sure is about --detect: boxes of a file are taken as they are')
+    if options.detect and options.first is not None:
+        raise ValueError('--first is about --boxes: what is detected needs no numbers of frames')
+
+def _found(options):
+    "Boxes of a detector, linked"
+    from ccreid.files import shown
+    from ccreid.video.detecting import detect_people, open_detector
+    from ccreid.video.linking import link
+    sure = .5 if options.sure is None else options.sure
+    net = open_detector(options.detect, device=options.device)
+    found = link(detect_people(net, options.frames, sure, skip_bad=options.skip_bad))
+    if len(found): return found
+    raise ValueError(f'{options.detect} finds nobody in {shown(options.frames)} (--sure {sure:g})')
+
 # %% ../../nbs/commands/tracklets.ipynb #a7727fb6
 def _boxes(options):
     "Boxes of a file, or those of a detector, which are kept beside the result"
     from ccreid.files import shown
     from ccreid.video.boxes import read_boxes, write_boxes
-    if options.boxes: return read_boxes(options.boxes, first=options.first)
+    if options.boxes: return read_boxes(options.boxes, first=1 if options.first is None else options.first)
     file = f'{os.path.splitext(options.out)[0]}.boxes.txt'
     if os.path.exists(file) and not options.restart:
         print(f'boxes: those of {shown(file)}, which is there (--restart: detect anew)')
-        return read_boxes(file)
-    from ccreid.video.detecting import detect_people, open_detector
-    from ccreid.video.linking import link
-    found = link(detect_people(open_detector(options.detect, device=options.device), options.frames, options.sure))
-    nobody = f'{options.detect} finds nobody in {shown(options.frames)} (--sure {options.sure:g})'
-    if not len(found): raise ValueError(nobody)
-    write_boxes(file, found)
-    return read_boxes(file)
+    else: write_boxes(file, _found(options))
+    table = read_boxes(file)
+    table.attrs.pop('first') # these frames were counted, whatever their pictures are called
+    return table
 
 # %% ../../nbs/commands/tracklets.ipynb #725a0158
 def _run(options):
     "Embed tracklets"
     from ccreid.search.vectors import kind_of_file
     from ccreid.video.tracklets import embed_tracklets
+    _refuse(options)
     kind_of_file(options.out)
-    boxes = _boxes(options)
     model,about = model_of(options.weights, options.device, options.size, options.flip)
+    boxes = _boxes(options)
     done = embed_tracklets(model, options.frames, boxes, options.out, options.pooling, options.every, options.most,
                            options.crops, options.clip, options.batch, options.skip_bad, options.restart, True, about)
     print(_told(done, options.out))

@@ -218,12 +218,21 @@ def glance(
     except Exception as e: return refusal(path, e).reason
 
 # %% ../../nbs/data/images.ipynb #2b49c42a
+def _upright_size(im):
+    "(width, height) of a picture when it is turned upright; a PNG that says nothing before its pixels is not"
+    told = im.format!='PNG' or {'exif','XML:com.adobe.xmp','Raw profile type exif'} & set(im.info)
+    try: turn = told and im.getexif().get(0x0112)
+    except MemoryError: raise
+    except Exception: turn = None
+    size = tuple(im.tag_v2[k] for k in (256,257)) if im.format=='TIFF' else im.size # Pillow has turned that of a TIFF
+    return size[::-1] if turn in (5,6,7,8) else size
+
 def size_of(
     path, # Image file, or a tile
-)->tuple: # (width, height), as its header declares them
+)->tuple: # (width, height), as its header declares them, turned as `read_image` turns it
     "How large a picture is, without decoding it; `DataError` as of `read_image`"
     try:
-        with open(file_of(path), 'rb') as f, _reading(): size = _header(f).size
+        with open(file_of(path), 'rb') as f, _reading(): size = _upright_size(_header(f))
         left,upper,right,lower = tile_box(size, *tile_of(path)[1:])
         return right-left,lower-upper
     except Exception as e: raise refusal(path, e) from None

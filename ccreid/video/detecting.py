@@ -9,16 +9,17 @@ __all__ = ['DETECTOR', 'DETECTORS', 'detector_weights', 'open_detector', 'plain_
 
 # %% ../../nbs/video/detecting.ipynb #ca5cc194
 import ccreid.compat
-import os
+import itertools, os
 import pandas as pd
 import torch
 from contextlib import contextmanager
 from pathlib import Path
 from torch import nn
 from .. import settings
+from ..data.samples import DataError
 from ..files import shown
 from .boxes import COLUMNS
-from .frames import open_frames
+from .frames import EndOfFilm,open_frames
 from ..weights import SUFFIXES,WeightsNotFound,compare_weights,load_weights
 
 # %% ../../nbs/video/detecting.ipynb #b536f6a7
@@ -94,21 +95,34 @@ def operators():
         with stance('force_eager') if stance else torch.no_grad(): yield
     finally: theirs.nms = real
 
-# %% ../../nbs/video/detecting.ipynb #349ad937
+# %% ../../nbs/video/detecting.ipynb #db79073d
 @torch.no_grad()
 def _boxes_of(detector, pictures, sure):
     "(box, score) of the people in each picture"
     from torchvision.transforms.functional import pil_to_tensor
-    device,person = next(detector.parameters()).device,getattr(detector, 'person', 1)
+    device,person = getattr(next(detector.parameters(), None), 'device', 'cpu'),getattr(detector, 'person', 1)
     x = [pil_to_tensor(p.convert('RGB')).to(device).float()/255 for p in pictures]
     for o in detector(x):
         keep = (o['labels']==person) & (o['scores']>=sure)
         yield list(zip(o['boxes'][keep].tolist(), o['scores'][keep].tolist()))
 
+# %% ../../nbs/video/detecting.ipynb #349ad937
+def _readable(frames, skip_bad):
+    "Each frame with its position; of a video nothing after one that cannot be decoded"
+    count = range(len(frames)) if frames.names is not None else itertools.count()
+    for n in count:
+        try: picture = frames[n]
+        except EndOfFilm: return
+        except DataError:
+            if not skip_bad: raise
+            if frames.names is None: return
+        else: yield n,picture
+
+# %% ../../nbs/video/detecting.ipynb #9ec93751
 def _batches(frames, size):
     "Frames, so many at a time, each with its position"
     batch = []
-    for n,picture in enumerate(frames):
+    for n,picture in frames:
         batch.append((n,picture))
         if len(batch)==size:
             yield batch
@@ -121,14 +135,15 @@ def detect_people(
     frames,           # As of `open_frames`
     sure:float=.5,    # Score that a box needs, 0 to 1
     batch_size:int=4, # Frames at a time
+    skip_bad:bool=False, # Leave out frames that cannot be read?
 )->pd.DataFrame:      # Boxes as of `read_boxes`, without tracks
-    "Where people are in each frame of a film"
+    "Where people are in each frame of a film; `DataError` names a frame that cannot be read"
     rows,frames = [],open_frames(frames)
     training = detector.training
     detector.eval()
     try:
         with operators():
-            for batch in _batches(frames, batch_size):
+            for batch in _batches(_readable(frames, skip_bad), batch_size):
                 found = _boxes_of(detector, [p for _,p in batch], sure)
                 rows += [(n, '', '', *b, s) for (n,_),boxes in zip(batch, found) for b,s in boxes]
     finally: detector.train(training)

@@ -141,12 +141,22 @@ def _iterate(self):
         except EndOfFilm: return
         yield picture
         i += 1
+VideoFrames.variable,VideoFrames.__iter__ = property(_variable),_iterate
+
+# %% ../../nbs/video/frames.ipynb #aaf45052
+def _counted(self)->int:
+    "How many frames there are, for certain: all are decoded; `DataError` where one cannot be"
+    import av
+    container,stream = _opened(self.path)
+    try: return sum(1 for _ in container.decode(stream))
+    except av.FFmpegError as e:
+        raise DataError(f'{shown(self.path)}: its frames cannot be counted: {e.strerror or e}') from None
+    finally: container.close()
 
 def _close(self):
     "Close the file"
     if self.container: self.container.close()
-VideoFrames.__getitem__,VideoFrames.size,VideoFrames.variable,VideoFrames.close = _item,_size,property(_variable),_close
-VideoFrames.__iter__ = _iterate
+VideoFrames.__getitem__,VideoFrames.size,VideoFrames.counted,VideoFrames.close = _item,_size,_counted,_close
 
 # %% ../../nbs/video/frames.ipynb #6ac4c602
 def open_frames(

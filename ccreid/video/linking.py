@@ -11,7 +11,8 @@ __all__ = ['overlaps', 'assigned', 'link', 'purity']
 import numpy as np
 import pandas as pd
 from scipy.optimize import linear_sum_assignment
-from .boxes import BOX
+from ..data.samples import DataError
+from .boxes import BOX,as_boxes
 
 # %% ../../nbs/video/linking.ipynb #1cedd9e4
 def overlaps(
@@ -53,8 +54,10 @@ def link(
     gap:int=3,          # Frames in which a track may be without a box
     sure:float=0.,      # Leave out boxes with a lower score
 )->pd.DataFrame:        # The boxes that are used, by frame, with tracks 1, 2, ... in the order of their beginning
-    "Link detections into tracks; `ValueError` for a threshold that is none"
+    "Link detections into tracks; `ValueError` for a threshold that is none, `DataError` for frames without a number"
     if not 0<least<=1 or gap<0: raise ValueError(f'least is above 0, at most 1, and gap at least 0: {least}, {gap}')
+    table = as_boxes(table)
+    if (table.frame<0).any(): raise DataError('boxes name their pictures: find their frames first, by match_frames')
     used = table[table.score>=sure].sort_values('frame', kind='stable').reset_index(drop=True)
     tracks,found,count = {},np.zeros(len(used), int),0
     for frame,rows in used.groupby('frame').indices.items():
@@ -71,7 +74,8 @@ def purity(
     linked:pd.DataFrame, # Boxes with tracks that were found
     truth,               # The true track of each of its rows
 )->tuple:                # (share of boxes that belong to the person of most boxes of their track, tracks a person)
-    "How mixed tracks are, and into how many a person was cut"
+    "How mixed tracks are, and into how many a person was cut; `ValueError` where there is no box"
+    if not len(linked): raise ValueError('there are no boxes: nothing can be mixed')
     who = pd.Series(list(truth), index=linked.index)
     most = who.groupby(linked.track).agg(lambda s: s.value_counts().iloc[0]).sum()
     return float(most/len(linked)),float(linked.track.nunique()/who.nunique())

@@ -8,7 +8,7 @@ Docs: https://ccreid.github.io/ccreid/video/tracklets.html.md"""
 __all__ = ['POOLS', 'evenly', 'sampled', 'match_frames', 'Crops', 'inside_frames', 'pool', 'boxes_file', 'embed_tracklets']
 
 # %% ../../nbs/video/tracklets.ipynb #a6477d90
-import os, urllib.parse
+import os, re, urllib.parse
 import numpy as np
 import pandas as pd
 from collections import Counter
@@ -18,7 +18,7 @@ from ..data.samples import DataError
 from ..files import shown,write_whole
 from ..search.job import embed_to_file
 from ..search.vectors import Vectors,kind_of_file,write_vectors
-from .boxes import BOX,clip_box,read_boxes
+from .boxes import BOX,as_boxes,clip_box,read_boxes
 from .frames import clip_name,natural,open_frames
 
 # %% ../../nbs/video/tracklets.ipynb #27640498
@@ -43,7 +43,8 @@ def sampled(
     order = table.sort_values('frame', kind='stable')
     rows = [g.iloc[evenly(len(g), every, most)] for _,g in order.groupby('track', sort=False)]
     found = pd.concat(rows) if rows else order
-    by = sorted(range(len(found)), key=lambda i: (found.frame.iloc[i], natural(found.track.iloc[i])))
+    rank = {t: n for n,t in enumerate(sorted(found.track.unique(), key=natural))}
+    by = np.lexsort((found.track.map(rank), found.frame))
     return found.iloc[by].reset_index(drop=True)
 
 # %% ../../nbs/video/tracklets.ipynb #47a83093
@@ -56,18 +57,37 @@ def _by_name(table, frames):
     if -1 not in at: return at
     raise DataError(f'{shown(frames.path)} has no picture {shown(table.name.iloc[at.index(-1)])}, or several')
 
+# %% ../../nbs/video/tracklets.ipynb #873c89ee
+def _gaps(frames):
+    "Position of a picture by its number, where the names of a folder are numbered with gaps; else nothing"
+    found = [re.fullmatch(r'(.*?)(\d+)', os.path.splitext(n)[0]) for n in frames.names]
+    if not all(found) or len({m[1] for m in found})>1: return {}
+    at = {int(m[2]): i for i,m in enumerate(found)}
+    return {} if len(at)<len(found) or max(at)-min(at)+1==len(at) else at
+
+def _by_number(table, frames):
+    "Boxes whose frames are positions of pictures: those with their number, where pictures are numbered with gaps"
+    at,numbers = _gaps(frames),table.frame+table.attrs.get('first', 0)
+    if 'first' not in table.attrs or not numbers.isin(at).any(): return table
+    if numbers.isin(at).all(): return table.assign(frame=[at[n] for n in numbers])
+    raise DataError(f'{shown(frames.path)}: its pictures are numbered with gaps, and there is none with the number '
+                    f'{numbers[~numbers.isin(at)].iloc[0]} of a box: number them anew if boxes count them, or give '
+                    'boxes with names of pictures')
+
 # %% ../../nbs/video/tracklets.ipynb #96e581bb
 def match_frames(
-    table:pd.DataFrame, # Boxes
+    table:pd.DataFrame, # Boxes, as of `read_boxes` or `as_boxes`
     frames,             # As of `open_frames`
 )->pd.DataFrame:        # The same, `frame` being positions of these frames
     "Find the frame of each box; `DataError` names one that is not there"
     named = (table.name!='').all()
     if named and frames.names is not None: return table.assign(frame=_by_name(table, frames))
-    if (table.frame<0).any(): raise DataError(
-        f'{shown(frames.path)} is a video: its frames have numbers, no names such as {shown(table.name.iloc[0])}')
-    count = len(frames) if frames.names is not None else frames.stated
+    if (table.frame<0).any(): raise DataError(f'{shown(frames.path)}: some boxes have no name of a picture'
+        if frames.names is not None else f'{shown(frames.path)} is a video: its frames have numbers, no names such as '
+        f'{shown(table.name[table.frame<0].iloc[0])}')
+    if frames.names is not None: table = _by_number(table, frames)
     listed = table.attrs.get('images')
+    count = len(frames) if frames.names is not None else frames.stated or (frames.counted() if listed else 0)
     if listed and count and listed!=count: raise DataError(f'{shown(frames.path)} has {count} frames, and the file of '
         f'boxes lists {listed} images: without their names all frames must be listed')
     if count and int(table.frame.max())>=count:
@@ -138,19 +158,25 @@ def inside_frames(
 # %% ../../nbs/video/tracklets.ipynb #c0cd6462
 POOLS = dict(mean=lambda u: u.mean(0), median=lambda u: np.median(u, 0))
 
+def _known(how):
+    "`ValueError` for a pooling that there is not"
+    if how not in POOLS: raise ValueError(f"pooling is {' or '.join(POOLS)}, not {how!r}")
+
+# %% ../../nbs/video/tracklets.ipynb #37987958
 def pool(
     vectors:np.ndarray, # [n,D] of the crops of a tracklet, n at least 1
     how:str='mean',     # mean or median, of each dimension
 )->tuple:               # ([D] float32 of length 1, variance of the crops added up over the dimensions, 0 to 1)
     "One vector for a tracklet; `ValueError` where it would have no direction"
-    if how not in POOLS: raise ValueError(f"pooling is {' or '.join(POOLS)}, not {how!r}")
+    _known(how)
     f = np.asarray(vectors, np.float64)
+    if f.ndim!=2 or not len(f) or not np.isfinite(f).all(): raise ValueError('vectors are [n,D], n at least 1, finite')
     length = np.linalg.norm(f, axis=1, keepdims=True)
     if not length.all(): raise ValueError('a vector has length 0: it points nowhere')
     u = f/length
     m = POOLS[how](u)
     size = np.linalg.norm(m)
-    if not size: raise ValueError(f'the {how} of {len(u)} vectors has length 0: it points nowhere')
+    if size<1e-9: raise ValueError(f'the {how} of {len(u)} vectors has length 0: it points nowhere')
     return (m/size).astype(np.float32),float(((u-u.mean(0))**2).sum(1).mean())
 
 # %% ../../nbs/video/tracklets.ipynb #723af73f
@@ -172,24 +198,36 @@ def _kept_crops(table, folder, clip):
 # %% ../../nbs/video/tracklets.ipynb #9f65f78c
 def _ids(tracks, clip, crops): return [f'{clip}/{_safe(t)}.jpg' if crops else f'{clip}/{t}' for t in tracks]
 
+def _pool_of(track, vectors, how):
+    "`pool`, and an error that names the track"
+    try: return pool(vectors, how)
+    except ValueError as e: raise ValueError(f'track {shown(track)}: {e}') from None
+
 def _pooled(boxes, how, clip, crops, about):
     "Vectors of tracklets, of those of their boxes"
     tracks,frames = zip(*(i.rsplit('#', 2)[:2] for i in boxes.ids))
     rows = pd.Series(range(len(tracks))).groupby(list(tracks), sort=False).indices
     names = sorted(rows, key=natural)
-    found = {t: pool(boxes.vectors[rows[t]], how) for t in names}
+    found = {t: _pool_of(t, boxes.vectors[rows[t]], how) for t in names}
     said = {i: dict(boxes=len(rows[t]), first=int(frames[rows[t][0]]), last=int(frames[rows[t][-1]]),
                     variance=round(found[t][1], 6)) for i,t in zip(_ids(names, clip, crops), names)}
     about = boxes.about | about | dict(folder=os.path.abspath(crops) if crops else '', pool=how, tracklets=said)
     return Vectors(np.stack([v for v,_ in found.values()]), list(said), boxes.model, about)
 
 # %% ../../nbs/video/tracklets.ipynb #6b213ea8
+def _once(table):
+    "Boxes of which each track has one in a frame; `DataError`"
+    twice = table[table.duplicated(['track','frame'])]
+    if not len(twice): return table
+    track,frame = twice.track.iloc[0],twice.frame.iloc[0]
+    raise DataError(f'track {shown(track)} has two boxes in one frame (that of position {frame}, counted from 0)')
+
 def _chosen(frames, boxes, every, most):
     "(boxes to be embedded, counts)"
-    table = boxes if isinstance(boxes, pd.DataFrame) else read_boxes(boxes)
+    table = as_boxes(boxes) if isinstance(boxes, pd.DataFrame) else read_boxes(boxes)
     if (table.track=='').any(): raise DataError('boxes without a track: link them first (ccreid.video.linking)')
     counts = dict(boxes=len(table), tracks=table.track.nunique(), **table.attrs.get('left_out', {}))
-    table,more = inside_frames(match_frames(table, frames), frames)
+    table,more = inside_frames(_once(match_frames(table, frames)), frames)
     counts |= more
     if not len(table): raise DataError(f'{shown(frames.path)}: no box lies inside its frame')
     return sampled(table, every, most),counts
@@ -197,12 +235,16 @@ def _chosen(frames, boxes, every, most):
 # %% ../../nbs/video/tracklets.ipynb #bbd8a9d2
 def _ready(frames, boxes, every, most, crops, clip):
     "(frames, (their crops, counts))"
+    if clip and (os.path.isabs(clip) or '..' in Path(clip).parts): raise ValueError(
+        f'{shown(clip)}: the name of a film is no path that leads elsewhere')
     frames = open_frames(frames)
     table,counts = _chosen(frames, boxes, every, most)
     return frames,(Crops(frames, table, _kept_crops(table, crops, clip or clip_name(frames))),counts)
 
 def _finished(path, row, single, pooling, crops, clip, counts):
     "Pool, and write"
+    good = np.flatnonzero(pd.Index(row.names).isin(single.ids))     # some frames may have been bad
+    row.keep = {int(good[i]): f for i,f in _kept_crops(row.table.iloc[good], crops, clip).items()}
     for i,file in row.keep.items():
         if not os.path.exists(file): row[i] # the crops were thrown away, their vectors were not
     said = dict(frames=row.frames.path, counts=counts, variable=getattr(row.frames, 'variable', False))
@@ -213,7 +255,7 @@ def _finished(path, row, single, pooling, crops, clip, counts):
 def embed_tracklets(
     model,              # Any model, see `embedder`
     frames,             # A folder of frames, a video, or frames of `open_frames`
-    boxes,              # A file of boxes, or a table of `read_boxes`
+    boxes,              # A file of boxes, or a table of `read_boxes`, or your own
     path,               # File of vectors to write, .npz or .parquet
     pooling:str='mean', # mean or median
     every:int=1,        # Use every so-manieth box of a tracklet
@@ -226,7 +268,7 @@ def embed_tracklets(
     about:dict|None=None, # Plain values to be kept in `about`
 )->Vectors:             # What is in the file: a vector of length 1 for each tracklet
     "Embed the tracklets of a film, going on where it was stopped; `DataError` names what is wrong with boxes or frames"
-    kind_of_file(path)
+    kind_of_file(path); _known(pooling)
     frames,(row,counts) = _ready(frames, boxes, every, most, crops, clip)
     single = embed_to_file(model, row, boxes_file(path), batch_size, 0, skip_bad, 256, restart, progress, about)
     return _finished(path, row, single, pooling, crops, clip or clip_name(frames), counts)
