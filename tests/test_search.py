@@ -135,6 +135,73 @@ def test_queries_of_another_model_are_refused():
     assert index.search(Vectors(unit(1, 8), ['q'], 'aa'), 2).ids==index.search(unit(1, 8), 2, 'aa').ids
 
 
+@pytest.mark.parametrize('kind', ['float64','float16','bfloat16','int8','list','rows'])
+def test_numbers_of_every_kind_are_vectors(kind):
+    whole = np.random.default_rng(0).integers(-8, 9, (30,6))+.0                        # which all kinds can hold
+    whole[:,0] += 20
+    def of(a):
+        if kind=='list': return a.tolist()
+        if kind=='rows': return [torch.tensor(r) for r in a]
+        return a.astype(kind) if hasattr(np, kind) else torch.tensor(a, requires_grad=True).to(getattr(torch, kind))
+    index,plain = ExactIndex(),ExactIndex()
+    index.add(of(whole), [str(i) for i in range(30)]); plain.add(np.float32(whole), [str(i) for i in range(30)])
+    a,b = index.search(of(whole[3:5]), 9),plain.search(whole[3:5], 9)
+    assert a.ids==b.ids and (a.scores==b.scores).all() and a.ids[0][0]=='3'
+
+
+def test_an_empty_list_is_no_vectors():
+    for nothing in [], (), np.zeros((0,8)), torch.zeros(0, 8), np.zeros(0):
+        index = filled()
+        index.add(nothing, [], 'aa')
+        assert len(index)==40 and index.search(nothing, model='aa').ids==[] and len(Vectors(nothing, []))==0
+
+
+@pytest.mark.parametrize('vectors,said', [([[1.,2.],[3.]], 'not all of one length'), ([[1e300,1.]], 'not finite in float32'), ([[True,False]], 'not bool'),
+    (None, 'not object'), ('abc', 'not <U3'), ([[1j,2.]], 'not complex128'), (np.zeros((1,2,3)), r'not \[1, 2, 3\]'), (3., r'not \[\]'), ([[np.inf,1.]], 'not finite')])
+@pytest.mark.filterwarnings('error')
+def test_what_are_no_vectors(vectors, said):
+    with pytest.raises(ValueError, match=said): ExactIndex().search(vectors)
+    with pytest.raises(ValueError, match=said): Vectors(vectors, ['a'])
+
+
+def test_what_is_given_beside_vectors_counts_or_is_refused():
+    some = Vectors(unit(2, 8, 1), ['x','y'], 'aa', dict(folder='/other'), dict(camera=[1,2]))
+    index = filled()
+    index.add(some, ['a','b'], columns=dict(camera=[7,8]))
+    assert index.ids[-2:]==['a','b'] and index.known(['a','b'])==[dict(camera=7),dict(camera=8)]
+    index.add(Vectors(unit(1, 8, 2), ['z']), model='aa')                               # nobody had said whose it is
+    for f in (lambda: index.add(Vectors(unit(1, 8, 3), ['w'], 'aa'), model='bb'), lambda: index.search(some, model='bb')):
+        with pytest.raises(ValueError, match='are of model aa, not bb'): f()
+    with pytest.raises(ValueError, match='2 vectors, and 1 ids'): index.add(some, ['c'])
+    with pytest.raises(ValueError, match='a list of texts'): index.add(unit(2, 8, 5), 'cd', 'aa')
+    assert len(index)==43 and Vectors([[1.]], ['a'], 'm', None).about=={}
+
+
+def test_ids_in_whatever_holds_them():
+    index = known()[0]
+    assert index.known('p11')==index.known(i for i in ['p11']) ==index.known(np.array(['p11'])) and index.known('p11')[0]['person']=='ada'
+    assert index.remove(i for i in ['p1','p2'])==2 and index.remove({'p3','p4'})==2 and index.remove('p11')==1 and index.remove([])==0
+    assert len(index)==35 and not {'p1','p2','p3','p4','p11'} & {*index.ids}
+
+
+def test_how_many_is_a_whole_number_of_any_kind():
+    index = filled()
+    for top in 3, np.int64(3), torch.tensor(3): assert len(index.search(unit(1, 8), top, 'aa').ids[0])==3
+    for top in True, 0, -1, 2.5, '3', None, [3]:
+        with pytest.raises(ValueError, match='top: .*whole number'): index.search(unit(1, 8), top, 'aa')
+
+
+def test_the_function_itself_takes_any_rows_and_says_what_it_cannot():
+    rows,queries = unit(9, 4),unit(2, 4, 1)
+    wanted = nearest(queries, rows, 3)
+    for q,r in ((queries.astype(float), rows), (queries, rows[::-1].copy()[::-1]), (np.asfortranarray(queries), np.asfortranarray(rows))):
+        at,s = nearest(q, r, 3)
+        assert (at==wanted[0]).all() and (s==wanted[1]).all()
+    assert [o.shape for o in nearest(queries[:0], rows, 3)]==[(0,3),(0,3)]
+    for k,among in ((0, None), (10, None), (-1, None), (3, np.array([1,2]))):
+        with pytest.raises(ValueError, match='k is from 1 to'): nearest(queries, rows, k, among=among)
+
+
 def known(n=40, engine=ExactIndex, **kw):
     "An index with cameras, times and people, some of them not known"
     index = engine(**kw)
@@ -446,6 +513,33 @@ def test_a_file_that_is_there_stays_or_is_replaced_whole(folder, tmp_path):
     assert out.read_bytes()==before
     embed_to_file(other := stopping(99, 'other'), folder, out, part=2)
     assert len(other.calls)==4 and read_vectors(out).model==other.fingerprint
+
+
+def test_a_folder_that_was_moved_is_not_embedded_again_but_found(folder, tmp_path):
+    out = tmp_path/'v.npz'
+    before = embed_to_file(stopping(99), folder, out, about=dict(weights='old'))
+    place = folder.rename(tmp_path/'moved')
+    after = embed_to_file(again := stopping(99), place, out, about=dict(weights='new'))
+    found = read_vectors(out)
+    assert again.calls==[] and (found.vectors==before.vectors).all() and found.ids==before.ids
+    assert found.about==after.about=={**before.about, 'folder': str(place), 'weights': 'new'}
+    stamp = out.stat().st_mtime_ns
+    embed_to_file(again, place, out, about=dict(weights='new'))
+    assert again.calls==[] and out.stat().st_mtime_ns==stamp
+
+
+def test_a_record_of_a_job_that_is_damaged_says_the_way_out(folder, tmp_path):
+    begun(folder, out := tmp_path/'v.npz')
+    (parts_of(out)/'job.json').write_text('{')
+    with pytest.raises(ValueError, match='job.json is damaged.*--restart'): embed_to_file(stopping(99), folder, out, part=2)
+    assert len(embed_to_file(stopping(99), folder, out, part=2, restart=True))==10
+
+
+def test_a_vector_that_points_nowhere_is_named(folder, tmp_path):
+    fourth = np.asarray(Image.open(folder/'4.png')).tolist()
+    def model(pictures): return [[0.,0.] if np.asarray(p).tolist()==fourth else [1.,0.] for p in pictures]
+    with pytest.raises(ValueError, match='gives 4.png a vector of length 0'): embed_to_file(model, folder, tmp_path/'v.npz')
+    assert not (tmp_path/'v.npz').exists()
 
 
 def test_bad_pictures_end_the_job_or_are_counted(folder, tmp_path):

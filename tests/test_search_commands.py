@@ -3,10 +3,13 @@ import json, os, re, signal, subprocess, sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from ccreid import cli
+from ccreid.data.mannequins import MannequinWorld
+from ccreid.data.samples import ReIDDataset
 from ccreid.search.exact import open_index
 from ccreid.search.vectors import Vectors, read_vectors, write_vectors
 
@@ -77,7 +80,55 @@ def test_what_is_known_is_asked_for(index, run):
     assert code==2 and 'there is no column colour: there are person, camera, time' in err
 
 
+@pytest.fixture(scope='module')
+def people(tmp_path_factory):
+    "Drawn people in the layout of PRCC, and vectors of them all, drawn by lot"
+    ds = MannequinWorld(identities=(2,0,3), outfits=2, cameras=3, images=2, size=(96,48)).write(tmp_path_factory.mktemp('prcc'), layout='prcc')
+    names = [p.relative_to(ds.root).as_posix() for p in sorted(ds.root.rglob('*.jpg'))]
+    rows = np.random.default_rng(0).normal(size=(len(names),4))
+    write_vectors(file := ds.root.parent/'v.npz', Vectors(rows, names, 'aa', dict(folder=str(ds.root))))
+    return ds,file
+
+
+def test_a_data_set_says_what_is_known(people, run, tmp_path, monkeypatch):
+    ds,file = people
+    monkeypatch.chdir(tmp_path)
+    assert run(f'index {file} --out d.index --data prcc --root {file.parent}')[0]==0
+    index = open_index('d.index')
+    rows = {Path(p).relative_to(ds.root).as_posix(): r for p,r in zip(ds.samples.path, ds.samples.itertuples())}
+    assert len(rows)==len(index.ids) and sorted(index.columns)==['camera','clothes','frame','person']
+    for i,known in zip(index.ids, index.known(index.ids)):
+        r,test = rows[i],rows[i].split!='train'
+        assert known==dict(camera=r.camera, frame=r.frame) | (dict(person=r.identity, clothes=r.clothes) if test else {})
+    assert {rows[i].split for i in index.ids}>={'train','query','gallery'}
+    found = index.search(np.ones(4), 99, 'aa', ['person=3','camera!=0']).ids[0]
+    assert sorted(found)==sorted(i for i,r in rows.items() if r.identity==3 and r.camera!=0 and r.split!='train') and found
+    Path('t.csv').write_text(f'path,camera\n{index.ids[0]},9\n')                          # a table has the last word
+    assert run(f'index {file} --out d.index --data prcc --root {file.parent} --table t.csv')[0]==0
+    assert open_index('d.index').columns['camera'][:2]==[9,None]
+
+
+def test_what_a_data_set_does_not_know_is_not_said(people):
+    from ccreid.search.filters import columns_of_dataset
+    ds = people[0]
+    table = ds.samples.assign(identity=np.where(ds.samples.split=='query', -2, ds.samples.identity), clothes=-1, tracklet=range(len(ds.samples)),
+                              modality=['infrared' if c==1 else 'visible' for c in ds.samples.camera])
+    other = ReIDDataset('prcc', ds.root, table, ds.protocols, no_cameras=('prcc',))
+    got = columns_of_dataset(other, [*table.path, 'x.jpg'])
+    assert sorted(got)==['frame','modality','person','tracklet'] and all(v[-1] is None for v in got.values())
+    assert got['person']==[*(i if s=='gallery' else None for i,s in zip(ds.samples.identity, ds.samples.split)), None]
+    assert got['modality'][:-1]==table.modality.tolist() and got['tracklet'][:-1]==[*range(len(table))]
+    again = pd.concat([table, table.assign(split='val', identity=7)], ignore_index=True)          # each picture in two splits
+    assert columns_of_dataset(ReIDDataset('two', ds.root, again, ds.protocols), [*table.path])['person']==got['person'][:-1]
+    joined = columns_of_dataset(ReIDDataset('two', ds.root, table.assign(dataset=['a','b']*(len(table)//2)), ds.protocols), [*table.path])
+    assert joined['dataset'][:2]==['a','b'] and 'camera' in joined and columns_of_dataset(ds, [])=={}
+    with pytest.raises(ValueError, match='none of the vectors is of prcc: .* /elsewhere/a.jpg, and its own such as'): columns_of_dataset(ds, ['a.jpg'], '/elsewhere')
+
+
 @pytest.mark.parametrize('line,said', [
+    ('index v.npz --out v.npz', 'v.npz holds the vectors: choose another name'), ('index v.npz --out ./gallery/../v.npz', 'holds the vectors'),
+    ('index v.npz --out j.index --root gallery', '--root is for --data'), ('index v.npz --out j.index --data nothing', 'nothing'),
+    ('index v.npz --out j.index --data prcc --root gallery', 'gallery'),
     ('index v.npz --out j.index --table none.csv', 'none.csv'), ('index v.npz --out j.index --table model_of_a_test.py', 'no column path or id'),
     ('index v.npz --out j.index --names {person}.png', 'unknown placeholder'), ('index v.npz --out j.index --names y/{identity}.png', 'no name fits'),
     ('search v.npz --index i.index --where camera=1', 'there is no column camera: there is none'), ('search v.npz --index i.index --where camera', 'no condition'),

@@ -6,7 +6,7 @@ Docs: https://ccreid.github.io/ccreid/search/filters.html.md"""
 
 # %% auto #0
 __all__ = ['NAME', 'OPS', 'kind_of_column', 'check_columns', 'fitting_kinds', 'Condition', 'parse_where', 'conditions', 'Column',
-           'columns_of_table', 'columns_of_names']
+           'columns_of_table', 'columns_of_names', 'columns_of_dataset']
 
 # %% ../../nbs/search/filters.ipynb #ce3fc73c
 import csv, math, operator, os, re, unicodedata
@@ -42,6 +42,7 @@ def check_columns(
         if not isinstance(name, str) or not NAME.fullmatch(name) or name in ('id','vector'):
             raise ValueError(f'a column has a name of letters, digits and _, not id or vector: {shown(repr(name))}')
         values = values.tolist() if hasattr(values, 'tolist') else list(values)
+        values = [v.item() if hasattr(v, 'item') else v for v in values] # numpy's numbers as Python's
         if len(values)!=n: raise ValueError(f'{n} vectors, and {len(values)} values of {name}')
         if kind_of_column(values, name): found[name] = values
     return found
@@ -86,7 +87,8 @@ def parse_where(
 )->list:   # (name, sign, text of the value) of each
     "What conditions say; `ValueError` for a text that is none"
     found = []
-    for text in [where] if isinstance(where, str) else where or ():
+    if where is None: where = ()
+    for text in where if hasattr(where, '__iter__') and not isinstance(where, str) else [where]:
         m = re.fullmatch(r'\s*(\w+)\s*(!=|<=|>=|=|<|>)\s*([^=\s].*?)\s*', text, re.S) if isinstance(text, str) else None
         if not m or not NAME.fullmatch(m[1]):
             raise ValueError(f'{shown(repr(text))} is no condition: write NAME, one of {" ".join(OPS)}, and a value, '
@@ -129,8 +131,12 @@ _plain = re.compile(r'-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?', re.ASCII)
 
 def _typed(words):
     "Values of a column of words; nothing for an empty one"
-    if not all(_plain.fullmatch(w) for w in words if w): return [w or None for w in words]
-    return [(float(w) if set(w) & set('.eE') else int(w)) if w else None for w in words]
+    def number(w): return (float(w) if set(w) & set('.eE') else int(w)) if w else None
+    try:
+        if not all(_plain.fullmatch(w) for w in words if w): raise ValueError
+        kind_of_column(found := [number(w) for w in words])
+    except ValueError: return [w or None for w in words] # not all are numbers, or too large ones: names
+    return found
 
 def _rows_of(path):
     "Names of the columns, and the rows, of a CSV"
@@ -184,3 +190,35 @@ def columns_of_names(
     names = list(dict.fromkeys(k for r in rows for k in r))
     typed = {k: _typed([r.get(k) or '' for r in rows]) for k in names}
     return check_columns({'person' if k=='identity' else k: v for k,v in typed.items()}, len(ids))
+
+# %% ../../nbs/search/filters.ipynb #9772a2a6
+_TAKEN = dict(identity='person', clothes='clothes', camera='camera', tracklet='tracklet', frame='frame',
+              modality='modality', dataset='dataset')
+
+def _values(table, c, no_cameras):
+    "A column of a sample table, with nothing where the table says that it is not known"
+    v,there = table[c],table[c].notna()
+    there &= v!='' if v.dtype==object or str(v.dtype).startswith('str') else v>=0
+    if c in ('identity','clothes'): there &= table['split']!='train'
+    if c=='camera': there &= ~table['dataset'].isin(no_cameras)
+    if c in ('modality','dataset') and v.nunique()<2: there &= False # of no use in a condition
+    return [o if k else None for o,k in zip(v.tolist(), there.tolist())]
+
+# %% ../../nbs/search/filters.ipynb #6ab03419
+def columns_of_dataset(
+    dataset, # `ReIDDataset`
+    ids,     # Of N vectors: paths
+    folder:str='', # What they are relative to; the root of the data set if empty
+)->dict:     # N values by name
+    "What a data set says about its pictures, nothing about others; `ValueError` where none is one of its own"
+    from ccreid.evaluation.scoring import find_names
+    paths = dataset.samples['path'].tolist()
+    found = find_names(dataset, [os.path.join(folder, i) for i in ids], paths)
+    at = {n: row for row,n in reversed([*enumerate(found)]) if n is not None} # the first row of a picture
+    if len(ids) and not at:
+        own = f', and its own such as {shown(paths[0])}' if paths else ''
+        raise ValueError(f'none of the vectors is of {dataset.name}: they have names such as '
+                         f'{shown(os.path.join(folder, ids[0]))}{own}')
+    table = dataset.samples.iloc[[*at.values()]]
+    columns = {name: dict(zip(at, _values(table, c, dataset.no_cameras))) for c,name in _TAKEN.items() if c in table}
+    return check_columns({k: [v.get(n) for n in range(len(ids))] for k,v in columns.items()}, len(ids))

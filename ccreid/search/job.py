@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 from ..data.loose_pictures import pictures_of
 from ..data.strips import file_of
-from ..files import clear_making,hold,read_json,shown,to_json,write_whole
+from ..files import clear_making,hold,plain,read_json,shown,to_json,write_whole
 from .vectors import Vectors,check_ids,kind_of_file,read_vectors,write_vectors
 from ..training.any_model import embedder
 from ..training.embedding import embed_batches
@@ -48,14 +48,16 @@ def parts_of(
     "Where parts are kept until all are there"
     return Path(f'{path}.parts')
 
+_AFRESH = 'start afresh with restart=True (--restart), or choose another file'
+
 def _begin(folder, job, part, restart):
     "Make ready the folder of parts; `ValueError` where it is of another job"
     file = folder/'job.json'
     if file.exists() and not restart:
-        found = read_json(file, 'the record of a job')
+        found = read_json(file, 'the record of a job', _AFRESH)
         if found!=dict(job=job, part=part): raise ValueError(
-            f'{shown(folder)} holds parts of another job (other pictures, another model, or pictures that have changed '
-            'since): start afresh with restart=True (--restart), or choose another file')
+            f'{shown(folder)} holds parts of another job (other pictures or settings, another model, or pictures that '
+            f'have changed since): {_AFRESH}')
         return
     for p in folder.glob('*.npz'): p.unlink()
     write_whole(file, to_json(dict(job=job, part=part)))
@@ -86,15 +88,26 @@ def _joined(parts, model, row, job, about):
     if not (full := [p for p in parts if len(p)]): raise ValueError(f'none of {len(row)} pictures can be read')
     rows = np.concatenate([p.vectors for p in full])
     length = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
-    if not length.all(): raise ValueError(f'{model.name} gives a vector of length 0, which points nowhere')
-    about = about | dict(name=model.name, folder=row.folder, pictures=len(row), skipped=skipped, job=job)
-    return Vectors((rows/length).astype(np.float32), [i for p in full for i in p.ids], model.fingerprint, about)
+    ids = [i for p in full for i in p.ids]
+    if not length.all():
+        lost = shown(ids[int(length.argmin())])
+        raise ValueError(f'{model.name} gives {lost} a vector of length 0, which points nowhere')
+    about = about | dict(pictures=len(row), skipped=skipped, job=job)
+    return Vectors((rows/length).astype(np.float32), ids, model.fingerprint, about)
 
+# %% ../../nbs/search/job.ipynb #7758479e
 def _ready(path, job):
     "The file, if it is there and of this job"
     try: found = read_vectors(path) if os.path.exists(path) else None
     except ValueError: return None
     return found if found is not None and found.about.get('job')==job else None
+
+def _told(path, done, about):
+    "A file that is there; what it says of folder and model is written anew where these have moved"
+    if done.about | (about := plain(about))!=done.about:
+        done.about |= about
+        write_vectors(path, done)
+    return done
 
 # %% ../../nbs/search/job.ipynb #8a6c35c1
 def _write_part(make, item):
@@ -114,7 +127,8 @@ def _parts(folder, make, n, part, progress, engine):
 # %% ../../nbs/search/job.ipynb #f7aca92c
 def _whole(make, path, model, row, job, part, restart, progress, about, engine):
     "The file, whether it was there or is made now"
-    if (done := _ready(path, job)) is not None: return done
+    about = about | dict(name=model.name, folder=row.folder)
+    if (done := _ready(path, job)) is not None: return _told(path, done, about)
     folder = parts_of(path)
     with hold(folder/'.lock', f'another process is making {shown(path)}: wait for it, or choose another file'):
         _begin(folder, job, part, restart)

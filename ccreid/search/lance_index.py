@@ -13,9 +13,9 @@ import numpy as np
 from datetime import timedelta
 from pathlib import Path
 from ..files import Unfit,hold,plain,reading,shown
-from .exact import Found,Index,prepared
+from .exact import Found,Index,check_top,prepared
 from .filters import OPS,conditions,fitting_kinds
-from .vectors import Vectors
+from .vectors import as_ids,as_ids
 from ..weights import need
 
 # %% ../../nbs/search/lance_index.ipynb #c4b09a4d
@@ -136,7 +136,7 @@ def _ask(self, q, top, sql):
 
 # %% ../../nbs/search/lance_index.ipynb #536fa3cc
 def _search(self, queries, top=10, model='', where=None):
-    if not isinstance(top, int) or top<1: raise ValueError(f'top is a whole number from 1, not {top!r}')
+    top = check_top(top)
     rows,sql = self.checked(queries, model),' AND '.join(map(_sql, conditions(where, self.kinds)))
     if not len(self): return Found([[] for _ in rows], np.zeros((len(rows),0), np.float32))
     found = [_ask(self, q, top, sql) for q in rows]
@@ -149,7 +149,7 @@ LanceIndex.search = _search
 # %% ../../nbs/search/lance_index.ipynb #a45ad652
 def _known(self, ids):
     if self._table is None: return Index.known(self, ids)
-    names,found = ['id',*self.kinds],{}
+    ids,names,found = as_ids(ids),['id',*self.kinds],{}
     for n in range(0, len(ids), 1000):
         b = ids[n:n+1000]
         found |= {o.pop('id'): o for o in self._table.search().where(_among(b)).select(names).limit(len(b)).to_list()}
@@ -178,7 +178,7 @@ def _tidy(self):
 
 # %% ../../nbs/search/lance_index.ipynb #e99b33eb
 def _remove_really(self, ids):
-    ids = [ids] if isinstance(ids, str) else list(dict.fromkeys(ids))
+    ids = list(dict.fromkeys(as_ids(ids)))
     with _lock(self):
         self._open()
         _tidy(self)

@@ -61,6 +61,8 @@ def _with_known(found, index):
     about = dict(zip(names := [*dict.fromkeys(i for row in found.ids for i in row)], index.known(names)))
     return [[o | dict(known=about[o['id']]) for o in row] for row in found.as_dict()]
 
+def _file(o): return o['known'].get('picture', o['id']) # in a gallery of known people an id is no path
+
 def _words(known):
     "What is known, as a line"
     def one(v): return int(v) if isinstance(v, float) and v.is_integer() else v # of an engine that keeps fractions only
@@ -79,7 +81,7 @@ def results_page(
     page.parts.append(STYLE)
     for i,(name,row) in enumerate(zip(queries.names, _with_known(found, index))):
         cards = [card('query', name, lambda: queries[i])]
-        cards += [card(f"{o['rank']}: {o['score']:.3f}", o['id'], lambda: picture_at(folder, o['id']),
+        cards += [card(f"{o['rank']}: {o['score']:.3f}", o['id'], lambda: picture_at(folder, _file(o)),
                        _words(o['known'])) for o in row]
         page.parts.append(f'<div class="row">{"".join(cards)}</div>')
     return page.html()
