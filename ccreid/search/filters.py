@@ -51,14 +51,16 @@ def check_columns(
 def fitting_kinds(
     kinds:dict,   # 'text' or 'number' by name, of the columns that are there
     columns:dict, # New values by name
-    engine:str,   # Who would round large numbers, for the message
+    engine:str,   # Who keeps them, for the message
 )->dict:          # Kinds of the new values by name
-    "Kinds of new columns; `ValueError` for one that holds something else there, and for numbers that would be rounded"
+    "Kinds of new columns; `ValueError` for one that holds something else there, and for values that cannot be kept"
     new = {k: kind_of_column(v) for k,v in columns.items()}
     for k,kind in new.items():
         if kinds.get(k, kind)!=kind: raise ValueError(f'column {k} holds {kinds[k]}s in the index, and {kind}s here')
         if kind=='number' and any(isinstance(v, int) and abs(v)>2**53 for v in columns[k]):
             raise ValueError(f'column {k} holds a whole number above 2**53, which {engine} would round')
+        if kind=='text' and any('\ud800'<=c<='\udfff' for v in columns[k] if v for c in v):
+            raise ValueError(f'column {k} holds a text that is not in UTF-8, as {engine} wants it')
     return new
 
 # %% ../../nbs/search/filters.ipynb #116285c6

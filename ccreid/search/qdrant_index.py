@@ -164,12 +164,8 @@ QdrantIndex.known = _known
 
 # %% ../../nbs/search/qdrant_index.ipynb #1b242668
 def _fitted(self, columns):
-    "Kinds of new columns; `ValueError` for one that holds something else there, or what Qdrant cannot keep"
-    new = fitting_kinds(self.kinds, columns, 'Qdrant')
-    for k,kind in new.items():
-        if kind=='text' and any('\ud800'<=c<='\udfff' for v in columns[k] if v for c in v):
-            raise ValueError(f'column {k} holds a text that is not in UTF-8, as Qdrant wants it')
-    return {k: v for k,v in new.items() if k not in self.kinds}
+    "Kinds of the columns that are new; errors as of `fitting_kinds`"
+    return {k: v for k,v in fitting_kinds(self.kinds, columns, 'Qdrant').items() if k not in self.kinds}
 
 # %% ../../nbs/search/qdrant_index.ipynb #79961386
 def _create(self, dim, said):

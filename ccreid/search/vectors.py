@@ -90,13 +90,15 @@ def _npz(v):
     np.savez(buffer := io.BytesIO(), paths=names, features=v.vectors, about=about, **known)
     return buffer.getvalue()
 
+def _utf8(v): return v.encode('utf-8', 'backslashreplace').decode() if isinstance(v, str) else v
+
 def _parquet(v):
     "Content of a .parquet"
     need('pyarrow', extra='search')
     import pyarrow as pa, pyarrow.parquet as pq
     rows = pa.FixedSizeListArray.from_arrays(pa.array(v.vectors.reshape(-1)), v.vectors.shape[1])
-    names = pa.array([i.encode('utf-8', 'backslashreplace').decode() for i in v.ids], pa.string())
-    table = pa.table(dict(id=names, vector=rows) | {k: pa.array(c) for k,c in v.columns.items()})
+    names = pa.array([_utf8(i) for i in v.ids], pa.string())
+    table = pa.table(dict(id=names, vector=rows) | {k: pa.array([_utf8(o) for o in c]) for k,c in v.columns.items()})
     pq.write_table(table.replace_schema_metadata({'ccreid': to_json(dict(model=v.model, about=v.about))}),
                    buffer := io.BytesIO())
     return buffer.getvalue()
