@@ -321,7 +321,7 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
 def faiss(): return pytest.importorskip('faiss')
 
 
-@pytest.mark.parametrize('factory', ['auto', 'Flat', 'IVF4,Flat', 'HNSW16'])
+@pytest.mark.parametrize('factory', ['auto', 'Flat', 'IVF4,Flat', 'HNSW16', 'RR8,IVF4,Flat', 'RR8,HNSW16', 'L2norm,Flat'])
 def test_faiss_is_an_index_like_the_other(faiss, tmp_path, factory):
     from ccreid.search.faiss_index import FaissIndex
     index,exact = filled(400, 8, FaissIndex, factory=factory, probe=4),filled(400, 8)
@@ -330,7 +330,7 @@ def test_faiss_is_an_index_like_the_other(faiss, tmp_path, factory):
         queries = Vectors(unit(30, 8, 5), [f'q{i}' for i in range(30)], 'aa')
         a,b = index.search(queries, 6),exact.search(queries, 6)
         hits = np.mean([len(set(x)&set(y))/6 for x,y in zip(a.ids, b.ids)])
-        return hits>.97 if factory=='HNSW16' else a.ids==b.ids and np.allclose(a.scores, b.scores, atol=1e-6)
+        return hits>.97 if 'HNSW' in factory else a.ids==b.ids and np.allclose(a.scores, b.scores, atol=1e-6)
     assert same()
     for i in index,exact: i.remove(['p0','p77','p399'])
     assert same() and index.search(rows[77], 1, 'aa').ids!=[['p77']] and len(index)==397
@@ -343,7 +343,7 @@ def test_faiss_is_an_index_like_the_other(faiss, tmp_path, factory):
     with pytest.raises(ValueError, match='model bb'): index.search(unit(1, 8), model='bb')
 
 
-@pytest.mark.parametrize('factory', ['Flat', 'IVF4,Flat', 'HNSW16'])
+@pytest.mark.parametrize('factory', ['Flat', 'IVF4,Flat', 'HNSW16', 'RR8,IVF4,Flat'])
 def test_faiss_filters_before_it_searches(faiss, factory):
     from ccreid.search.faiss_index import FaissIndex
     index,columns = known(engine=FaissIndex, factory=factory, probe=4)
@@ -363,6 +363,31 @@ def test_faiss_gives_fewer_where_it_finds_fewer_and_can_be_emptied(faiss):
     assert len(index)==0 and index.search(unit(1, 8), 3, 'aa').ids==[[]]
     index.add(unit(40, 8), [str(i) for i in range(40)], model='aa')
     assert index.search(unit(1, 8), 1, 'aa').ids==[['0']]
+
+
+def test_what_faiss_cannot_build_is_said_and_nothing_is_lost(faiss, tmp_path):
+    from ccreid.search.faiss_index import FaissIndex
+    for wrong in (dict(factory=3), dict(factory=''), dict(probe=-1), dict(probe=1.5)):
+        with pytest.raises(ValueError, match='expected a'): FaissIndex(**wrong)
+    index = filled(50, 8, FaissIndex, factory='IVF60,Flat')                            # more cells than vectors
+    for f in (lambda: index.search(unit(1, 8), 1, 'aa'), lambda: index.remove('p1'), lambda: index.save(tmp_path/'a')):
+        for _ in range(2):
+            with pytest.raises(ValueError, match="FAISS cannot build 'IVF60,Flat' of 50 vectors"): f()
+    assert len(index)==50 and 'p1' in index and not (tmp_path/'a').exists()
+    index.add(unit(50, 8, 1), [f'q{i}' for i in range(50)], 'aa')                      # enough now
+    assert index.search(unit(50, 8)[1:2], 1, 'aa').ids==[['p1']]
+    index.remove(index.ids)
+    assert len(open_index(index.save(tmp_path/'a')))==len(open_index(FaissIndex(factory='HNSW16').save(tmp_path/'b')))==0
+
+
+def test_what_is_removed_from_faiss_is_not_in_its_file(faiss, tmp_path):
+    from ccreid.search.faiss_index import FaissIndex
+    for factory in 'Flat','IVF4,Flat','HNSW16','Flat,RFlat':
+        index = filled(50, 8, FaissIndex, factory=factory)
+        mark = filled(50, 8)._rows()[11].tobytes()
+        assert mark in index.save(tmp_path/'a').read_bytes()
+        index.remove('p11')
+        assert mark not in index.save(tmp_path/'a').read_bytes()
 
 
 def test_faiss_files_are_refused_like_others(faiss, tmp_path):

@@ -322,7 +322,7 @@ def save(self:Index,
     path, # A file, by custom `NAME.index`
 )->Path:  # The file
     "Write the index, whole or not at all; `OSError` where the disk refuses"
-    arrays = {k: torch.from_numpy(v) for k,v in self._arrays().items()}
+    arrays = {k: torch.from_numpy(v) for k,v in (self._arrays() if len(self) else {}).items()}
     for k,v in dict(ids=self.ids, columns=self.columns).items():
         if v or k=='ids': arrays[k] = torch.frombuffer(bytearray(json.dumps(v).encode()), dtype=torch.uint8)
     said = dict(index=self.kind, model=self.model, dim=self.dim, about=plain(self.about), settings=self._settings())
