@@ -119,7 +119,7 @@ def test_nothing_in_nothing_found():
     (dict(vectors=Vectors(unit(1, 8), ['x'], 'bb')), 'model bb'), (dict(vectors=unit(1, 9), ids=['x'], model='aa'), 'have length 9, and those in the index 8'),
     (dict(vectors=unit(2, 8), ids=['x'], model='aa'), '2 vectors, and 1 ids'), (dict(vectors=unit(1, 8), model='aa'), '1 vectors, and 0 ids'),
     (dict(vectors=unit(2, 8), ids=['x','x'], model='aa'), 'twice'), (dict(vectors=unit(1, 8), ids=['p3'], model='aa'), "'p3' is in the index"),
-    (dict(vectors=unit(1, 8)*0, ids=['x'], model='aa'), 'points nowhere'), (dict(vectors=unit(1, 8)*np.nan, ids=['x'], model='aa'), 'not finite')])
+    (dict(vectors=unit(1, 9), ids=['x'], model='bb'), 'vectors are of model bb'), (dict(vectors=unit(1, 8)*0, ids=['x'], model='aa'), 'points nowhere'), (dict(vectors=unit(1, 8)*np.nan, ids=['x'], model='aa'), 'not finite')])
 def test_what_does_not_belong_is_refused_and_nothing_changes(what, said):
     index = filled()
     with pytest.raises(ValueError, match=said): index.add(**what)

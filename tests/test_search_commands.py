@@ -141,7 +141,8 @@ def test_what_a_data_set_does_not_know_is_not_said(people):
     ('embed gallery --weights resnet_mini --out w.npz --size 3', '--size'), ('embed gallery --weights resnet_mini --out w.npz --batch 0', '--batch'),
     ('index none.npz --out j.index', 'none.npz'), ('index who.png --out j.index', 'ends in .npz'),
     ('index v.npz v.npz --out j.index', "'x/0.png' is in the index"), ('index v.npz --out j.index --factory Flat', '--factory is for --engine faiss'),
-    ('search who.png --index none.index', 'none.index'), ('search who.png --index v.npz', 'v.npz'), ('search none.png --index i.index', 'none.png'),
+    ('search who.png --index none.index', 'none.index'), ('search who.png --index v.npz', 'v.npz is no index, but perhaps a file of vectors: give it to `ccreid index`'),
+    ('search v.npz who.png --index i.index', 'v.npz: a file of vectors is the only query'), ('search who.png --index gallery', 'gallery is a folder'), ('search none.png --index i.index', 'none.png'),
     ('search who.png --index i.index --top 0', '--top'), ('search who.png --index i.index --out found.txt', 'found.txt: what is found is written as .html or .json'),
     ('search who.png --index i.index --weights model_of_a_test:other', 'vectors of two models cannot be compared'),
     ('search who.png', '--index')])
@@ -161,6 +162,19 @@ def test_vectors_of_another_model_do_not_come_into_an_index(index, run):
     write_vectors('plain.npz', Vectors(np.eye(4)[:2], ['a','b']))
     code,_,err = run('search plain.npz --index i.index')
     assert code==2 and 'do not say which model' in err
+
+
+@pytest.mark.skipif(sys.platform!='linux', reason='names that are no text')
+def test_names_that_are_no_text_are_found_and_shown(here, run):
+    name = os.fsdecode(b'bad\xff\n<b>.png')
+    Image.new('RGB', (4,8), (9,9,250)).save(Path('gallery')/name)
+    assert run('embed gallery --weights model_of_a_test:colour --out v.npz --device cpu')[0]==0 and run('index v.npz --out i.index')[0]==0
+    for end in 'html','json': assert run(f'search v.npz --index i.index --top 1 --out f.{end}')[0]==0
+    page,found = Path('f.html').read_text(),json.loads(Path('f.json').read_text())['results']
+    assert page.count('bad\\xff\\n&lt;b&gt;.png')==4 and 'no picture<' not in page                     # query and found: name and alt
+    assert [r['found'][0]['id'] for r in found if r['query']==name]==[name]
+    code,out,_ = run('search v.npz --index i.index --top 1')
+    assert code==0 and out.count('bad\\xff')==2
 
 
 def test_several_folders_in_one_index_keep_their_pictures(index, run):

@@ -81,9 +81,9 @@ def _incoming(self, vectors, ids, model, what):
             raise ValueError(f'the {what} are of model {vectors.model}, not {model}')
         ids,model,vectors = vectors.ids if ids is None else ids,vectors.model or model,vectors.vectors
     rows = as_rows(vectors)
+    _same_model(self, model, what)
     if self.dim and rows.shape[1]!=self.dim and len(rows):
         raise ValueError(f'the {what} have length {rows.shape[1]}, and those in the index {self.dim}')
-    _same_model(self, model, what)
     return rows,ids,model
 
 # %% ../../nbs/search/exact.ipynb #365c1c19
@@ -365,6 +365,12 @@ def _elsewhere(path):
     from ccreid.search.lance_index import open_lance
     return open_lance(path)
 
+# %% ../../nbs/search/exact.ipynb #c96968a7
+def _is_vectors(path):
+    "Does a file begin as an .npz or a .parquet does?"
+    if not Path(path).is_file(): return False
+    with open(path, 'rb') as f: return f.read(4) in (b'PK\3\4',b'PAR1')
+
 # %% ../../nbs/search/exact.ipynb #a0ebadbb
 def open_index(
     path, # A file that `save` wrote, a folder of LanceDB (perhaps in an object store), or `http://HOST:6333/COLLECTION`
@@ -372,6 +378,7 @@ def open_index(
     "Read an index, never unpickling; `ValueError` in one line for what is none, `FileNotFoundError`"
     if (found := _elsewhere(str(path))) is not None: return found
     with reading(path, *_what):
+        if _is_vectors(path): raise Unfit('is no index, but perhaps a file of vectors: give it to `ccreid index`')
         try: return _filled(*read_safetensors(path, *_what))
         except (KeyError,TypeError,ValueError) as e:
             if hasattr(e, 'file'): raise

@@ -14,6 +14,7 @@ from pathlib import Path
 from PIL import Image
 from ..data.loose_pictures import LoosePictures
 from ..data.samples import DataError
+from ..files import shown
 from ..reports import Report
 
 # %% ../../nbs/search/pages.ipynb #0b58b859
@@ -38,6 +39,7 @@ def card(
     more:str='',  # In a line of its own
 )->str:           # A `figure` element
     "A picture with words below it"
+    label,name,more = map(shown, (label, name, more)) # a name may be bytes that are no text
     try: seen = small_copy(open_picture(), name)
     except (DataError,OSError): seen = '<div class="gone">no picture</div>'
     words = '<br>'.join([f'<b>{html.escape(label)}</b>', html.escape(name), *([html.escape(more)] if more else [])])
