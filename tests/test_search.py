@@ -592,6 +592,20 @@ def test_wrong_ends_and_names_that_come_twice_are_said_before_the_work(folder, t
     assert [p.name for p in tmp_path.iterdir()]==['pictures']
 
 
+def test_what_cannot_be_is_said_before_the_work_and_leaves_nothing(folder, tmp_path):
+    for kw,error,said in ((dict(part=0), ValueError, 'part: expected a whole number'), (dict(batch_size=0), ValueError, 'batch_size: expected a whole number'),
+                          (dict(about=dict(x=object())), TypeError, 'JSON')):
+        with pytest.raises(error, match=said): embed_to_file(model := stopping(99), folder, tmp_path/'v.npz', **kw)
+        assert model.calls==[]
+    assert [p.name for p in tmp_path.iterdir()]==['pictures']
+
+
+def test_vectors_of_different_lengths_are_refused(folder, tmp_path):
+    def model(pictures): return np.ones((len(pictures),len(pictures)))
+    for kw in dict(batch_size=3), dict(batch_size=3, part=3):                          # in one part, and among parts
+        with pytest.raises(ValueError, match=r'model gives vectors of different lengths: \[1, 3\]'): embed_to_file(model, folder, tmp_path/f'{len(kw)}.npz', **kw)
+
+
 def test_pictures_in_memory_are_known_by_their_content(tmp_path):
     a = np.random.default_rng(0).integers(0, 256, (4,8,4,3), dtype=np.uint8)
     embed_to_file(first := stopping(99), [a[0], Image.fromarray(a[1])], tmp_path/'v.npz')

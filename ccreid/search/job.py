@@ -10,6 +10,7 @@ __all__ = ['job_of', 'parts_of', 'embed_to_file']
 # %% ../../nbs/search/job.ipynb #d284b217
 import hashlib, os, shutil
 import numpy as np
+import torch
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -19,10 +20,11 @@ from ..data.strips import file_of
 from ..files import clear_making,hold,plain,read_json,shown,to_json,write_whole
 from .vectors import Vectors,check_ids,kind_of_file,read_vectors,write_vectors
 from ..training.any_model import embedder
-from ..training.embedding import embed_batches
+from ..training.embedding import embed_batches,stacked
 from ..training.progress import bar
+from ..values import whole
 
-# %% ../../nbs/search/job.ipynb #11bd62ea
+# %% ../../nbs/search/job.ipynb #261759fa
 def _stamp(item):
     "What shows that a picture is still the same"
     if isinstance(item, np.ndarray): return f'{item.shape} '.encode()+item.tobytes()
@@ -31,6 +33,7 @@ def _stamp(item):
     except OSError: return b'none'
     return f'{s.st_size} {s.st_mtime_ns}'.encode()
 
+# %% ../../nbs/search/job.ipynb #11bd62ea
 def job_of(
     model,     # An `Embedder`
     pictures,  # `LoosePictures`
@@ -70,8 +73,8 @@ def _made(model, row, rows, batch_size, num_workers, skip_bad):
         if bad and not skip_bad: raise next(iter(bad.values()))
         skipped |= {row.names[i]: e.reason for i,e in bad.items()}
         ids += [row.names[i] for i in good]
-        if len(good): found.append(vectors.numpy())
-    return Vectors(np.concatenate(found) if found else np.zeros((0,0)), ids, model.fingerprint, dict(skipped=skipped))
+        if len(good): found.append(vectors)
+    return Vectors(stacked(model, found) if found else [], ids, model.fingerprint, dict(skipped=skipped))
 
 def _part(file, make):
     "A part that is there and whole, or a new one"
@@ -86,7 +89,7 @@ def _joined(parts, model, row, job, about):
     "All parts as one; vectors of length 1"
     skipped = {k: v for p in parts for k,v in p.about['skipped'].items()}
     if not (full := [p for p in parts if len(p)]): raise ValueError(f'none of {len(row)} pictures can be read')
-    rows = np.concatenate([p.vectors for p in full])
+    rows = stacked(model, [torch.from_numpy(p.vectors) for p in full]).numpy()
     length = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
     ids = [i for p in full for i in p.ids]
     if not length.all():
@@ -138,6 +141,15 @@ def _whole(make, path, model, row, job, part, restart, progress, about, engine):
     shutil.rmtree(folder, ignore_errors=True)
     return done
 
+# %% ../../nbs/search/job.ipynb #33b3a8b2
+def _check(path, batch_size, part, about):
+    "`ValueError` or `TypeError` for what cannot be, before the work"
+    kind_of_file(path)
+    to_json(about)
+    for name,n in dict(batch_size=batch_size, part=part).items():
+        try: whole(1)(n)
+        except ValueError as e: raise ValueError(f'{name}: {e}') from None
+
 # %% ../../nbs/search/job.ipynb #3db80e0b
 def embed_to_file(
     model,    # Any model, see `embedder`
@@ -153,7 +165,7 @@ def embed_to_file(
     engine=None, # What makes the parts, see `engines`; None: this process
 )->Vectors: # What is in the file, of length 1 each
     "Embed into a file, going on where it was stopped; `DataError` names a bad picture, `BlockingIOError` if at work"
-    kind_of_file(path)
+    _check(path, batch_size, part, about)
     model,row = embedder(model),pictures_of(pictures)
     check_ids(row.names, len(row))
     make = partial(_made, model, row, batch_size=batch_size, num_workers=num_workers, skip_bad=skip_bad)
