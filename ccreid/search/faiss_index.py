@@ -94,8 +94,8 @@ def _remove(self, keep):
     index,stay = self._built(),self._numbers[keep]
     if not _removes(index, self._numbers[~keep]):
         try: rows = [index.reconstruct(int(n)) for n in stay]
-        except RuntimeError: raise ValueError(f'FAISS cannot remove from {self.factory!r}: make the index again of those '
-                                              'that stay') from None
+        except RuntimeError: raise ValueError(f'FAISS cannot remove from {self.factory!r}: make the index again of '
+                                              'those that stay') from None
         self._faiss,self._new = None,[np.stack(rows)] if rows else []
     self._numbers = stay
     if not len(stay): self._faiss = None
