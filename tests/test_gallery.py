@@ -49,6 +49,15 @@ def test_nobody_below_the_threshold_and_somebody_at_it(gallery):
     assert [len(who(index, q, model='aa', top=k)[0]['people']) for k in (1, 3, 9)]==[1,3,4]
 
 
+def test_who_reaches_the_threshold_just_so_is_named_and_equals_stand_by_name(tmp_path):
+    for name in 'zoe','bob','ada','mia': enrol(tmp_path/'g', name, Vectors([[0.,1.] if name=='mia' else [1.,0.]], [name], 'aa'))
+    index = open_gallery(tmp_path/'g')
+    for pool in 'best','mean':
+        a, = who(index, [2.,0.], 1, pool, model='aa')
+        assert a['name']=='ada' and a['score']==1 and [p['name'] for p in a['people']]==['ada','bob','zoe','mia']
+        assert who(index, [1.,1e-3], 1, pool, model='aa')[0]['name'] is None
+
+
 def test_ids_are_given_once_and_kept(gallery):
     before = open_gallery(gallery)
     assert [i for i in before.ids if i.startswith('cem')]==['cem/1','cem/2','cem/3','cem/4']

@@ -151,6 +151,13 @@ def test_whose_vectors_they_are_may_be_said_later_and_is_kept(tmp_path):
         with pytest.raises(ValueError, match='index holds those of aa'): again.add(unit(1, 8, 4), ['c'], model)
 
 
+def test_equal_cosines_come_in_the_order_of_their_names(tmp_path):
+    index = LanceIndex(tmp_path/'l')
+    index.add(np.repeat(unit(1, 8), 20, 0), [f'p{i:02}' for i in reversed(range(20))])
+    assert index.search(unit(1, 8), 4).ids==[['p00','p01','p02','p03']] and len(index.search(np.repeat(unit(1, 8), 3, 0), 99).ids[2])==20
+    assert index.search(np.zeros((0,8))).ids==[]
+
+
 def test_names_and_values_of_any_letters(tmp_path):
     odd = ["a'b",'a"b','a\\b',"a\\'b",'%','_','ü','日本','x; DROP','`q`',' lead','nul\0x','new\nline','NULL','true','1']
     exact,lance = ExactIndex(),LanceIndex(tmp_path/'l')

@@ -270,6 +270,25 @@ def test_the_largest_by_groups_are_the_largest(n, width, q, seed, values):
     assert all(len(set(row))==len(row) for row in at.tolist())
 
 
+def test_the_largest_may_stand_behind_the_last_whole_group():
+    from ccreid.search.exact import _largest
+    s = torch.zeros(1, 32*8+5)
+    s[0,-1],s[0,-3],s[0,7] = 3,2,1
+    assert _largest(s, 2)[1].tolist()==[[260,258]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 80), st.integers(1, 80), st.integers(0, 99), st.integers(4, 3000), st.integers(1, 4))
+def test_among_some_rows_the_answer_is_that_of_brute_force(n, k, seed, memory, kinds):
+    rng = np.random.default_rng(seed)
+    rows = unit(kinds, 6, seed)[rng.integers(0, kinds, n)]                             # many copies
+    among = np.flatnonzero(rng.random(n)<.6)
+    if not len(among): among = np.array([n-1])
+    k = min(k, len(among))
+    at,_ = nearest(rows[:2], rows, k, memory, among)
+    np.testing.assert_array_equal(at, among[brute(rows[:2], rows[among], k)[0]])
+
+
 def test_an_engine_says_what_it_lacks():
     class Half(Index): kind = 'half'
     with pytest.raises(AttributeError): Half().add([[1.]], ['a'])
