@@ -11,6 +11,7 @@ __all__ = ['NAME', 'OPS', 'kind_of_column', 'check_columns', 'fitting_kinds', 'C
 # %% ../../nbs/search/filters.ipynb #ce3fc73c
 import csv, math, operator, os, re, unicodedata
 import numpy as np
+from collections import Counter
 from dataclasses import dataclass
 from ..files import Unfit,reading,shown
 
@@ -140,17 +141,35 @@ def _typed(words):
     except ValueError: return [w or None for w in words] # not all are numbers, or too large ones: names
     return found
 
+# %% ../../nbs/search/filters.ipynb #2951997f
 def _rows_of(path):
     "Names of the columns, and the rows, of a CSV"
     with reading(path, 'a table'):
         with open(path, newline='', encoding='utf-8-sig') as f:
             try: head,*rows = [r for r in csv.reader(f, strict=True) if r]
             except (csv.Error,UnicodeDecodeError): raise Unfit('is no table: it should be CSV in UTF-8') from None
-        if not {'path','id'} & set(head): raise Unfit('has no column path or id')
+        if not {'path','id'} & set(head):
+            other = next((f': its cells are parted by {s!r}, not by commas' for s in ';\t' if s in head[0]), '')
+            raise Unfit(f'has no column path or id{other}')
         if len(set(head))<len(head): raise Unfit('has two columns of one name')
         if uneven := next((n for n,r in enumerate(rows, 2) if len(r)!=len(head)), 0):
             raise Unfit(f'is uneven: row {uneven} has not as many cells as the first')
         return head,rows
+
+# %% ../../nbs/search/filters.ipynb #393c88db
+def _form(name):
+    "A name without what is written in more than one way: a ./ before it, backslashes, the form of its letters"
+    return unicodedata.normalize('NFC', name.replace('\\', '/').removeprefix('./'))
+
+def _rows_for(ids, at):
+    "Row of each id: that of its very name, or the only one whose name differs in form, if no other id has that form"
+    alike,asked = {},Counter(map(_form, ids))
+    for name,row in at.items(): alike.setdefault(_form(name), []).append(row)
+    def row(id):
+        if id in at: return at[id]
+        near = alike.get(form := _form(id), [])
+        return near[0] if len(near)==1==asked[form] else None
+    return [row(i) for i in ids]
 
 # %% ../../nbs/search/filters.ipynb #98e99555
 def columns_of_table(
@@ -163,10 +182,11 @@ def columns_of_table(
     at = {}
     for n,r in enumerate(rows):
         if at.setdefault(r[key], n)!=n: raise ValueError(f'{shown(path)}: {shown(r[key])} is listed twice')
-    if len(ids) and not any(i in at for i in ids):
+    found = _rows_for(ids, at)
+    if len(ids) and not any(r is not None for r in found):
         raise ValueError(f'{shown(path)} lists none of the vectors: they have names such as {shown(ids[0])}')
     names = [(n,c) for n,c in enumerate(head) if n!=key and c not in ('path','id')]
-    return check_columns({c: _typed([rows[at[i]][n] if i in at else '' for i in ids]) for n,c in names}, len(ids))
+    return check_columns({c: _typed(['' if r is None else rows[r][n] for r in found]) for n,c in names}, len(ids))
 
 # %% ../../nbs/search/filters.ipynb #18edb2ad
 def _bare(word):
