@@ -174,6 +174,7 @@ def test_what_is_given_beside_vectors_counts_or_is_refused():
         with pytest.raises(ValueError, match='are of model aa, not bb'): f()
     with pytest.raises(ValueError, match='2 vectors, and 1 ids'): index.add(some, ['c'])
     with pytest.raises(ValueError, match='a list of texts'): index.add(unit(2, 8, 5), 'cd', 'aa')
+    with pytest.raises(ValueError, match='the fingerprint is a text, not 3'): Vectors([[1.]], ['a'], 3)
     assert len(index)==43 and Vectors([[1.]], ['a'], 'm', None).about=={}
 
 
@@ -452,6 +453,25 @@ def test_a_parquet_file_is_read_by_others(tmp_path):
     with pytest.raises(ValueError, match='no columns id and vector'): read_vectors(tmp_path/'other.parquet')
     pd.DataFrame(dict(id=['a','b'], vector=[[1.,2.],[3.]])).to_parquet(tmp_path/'ragged.parquet')
     with pytest.raises(ValueError, match='ragged.parquet'): read_vectors(tmp_path/'ragged.parquet')
+    import pyarrow as pa, pyarrow.parquet
+    half = pa.FixedSizeListArray.from_arrays(pa.array([1.,2.,3.,4.]), 2, mask=pa.array([False,True]))
+    for vectors in ([[1.],[2.,3.,4.]], [[1.,2.],None], half, [[],[1.,2.]]):                # as many numbers as two rows of two, or of one
+        pa.parquet.write_table(pa.table(dict(id=['a','b'], vector=vectors)), tmp_path/'wrong.parquet')
+        with pytest.raises(ValueError, match='wrong.parquet holds vectors of different lengths, or none'): read_vectors(tmp_path/'wrong.parquet')
+    pa.parquet.write_table(pa.table(dict(id=['a','b'], vector=['x','y'])), tmp_path/'text.parquet')
+    with pytest.raises(ValueError, match='holds string in `vector`, not lists of numbers'): read_vectors(tmp_path/'text.parquet')
+    for kind in pa.list_(pa.float64()),pa.large_list(pa.float16()),pa.list_(pa.int32(), 2):
+        rows = pa.array([np.float16([1,2]),np.float16([3,4])] if kind==pa.large_list(pa.float16()) else [[1,2],[3,4]], kind)
+        pa.parquet.write_table(pa.table(dict(id=['a','b'], vector=rows)), tmp_path/'kind.parquet')
+        assert read_vectors(tmp_path/'kind.parquet').vectors.tolist()==[[1,2],[3,4]]
+
+
+@pytest.mark.parametrize('end', ['.npz', '.parquet'])
+def test_no_vectors_come_back_as_none(tmp_path, end):
+    if end=='.parquet': pytest.importorskip('pyarrow')
+    for nothing in Vectors([], [], 'aa'),Vectors(np.zeros((0,8)), [], 'aa'):
+        again = read_vectors(write_vectors(tmp_path/f'v{end}', nothing))
+        assert len(again)==0 and again.model=='aa'
 
 
 def test_an_npz_that_would_have_to_be_unpickled_is_refused(tmp_path):

@@ -71,6 +71,7 @@ class Vectors:
     columns:dict = field(default_factory=dict) # N texts, numbers or `None` by name: camera, time, ...
 
     def __post_init__(self):
+        if not isinstance(self.model, str): raise ValueError(f'the fingerprint is a text, not {self.model!r:.60}')
         self.vectors = as_rows(self.vectors)
         self.ids = check_ids(self.ids, len(self.vectors))
         self.columns,self.about = check_columns(self.columns, len(self.vectors)),dict(self.about or {})
@@ -96,7 +97,7 @@ def _parquet(v):
     "Content of a .parquet"
     need('pyarrow', extra='search')
     import pyarrow as pa, pyarrow.parquet as pq
-    rows = pa.FixedSizeListArray.from_arrays(pa.array(v.vectors.reshape(-1)), v.vectors.shape[1])
+    rows = pa.FixedSizeListArray.from_arrays(pa.array(v.vectors.reshape(-1)), v.vectors.shape[1] or 1)
     names = pa.array([_utf8(i) for i in v.ids], pa.string())
     table = pa.table(dict(id=names, vector=rows) | {k: pa.array([_utf8(o) for o in c]) for k,c in v.columns.items()})
     pq.write_table(table.replace_schema_metadata({'ccreid': to_json(dict(model=v.model, about=v.about))}),
@@ -155,15 +156,24 @@ def _known(table):
     return {k: [plain(v) for v in table[k].to_pylist()] for k in fits}
 
 # %% ../../nbs/search/vectors.ipynb #404ec775
+def _rows_of(column):
+    "Rows of a column of lists; `Unfit` where they are not all there and of one length"
+    import pyarrow.compute as pc, pyarrow.types as t
+    if not any(f(column.type) for f in (t.is_list,t.is_large_list,t.is_fixed_size_list)):
+        raise Unfit(f'holds {column.type} in `vector`, not lists of numbers')
+    if not len(column): return []
+    lengths = {*pc.unique(pc.list_value_length(column)).to_pylist()}
+    if len(lengths)>1 or None in lengths or column.null_count:
+        raise Unfit('holds vectors of different lengths, or none')
+    return column.combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
+
 def _from_parquet(path):
     "Vectors of a .parquet"
     import pyarrow.parquet as pq
     table = pq.read_table(path)
     if not {'id','vector'}<=set(table.column_names): raise Unfit('has no columns id and vector')
     text = (table.schema.metadata or {}).get(b'ccreid')
-    flat = table['vector'].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    rows = flat.reshape(table.num_rows, -1) if table.num_rows else np.zeros((0,0), np.float32)
-    return Vectors(rows, table['id'].to_pylist(), *_said(text), _known(table))
+    return Vectors(_rows_of(table['vector']), table['id'].to_pylist(), *_said(text), _known(table))
 
 # %% ../../nbs/search/vectors.ipynb #80b0e05d
 def read_vectors(
