@@ -346,6 +346,7 @@ def _engine(kind):
 def _filled(arrays, said):
     "An index of what a file holds"
     if said is None or 'index' not in said: raise Unfit('holds tensors, but no index')
+    if not isinstance(said['model'], str) or not isinstance(said['about'], dict): raise TypeError
     index = _engine(said['index'])(said['model'], **said['settings'])
     def text(name, default): return json.loads(arrays.pop(name).numpy().tobytes()) if name in arrays else default
     ids = text('ids', None)
