@@ -317,8 +317,8 @@ def test_files_that_are_none_are_refused_in_one_line(tmp_path):
                  other=safetensors_bytes(dict(a=rows), dict(b=1)), engine=safetensors_bytes(dict(vectors=rows, ids=ids(['a','b'])), {**about, 'index':'magic'}),
                  few=safetensors_bytes(dict(vectors=rows, ids=ids(['a'])), about), long=safetensors_bytes(dict(vectors=rows, ids=ids(['a','b'])), {**about, 'dim':9}),
                  twice=safetensors_bytes(dict(vectors=rows, ids=ids(['a','a'])), about), noids=safetensors_bytes(dict(vectors=rows), about),
-                 words=safetensors_bytes(dict(vectors=rows, ids=ids(3)), about), said=safetensors_bytes(dict(vectors=rows, ids=ids(['a','b'])), {**about, 'dim':2, 'about':3}),
-                 model=safetensors_bytes(dict(vectors=rows, ids=ids(['a','b'])), {**about, 'dim':2, 'model':3}), set=safetensors_bytes(dict(vectors=rows, ids=ids(['a','b'])), {**about, 'settings':dict(x=1)}))
+                 words=safetensors_bytes(dict(vectors=rows, ids=ids(3)), about), said=safetensors_bytes(dict(vectors=rows, ids=ids(['a','b'])), {**about, 'about':3}),
+                 model=safetensors_bytes(dict(vectors=rows, ids=ids(['a','b'])), {**about, 'model':3}), set=safetensors_bytes(dict(vectors=rows, ids=ids(['a','b'])), {**about, 'settings':dict(x=1)}))
     for name,data in files.items():
         (tmp_path/name).write_bytes(data)
         with pytest.raises(ValueError) as e: open_index(tmp_path/name)
