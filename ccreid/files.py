@@ -10,7 +10,7 @@ __all__ = ['MAKING', 'shown', 'plain', 'to_json', 'write_whole', 'clear_making',
 
 # %% ../nbs/files.ipynb #a023cde2
 import json,os,re,secrets,stat
-from contextlib import contextmanager
+from contextlib import contextmanager,suppress
 from pathlib import Path
 
 # %% ../nbs/files.ipynb #3fb113ac
@@ -60,9 +60,15 @@ def _put(tmp, path, once):
         except OSError: pass                           # a disk without hard links
     os.replace(tmp, path)
 
-def _fill(path, data, sync):
+def _close(path, old):
+    "Close a new file to those to whom the one that it replaces is closed"
+    with suppress(OSError): # there is none, or the disk knows no rights
+        os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) & (os.stat(old).st_mode | stat.S_IRWXU))
+
+def _fill(path, data, sync, old):
     "Write a new file"
     with open(path, 'wb') as f:
+        _close(path, old)
         f.write(data.encode() if isinstance(data, str) else data)
         if sync: f.flush(); os.fsync(f.fileno())
 
@@ -79,7 +85,7 @@ def write_whole(
     tmp = Path(tmp) if tmp else path.with_name(f"{_making(path.name)}{os.getpid()}-{secrets.token_hex(3)}")
     try:
         if not os.path.isdir(path.parent): path.parent.mkdir(parents=True, exist_ok=True)
-        _fill(tmp, data, sync)
+        _fill(tmp, data, sync, path)
         _put(tmp, path, once)
     except OSError as e:
         say = f'cannot write {shown(path)}: {e.strerror or e}; what was there before is as it was'

@@ -169,6 +169,12 @@ def test_functions_are_called_with_pictures_and_must_give_a_vector_each():
     assert all(p.mode=='RGB' and p.size==(12,24) for p in seen)
     for wrong in (lambda ps: [1.]*len(ps), lambda ps: [[1.]], lambda ps: np.zeros((len(ps),2,2))):
         with pytest.raises(ValueError, match='not one vector each'): embed(wrong, noise(2))
+    for wrong in (lambda ps: None, lambda ps: [['a'] for _ in ps], lambda ps: [[1.]*(i+1) for i,_ in enumerate(ps)], lambda ps: np.ones((len(ps),2), complex),
+                  lambda ps: [[None,1.] for _ in ps], lambda ps: np.ones((len(ps),2), bool)):
+        with pytest.raises(ValueError, match='gives (NoneType|list|ndarray), not a vector of numbers for each picture'): embed(wrong, noise(2))
+    with pytest.raises(ValueError, match=r'gives vectors of different lengths: \[1, 2\]'): embed(lambda ps: np.ones((len(ps),len(ps))), noise(3), batch_size=2)
+    for kind in torch.bfloat16,torch.float16,torch.int64:
+        assert embed(lambda ps: torch.ones(len(ps), 4, dtype=kind), noise(2)).tolist()==[[.5]*4]*2
 
 
 @pytest.fixture(scope='module')

@@ -1,5 +1,5 @@
 "The gallery of known people: pooling against plain loops, ids, forgetting down to the bytes, kills, locks, the three commands"
-import json, os, re, signal, sys
+import json, os, re, signal, sys, unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +47,15 @@ def test_nobody_below_the_threshold_and_somebody_at_it(gallery):
     named = [who(index, q, t, model='aa')[0]['name'] is not None for t in (-1, score-.001, score+.001, 1)]
     assert named==[True,True,False,False]
     assert [len(who(index, q, model='aa', top=k)[0]['people']) for k in (1, 3, 9)]==[1,3,4]
+
+
+def test_who_reaches_the_threshold_just_so_is_named_and_equals_stand_by_name(tmp_path):
+    for name in 'zoe','bob','ada','mia': enrol(tmp_path/'g', name, Vectors([[0.,1.] if name=='mia' else [1.,0.]], [name], 'aa'))
+    index = open_gallery(tmp_path/'g')
+    for pool in 'best','mean':
+        a, = who(index, [2.,0.], 1, pool, model='aa')
+        assert a['name']=='ada' and a['score']==1 and [p['name'] for p in a['people']]==['ada','bob','zoe','mia']
+        assert who(index, [1.,1e-3], 1, pool, model='aa')[0]['name'] is None
 
 
 def test_ids_are_given_once_and_kept(gallery):
@@ -120,7 +129,8 @@ def test_two_do_not_write_at_once(gallery):
     (lambda g: enrol(g, 'a\nb', some(1)), 'has a name'), (lambda g: enrol(g, 'x'*201, some(1)), 'has a name'), (lambda g: enrol(g, 3, some(1)), 'has a name'),
     (lambda g: forget(g, 'eva'), 'nobody called eva, but 4 others'), (lambda g: who(open_gallery(g), unit(1, 8), model='bb'), 'vectors of two models'),
     (lambda g: who(open_gallery(g), unit(1, 8)), 'do not say'), (lambda g: who(open_gallery(g), unit(1, 7), model='aa'), 'length 7'),
-    (lambda g: who(open_gallery(g), unit(1, 8), 1.1, model='aa'), 'from -1 to 1'), (lambda g: who(open_gallery(g), unit(1, 8), float('nan'), model='aa'), 'from -1'),
+    (lambda g: who(open_gallery(g), unit(1, 8), 1.1, model='aa'), 'threshold, .* at most 1'), (lambda g: who(open_gallery(g), unit(1, 8), float('nan'), model='aa'), 'threshold'),
+    (lambda g: who(open_gallery(g), unit(1, 8), '.5', model='aa'), "threshold, .* got '.5'"),
     (lambda g: who(open_gallery(g), unit(1, 8), pool='max', model='aa'), 'best or mean'), (lambda g: who(open_gallery(g), unit(1, 8), top=0, model='aa'), 'whole number')])
 def test_what_cannot_be_is_refused_and_changes_nothing(gallery, f, said):
     before = gallery.read_bytes()
@@ -128,7 +138,50 @@ def test_what_cannot_be_is_refused_and_changes_nothing(gallery, f, said):
     assert gallery.read_bytes()==before
 
 
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='no fork')
+def test_through_a_link_it_is_the_same_gallery(gallery, tmp_path):
+    (tmp_path/'elsewhere').mkdir()
+    link,mark = tmp_path/'elsewhere'/'link.gallery',unit(1, 8, 50)[0].tobytes()
+    link.symlink_to(gallery)
+    killed(lambda: enrol(link, 'eva', some(1, seed=50)))
+    assert mark in everything(tmp_path)
+    with hold(gallery.with_name('.people.gallery.lock')):
+        with pytest.raises(BlockingIOError): forget(link, 'ada')
+    assert forget(link, 'ada')==3 and mark not in everything(tmp_path) and b'"ada' not in everything(tmp_path)
+    assert link.is_symlink() and [p.name for p in (tmp_path/'elsewhere').iterdir()]==['link.gallery']
+
+
+@pytest.mark.skipif(os.name!='posix', reason='rights of POSIX')
+def test_a_file_that_others_may_not_read_stays_so(gallery):
+    gallery.chmod(0o600)
+    enrol(gallery, 'eva', some(1, seed=9)); forget(gallery, 'ada')
+    assert gallery.stat().st_mode & 0o777==0o600
+
+
+def test_a_name_is_one_name_in_whatever_form_its_letters_are(gallery):
+    one,two = (unicodedata.normalize(f, 'José') for f in ('NFC','NFD'))
+    assert one!=two and enrol(gallery, two, some(1, seed=20, name='x'))==[f'{one}/1'] and enrol(gallery, one, some(1, seed=21, name='y'))==[f'{one}/2']
+    index = open_gallery(gallery)                                                     # one that other code wrote
+    index.add(Vectors(unit(1, 8, 22), [f'{two}/7'], 'aa', columns=dict(person=[two], picture=['z'])))
+    index.save(gallery)
+    assert enrol(gallery, two, some(1, seed=23, name='w'))==[f'{one}/8']
+    assert forget(gallery, two)==4 and 'José' not in unicodedata.normalize('NFC', ''.join(people(open_gallery(gallery))))
+
+
+def test_who_remains_alone_is_one_other(tmp_path):
+    enrol(tmp_path/'g', 'ada', some(1))
+    with pytest.raises(ValueError, match='but 1 other$'): forget(tmp_path/'g', 'bob')
+
+
 def test_other_files_are_no_galleries(tmp_path):
+    index = ExactIndex()
+    columns = dict(person=['ada','ada','bob'], picture=['a','b','c'])
+    for n,(ids,more) in enumerate(((['a.jpg','b.jpg','c.jpg'], {}), (['ada/1','ada/2','ada/3'], {}), (['ada/1','ada/x','bob/1'], {}),
+                                   (['1/1','1/2','2/1'], dict(person=[1,1,2])), (['ada/1','ada/2','bob/1'], dict(picture=[1,2,3])))):
+        index = ExactIndex()
+        index.add(unit(3, 8), ids, columns=columns | more)
+        index.save(tmp_path/f'{n}.index')
+        with pytest.raises(ValueError, match='no gallery of known people'): enrol(tmp_path/f'{n}.index', 'ada', some(1, model=''))
     index = ExactIndex()
     index.add(some(3))
     index.save(tmp_path/'plain.index')
@@ -183,6 +236,8 @@ def test_enrol_who_forget(here, run):
     assert run('who who.png --gallery g --out w.json')[0]==0 and json.loads(Path('w.json').read_text())['results'][0]['name']=='ada'
     assert run('forget ada --gallery g')[1]=='ada: 2 pictures are gone from g\n'
     assert run('who who.png --gallery g')[1].startswith('who.png: bob') and b'ada/' not in Path('g').read_bytes()
+    assert run('search who.png --index g --out s.html')[0]==0                         # a gallery is an index; its ids are no paths
+    assert Path('s.html').read_text().count('<img')==3 and 'bob/1' in Path('s.html').read_text()
 
 
 @pytest.mark.parametrize('line,said', [

@@ -1,5 +1,5 @@
 "Qdrant: the real client against a stand-in for the server; the same answers as exact search, filters, refusals, keys, removal"
-import os, socket, sys, warnings
+import os, signal, socket, sys, warnings
 
 import numpy as np
 import pytest
@@ -166,6 +166,44 @@ def test_a_collection_that_was_never_finished_is_refused(server, monkeypatch):
     assert len(held.collections['people']['points'])==20
     for f in (lambda: open_index(f'{url}/people'), lambda: QdrantIndex(f'{url}/people'), lambda: index.search(unit(1, 8), model='aa')):
         with pytest.raises(ValueError, match='people is not whole'): f()
+
+
+def killed(url, vectors, pieces):
+    "A process that dies while it adds vectors, after so many pieces of a thousand"
+    if not (pid := os.fork()):
+        try:
+            index,sent = QdrantIndex(url),[]
+            send = index._client.upsert
+            def dying(*args, **kw):
+                if len(sent)==pieces: os.kill(os.getpid(), signal.SIGKILL)
+                sent.append(send(*args, **kw))
+            index._client.upsert = dying
+            index.add(vectors)
+        finally: os._exit(0)
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1])==signal.SIGKILL
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='no fork')
+def test_a_kill_while_adding_leaves_a_clear_line_or_an_index_that_can_be_used(server, tmp_path, monkeypatch, capsys):
+    url,held = server
+    people,vectors = f'{url}/people',some(2500)
+    killed(people, vectors, 2)                                                                     # the first of a collection
+    assert len(held.collections['people']['points'])==2000
+    for f in (lambda: open_index(people), lambda: QdrantIndex(people)):
+        with pytest.raises(ValueError, match='people is not whole: .*delete the collection and make it again$'): f()
+    monkeypatch.chdir(tmp_path)
+    write_vectors('v.npz', some(3))
+    assert cli.main(f'index v.npz --out {people} --engine qdrant'.split())==2 and 'is not whole' in capsys.readouterr().err
+    held.collections.clear()
+    exact,index = both(url, 300)
+    later = some(2500, 3, start=1000)
+    killed(people, later, 1)                                                                       # later ones
+    index = open_index(people)
+    assert len(index)==1300 and index.search(unit(300, 8)[:3], 1, 'aa').ids==[['p0000'],['p0001'],['p0002']]
+    with pytest.raises(ValueError, match="'p1000' is in the index"): index.add(later)
+    assert index.remove({*later.ids} & {*index.ids})==1000
+    for i in index,exact: i.add(later)
+    assert same(exact, index) and len(index)==2800
 
 
 def test_collections_of_others_and_old_servers(server):

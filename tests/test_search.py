@@ -119,7 +119,7 @@ def test_nothing_in_nothing_found():
     (dict(vectors=Vectors(unit(1, 8), ['x'], 'bb')), 'model bb'), (dict(vectors=unit(1, 9), ids=['x'], model='aa'), 'have length 9, and those in the index 8'),
     (dict(vectors=unit(2, 8), ids=['x'], model='aa'), '2 vectors, and 1 ids'), (dict(vectors=unit(1, 8), model='aa'), '1 vectors, and 0 ids'),
     (dict(vectors=unit(2, 8), ids=['x','x'], model='aa'), 'twice'), (dict(vectors=unit(1, 8), ids=['p3'], model='aa'), "'p3' is in the index"),
-    (dict(vectors=unit(1, 8)*0, ids=['x'], model='aa'), 'points nowhere'), (dict(vectors=unit(1, 8)*np.nan, ids=['x'], model='aa'), 'not finite')])
+    (dict(vectors=unit(1, 9), ids=['x'], model='bb'), 'vectors are of model bb'), (dict(vectors=unit(1, 8)*0, ids=['x'], model='aa'), 'points nowhere'), (dict(vectors=unit(1, 8)*np.nan, ids=['x'], model='aa'), 'not finite')])
 def test_what_does_not_belong_is_refused_and_nothing_changes(what, said):
     index = filled()
     with pytest.raises(ValueError, match=said): index.add(**what)
@@ -133,6 +133,74 @@ def test_queries_of_another_model_are_refused():
     for top in (0, -1, 1.5, None):
         with pytest.raises(ValueError, match='whole number'): index.search(unit(1, 8), top, 'aa')
     assert index.search(Vectors(unit(1, 8), ['q'], 'aa'), 2).ids==index.search(unit(1, 8), 2, 'aa').ids
+
+
+@pytest.mark.parametrize('kind', ['float64','float16','bfloat16','int8','list','rows'])
+def test_numbers_of_every_kind_are_vectors(kind):
+    whole = np.random.default_rng(0).integers(-8, 9, (30,6))+.0                        # which all kinds can hold
+    whole[:,0] += 20
+    def of(a):
+        if kind=='list': return a.tolist()
+        if kind=='rows': return [torch.tensor(r) for r in a]
+        return a.astype(kind) if hasattr(np, kind) else torch.tensor(a, requires_grad=True).to(getattr(torch, kind))
+    index,plain = ExactIndex(),ExactIndex()
+    index.add(of(whole), [str(i) for i in range(30)]); plain.add(np.float32(whole), [str(i) for i in range(30)])
+    a,b = index.search(of(whole[3:5]), 9),plain.search(whole[3:5], 9)
+    assert a.ids==b.ids and (a.scores==b.scores).all() and a.ids[0][0]=='3'
+
+
+def test_an_empty_list_is_no_vectors():
+    for nothing in [], (), np.zeros((0,8)), torch.zeros(0, 8), np.zeros(0):
+        index = filled()
+        index.add(nothing, [], 'aa')
+        assert len(index)==40 and index.search(nothing, model='aa').ids==[] and len(Vectors(nothing, []))==0
+
+
+@pytest.mark.parametrize('vectors,said', [([[1.,2.],[3.]], 'not all of one length'), ([[1e300,1.]], 'not finite in float32'), ([[True,False]], 'not bool'),
+    (None, 'not object'), ('abc', 'not <U3'), ([[1j,2.]], 'not complex128'), (np.zeros((1,2,3)), r'not \[1, 2, 3\]'), (3., r'not \[\]'), ([[np.inf,1.]], 'not finite')])
+@pytest.mark.filterwarnings('error')
+def test_what_are_no_vectors(vectors, said):
+    with pytest.raises(ValueError, match=said): ExactIndex().search(vectors)
+    with pytest.raises(ValueError, match=said): Vectors(vectors, ['a'])
+
+
+def test_what_is_given_beside_vectors_counts_or_is_refused():
+    some = Vectors(unit(2, 8, 1), ['x','y'], 'aa', dict(folder='/other'), dict(camera=[1,2]))
+    index = filled()
+    index.add(some, ['a','b'], columns=dict(camera=[7,8]))
+    assert index.ids[-2:]==['a','b'] and index.known(['a','b'])==[dict(camera=7),dict(camera=8)]
+    index.add(Vectors(unit(1, 8, 2), ['z']), model='aa')                               # nobody had said whose it is
+    for f in (lambda: index.add(Vectors(unit(1, 8, 3), ['w'], 'aa'), model='bb'), lambda: index.search(some, model='bb')):
+        with pytest.raises(ValueError, match='are of model aa, not bb'): f()
+    with pytest.raises(ValueError, match='2 vectors, and 1 ids'): index.add(some, ['c'])
+    with pytest.raises(ValueError, match='a list of texts'): index.add(unit(2, 8, 5), 'cd', 'aa')
+    with pytest.raises(ValueError, match='the fingerprint is a text, not 3'): Vectors([[1.]], ['a'], 3)
+    assert len(index)==43 and Vectors([[1.]], ['a'], 'm', None).about=={}
+
+
+def test_ids_in_whatever_holds_them():
+    index = known()[0]
+    assert index.known('p11')==index.known(i for i in ['p11']) ==index.known(np.array(['p11'])) and index.known('p11')[0]['person']=='ada'
+    assert index.remove(i for i in ['p1','p2'])==2 and index.remove({'p3','p4'})==2 and index.remove('p11')==1 and index.remove([])==0
+    assert len(index)==35 and not {'p1','p2','p3','p4','p11'} & {*index.ids}
+
+
+def test_how_many_is_a_whole_number_of_any_kind():
+    index = filled()
+    for top in 3, np.int64(3), torch.tensor(3): assert len(index.search(unit(1, 8), top, 'aa').ids[0])==3
+    for top in True, 0, -1, 2.5, '3', None, [3]:
+        with pytest.raises(ValueError, match='top: .*whole number'): index.search(unit(1, 8), top, 'aa')
+
+
+def test_the_function_itself_takes_any_rows_and_says_what_it_cannot():
+    rows,queries = unit(9, 4),unit(2, 4, 1)
+    wanted = nearest(queries, rows, 3)
+    for q,r in ((queries.astype(float), rows), (queries, rows[::-1].copy()[::-1]), (np.asfortranarray(queries), np.asfortranarray(rows))):
+        at,s = nearest(q, r, 3)
+        assert (at==wanted[0]).all() and (s==wanted[1]).all()
+    assert [o.shape for o in nearest(queries[:0], rows, 3)]==[(0,3),(0,3)]
+    for k,among in ((0, None), (10, None), (-1, None), (3, np.array([1,2]))):
+        with pytest.raises(ValueError, match='k is from 1 to'): nearest(queries, rows, k, among=among)
 
 
 def known(n=40, engine=ExactIndex, **kw):
@@ -203,6 +271,25 @@ def test_the_largest_by_groups_are_the_largest(n, width, q, seed, values):
     assert all(len(set(row))==len(row) for row in at.tolist())
 
 
+def test_the_largest_may_stand_behind_the_last_whole_group():
+    from ccreid.search.exact import _largest
+    s = torch.zeros(1, 32*8+5)
+    s[0,-1],s[0,-3],s[0,7] = 3,2,1
+    assert _largest(s, 2)[1].tolist()==[[260,258]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 80), st.integers(1, 80), st.integers(0, 99), st.integers(4, 3000), st.integers(1, 4))
+def test_among_some_rows_the_answer_is_that_of_brute_force(n, k, seed, memory, kinds):
+    rng = np.random.default_rng(seed)
+    rows = unit(kinds, 6, seed)[rng.integers(0, kinds, n)]                             # many copies
+    among = np.flatnonzero(rng.random(n)<.6)
+    if not len(among): among = np.array([n-1])
+    k = min(k, len(among))
+    at,_ = nearest(rows[:2], rows, k, memory, among)
+    np.testing.assert_array_equal(at, among[brute(rows[:2], rows[among], k)[0]])
+
+
 def test_an_engine_says_what_it_lacks():
     class Half(Index): kind = 'half'
     with pytest.raises(AttributeError): Half().add([[1.]], ['a'])
@@ -230,7 +317,8 @@ def test_files_that_are_none_are_refused_in_one_line(tmp_path):
                  other=safetensors_bytes(dict(a=rows), dict(b=1)), engine=safetensors_bytes(dict(vectors=rows, ids=ids(['a','b'])), {**about, 'index':'magic'}),
                  few=safetensors_bytes(dict(vectors=rows, ids=ids(['a'])), about), long=safetensors_bytes(dict(vectors=rows, ids=ids(['a','b'])), {**about, 'dim':9}),
                  twice=safetensors_bytes(dict(vectors=rows, ids=ids(['a','a'])), about), noids=safetensors_bytes(dict(vectors=rows), about),
-                 words=safetensors_bytes(dict(vectors=rows, ids=ids(3)), about), set=safetensors_bytes(dict(vectors=rows, ids=ids(['a','b'])), {**about, 'settings':dict(x=1)}))
+                 words=safetensors_bytes(dict(vectors=rows, ids=ids(3)), about), said=safetensors_bytes(dict(vectors=rows, ids=ids(['a','b'])), {**about, 'about':3}),
+                 model=safetensors_bytes(dict(vectors=rows, ids=ids(['a','b'])), {**about, 'model':3}), set=safetensors_bytes(dict(vectors=rows, ids=ids(['a','b'])), {**about, 'settings':dict(x=1)}))
     for name,data in files.items():
         (tmp_path/name).write_bytes(data)
         with pytest.raises(ValueError) as e: open_index(tmp_path/name)
@@ -254,7 +342,7 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
 def faiss(): return pytest.importorskip('faiss')
 
 
-@pytest.mark.parametrize('factory', ['auto', 'Flat', 'IVF4,Flat', 'HNSW16'])
+@pytest.mark.parametrize('factory', ['auto', 'Flat', 'IVF4,Flat', 'HNSW16', 'RR8,IVF4,Flat', 'RR8,HNSW16', 'L2norm,Flat'])
 def test_faiss_is_an_index_like_the_other(faiss, tmp_path, factory):
     from ccreid.search.faiss_index import FaissIndex
     index,exact = filled(400, 8, FaissIndex, factory=factory, probe=4),filled(400, 8)
@@ -263,7 +351,7 @@ def test_faiss_is_an_index_like_the_other(faiss, tmp_path, factory):
         queries = Vectors(unit(30, 8, 5), [f'q{i}' for i in range(30)], 'aa')
         a,b = index.search(queries, 6),exact.search(queries, 6)
         hits = np.mean([len(set(x)&set(y))/6 for x,y in zip(a.ids, b.ids)])
-        return hits>.97 if factory=='HNSW16' else a.ids==b.ids and np.allclose(a.scores, b.scores, atol=1e-6)
+        return hits>.97 if 'HNSW' in factory else a.ids==b.ids and np.allclose(a.scores, b.scores, atol=1e-6)
     assert same()
     for i in index,exact: i.remove(['p0','p77','p399'])
     assert same() and index.search(rows[77], 1, 'aa').ids!=[['p77']] and len(index)==397
@@ -276,7 +364,7 @@ def test_faiss_is_an_index_like_the_other(faiss, tmp_path, factory):
     with pytest.raises(ValueError, match='model bb'): index.search(unit(1, 8), model='bb')
 
 
-@pytest.mark.parametrize('factory', ['Flat', 'IVF4,Flat', 'HNSW16'])
+@pytest.mark.parametrize('factory', ['Flat', 'IVF4,Flat', 'HNSW16', 'RR8,IVF4,Flat'])
 def test_faiss_filters_before_it_searches(faiss, factory):
     from ccreid.search.faiss_index import FaissIndex
     index,columns = known(engine=FaissIndex, factory=factory, probe=4)
@@ -296,6 +384,31 @@ def test_faiss_gives_fewer_where_it_finds_fewer_and_can_be_emptied(faiss):
     assert len(index)==0 and index.search(unit(1, 8), 3, 'aa').ids==[[]]
     index.add(unit(40, 8), [str(i) for i in range(40)], model='aa')
     assert index.search(unit(1, 8), 1, 'aa').ids==[['0']]
+
+
+def test_what_faiss_cannot_build_is_said_and_nothing_is_lost(faiss, tmp_path):
+    from ccreid.search.faiss_index import FaissIndex
+    for wrong in (dict(factory=3), dict(factory=''), dict(probe=-1), dict(probe=1.5)):
+        with pytest.raises(ValueError, match='expected a'): FaissIndex(**wrong)
+    index = filled(50, 8, FaissIndex, factory='IVF60,Flat')                            # more cells than vectors
+    for f in (lambda: index.search(unit(1, 8), 1, 'aa'), lambda: index.remove('p1'), lambda: index.save(tmp_path/'a')):
+        for _ in range(2):
+            with pytest.raises(ValueError, match="FAISS cannot build 'IVF60,Flat' of 50 vectors"): f()
+    assert len(index)==50 and 'p1' in index and not (tmp_path/'a').exists()
+    index.add(unit(50, 8, 1), [f'q{i}' for i in range(50)], 'aa')                      # enough now
+    assert index.search(unit(50, 8)[1:2], 1, 'aa').ids==[['p1']]
+    index.remove(index.ids)
+    assert len(open_index(index.save(tmp_path/'a')))==len(open_index(FaissIndex(factory='HNSW16').save(tmp_path/'b')))==0
+
+
+def test_what_is_removed_from_faiss_is_not_in_its_file(faiss, tmp_path):
+    from ccreid.search.faiss_index import FaissIndex
+    for factory in 'Flat','IVF4,Flat','HNSW16','Flat,RFlat':
+        index = filled(50, 8, FaissIndex, factory=factory)
+        mark = filled(50, 8)._rows()[11].tobytes()
+        assert mark in index.save(tmp_path/'a').read_bytes()
+        index.remove('p11')
+        assert mark not in index.save(tmp_path/'a').read_bytes()
 
 
 def test_faiss_files_are_refused_like_others(faiss, tmp_path):
@@ -341,6 +454,25 @@ def test_a_parquet_file_is_read_by_others(tmp_path):
     with pytest.raises(ValueError, match='no columns id and vector'): read_vectors(tmp_path/'other.parquet')
     pd.DataFrame(dict(id=['a','b'], vector=[[1.,2.],[3.]])).to_parquet(tmp_path/'ragged.parquet')
     with pytest.raises(ValueError, match='ragged.parquet'): read_vectors(tmp_path/'ragged.parquet')
+    import pyarrow as pa, pyarrow.parquet
+    half = pa.FixedSizeListArray.from_arrays(pa.array([1.,2.,3.,4.]), 2, mask=pa.array([False,True]))
+    for vectors in ([[1.],[2.,3.,4.]], [[1.,2.],None], half, [[],[1.,2.]]):                # as many numbers as two rows of two, or of one
+        pa.parquet.write_table(pa.table(dict(id=['a','b'], vector=vectors)), tmp_path/'wrong.parquet')
+        with pytest.raises(ValueError, match='wrong.parquet holds vectors of different lengths, or none'): read_vectors(tmp_path/'wrong.parquet')
+    pa.parquet.write_table(pa.table(dict(id=['a','b'], vector=['x','y'])), tmp_path/'text.parquet')
+    with pytest.raises(ValueError, match='holds string in `vector`, not lists of numbers'): read_vectors(tmp_path/'text.parquet')
+    for kind in pa.list_(pa.float64()),pa.large_list(pa.float16()),pa.list_(pa.int32(), 2):
+        rows = pa.array([np.float16([1,2]),np.float16([3,4])] if kind==pa.large_list(pa.float16()) else [[1,2],[3,4]], kind)
+        pa.parquet.write_table(pa.table(dict(id=['a','b'], vector=rows)), tmp_path/'kind.parquet')
+        assert read_vectors(tmp_path/'kind.parquet').vectors.tolist()==[[1,2],[3,4]]
+
+
+@pytest.mark.parametrize('end', ['.npz', '.parquet'])
+def test_no_vectors_come_back_as_none(tmp_path, end):
+    if end=='.parquet': pytest.importorskip('pyarrow')
+    for nothing in Vectors([], [], 'aa'),Vectors(np.zeros((0,8)), [], 'aa'):
+        again = read_vectors(write_vectors(tmp_path/f'v{end}', nothing))
+        assert len(again)==0 and again.model=='aa'
 
 
 def test_an_npz_that_would_have_to_be_unpickled_is_refused(tmp_path):
@@ -448,6 +580,33 @@ def test_a_file_that_is_there_stays_or_is_replaced_whole(folder, tmp_path):
     assert len(other.calls)==4 and read_vectors(out).model==other.fingerprint
 
 
+def test_a_folder_that_was_moved_is_not_embedded_again_but_found(folder, tmp_path):
+    out = tmp_path/'v.npz'
+    before = embed_to_file(stopping(99), folder, out, about=dict(weights='old'))
+    place = folder.rename(tmp_path/'moved')
+    after = embed_to_file(again := stopping(99), place, out, about=dict(weights='new'))
+    found = read_vectors(out)
+    assert again.calls==[] and (found.vectors==before.vectors).all() and found.ids==before.ids
+    assert found.about==after.about=={**before.about, 'folder': str(place), 'weights': 'new'}
+    stamp = out.stat().st_mtime_ns
+    embed_to_file(again, place, out, about=dict(weights='new'))
+    assert again.calls==[] and out.stat().st_mtime_ns==stamp
+
+
+def test_a_record_of_a_job_that_is_damaged_says_the_way_out(folder, tmp_path):
+    begun(folder, out := tmp_path/'v.npz')
+    (parts_of(out)/'job.json').write_text('{')
+    with pytest.raises(ValueError, match='job.json is damaged.*--restart'): embed_to_file(stopping(99), folder, out, part=2)
+    assert len(embed_to_file(stopping(99), folder, out, part=2, restart=True))==10
+
+
+def test_a_vector_that_points_nowhere_is_named(folder, tmp_path):
+    fourth = np.asarray(Image.open(folder/'4.png')).tolist()
+    def model(pictures): return [[0.,0.] if np.asarray(p).tolist()==fourth else [1.,0.] for p in pictures]
+    with pytest.raises(ValueError, match='gives 4.png a vector of length 0'): embed_to_file(model, folder, tmp_path/'v.npz')
+    assert not (tmp_path/'v.npz').exists()
+
+
 def test_bad_pictures_end_the_job_or_are_counted(folder, tmp_path):
     (folder/'3.png').write_bytes(b'')
     with pytest.raises(ValueError, match='3.png: the file is empty'): embed_to_file(stopping(99), folder, tmp_path/'v.npz', part=4)
@@ -471,6 +630,20 @@ def test_wrong_ends_and_names_that_come_twice_are_said_before_the_work(folder, t
         with pytest.raises(ValueError, match=said): embed_to_file(model, pictures, tmp_path/path)
         assert model.calls==[]
     assert [p.name for p in tmp_path.iterdir()]==['pictures']
+
+
+def test_what_cannot_be_is_said_before_the_work_and_leaves_nothing(folder, tmp_path):
+    for kw,error,said in ((dict(part=0), ValueError, 'part: expected a whole number'), (dict(batch_size=0), ValueError, 'batch_size: expected a whole number'),
+                          (dict(about=dict(x=object())), TypeError, 'JSON')):
+        with pytest.raises(error, match=said): embed_to_file(model := stopping(99), folder, tmp_path/'v.npz', **kw)
+        assert model.calls==[]
+    assert [p.name for p in tmp_path.iterdir()]==['pictures']
+
+
+def test_vectors_of_different_lengths_are_refused(folder, tmp_path):
+    def model(pictures): return np.ones((len(pictures),len(pictures)))
+    for kw in dict(batch_size=3), dict(batch_size=3, part=3):                          # in one part, and among parts
+        with pytest.raises(ValueError, match=r'model gives vectors of different lengths: \[1, 3\]'): embed_to_file(model, folder, tmp_path/f'{len(kw)}.npz', **kw)
 
 
 def test_pictures_in_memory_are_known_by_their_content(tmp_path):

@@ -3,10 +3,13 @@ import json, os, re, signal, subprocess, sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from ccreid import cli
+from ccreid.data.mannequins import MannequinWorld
+from ccreid.data.samples import ReIDDataset
 from ccreid.search.exact import open_index
 from ccreid.search.vectors import Vectors, read_vectors, write_vectors
 
@@ -73,11 +76,62 @@ def test_what_is_known_is_asked_for(index, run):
     assert run('search v.npz --index k.index --top 9 --out k.html')[0]==0
     page = Path('k.html').read_text()
     assert page.count('<br>person 1, camera 1, time 10:00</figcaption>')==6 and page.count('<br>person 5</figcaption>')==6
+    Path('known.csv').write_text(Path('known.csv').read_text().replace('x/', './x/'))            # as `find .` writes names
+    before = Path('k.index').read_bytes()
+    assert run('index v.npz --out k.index --table known.csv --names x/{identity}.png')[0]==0 and Path('k.index').read_bytes()==before
     code,_,err = run('search v.npz --index k.index --where colour=red')
     assert code==2 and 'there is no column colour: there are person, camera, time' in err
 
 
+@pytest.fixture(scope='module')
+def people(tmp_path_factory):
+    "Drawn people in the layout of PRCC, and vectors of them all, drawn by lot"
+    ds = MannequinWorld(identities=(2,0,3), outfits=2, cameras=3, images=2, size=(96,48)).write(tmp_path_factory.mktemp('prcc'), layout='prcc')
+    names = [p.relative_to(ds.root).as_posix() for p in sorted(ds.root.rglob('*.jpg'))]
+    rows = np.random.default_rng(0).normal(size=(len(names),4))
+    write_vectors(file := ds.root.parent/'v.npz', Vectors(rows, names, 'aa', dict(folder=str(ds.root))))
+    return ds,file
+
+
+def test_a_data_set_says_what_is_known(people, run, tmp_path, monkeypatch):
+    ds,file = people
+    monkeypatch.chdir(tmp_path)
+    assert run(f'index {file} --out d.index --data prcc --root {file.parent}')[0]==0
+    index = open_index('d.index')
+    rows = {Path(p).relative_to(ds.root).as_posix(): r for p,r in zip(ds.samples.path, ds.samples.itertuples())}
+    assert len(rows)==len(index.ids) and sorted(index.columns)==['camera','clothes','frame','person']
+    for i,known in zip(index.ids, index.known(index.ids)):
+        r,test = rows[i],rows[i].split!='train'
+        assert known==dict(camera=r.camera, frame=r.frame) | (dict(person=r.identity, clothes=r.clothes) if test else {})
+    assert {rows[i].split for i in index.ids}>={'train','query','gallery'}
+    found = index.search(np.ones(4), 99, 'aa', ['person=3','camera!=0']).ids[0]
+    assert sorted(found)==sorted(i for i,r in rows.items() if r.identity==3 and r.camera!=0 and r.split!='train') and found
+    Path('t.csv').write_text(f'path,camera\n{index.ids[0]},9\n')                          # a table has the last word
+    assert run(f'index {file} --out d.index --data prcc --root {file.parent} --table t.csv')[0]==0
+    assert open_index('d.index').columns['camera'][:2]==[9,None]
+
+
+def test_what_a_data_set_does_not_know_is_not_said(people):
+    from ccreid.search.filters import columns_of_dataset
+    ds = people[0]
+    table = ds.samples.assign(identity=np.where(ds.samples.split=='query', -2, ds.samples.identity), clothes=-1, tracklet=range(len(ds.samples)),
+                              modality=['infrared' if c==1 else 'visible' for c in ds.samples.camera])
+    other = ReIDDataset('prcc', ds.root, table, ds.protocols, no_cameras=('prcc',))
+    got = columns_of_dataset(other, [*table.path, 'x.jpg'])
+    assert sorted(got)==['frame','modality','person','tracklet'] and all(v[-1] is None for v in got.values())
+    assert got['person']==[*(i if s=='gallery' else None for i,s in zip(ds.samples.identity, ds.samples.split)), None]
+    assert got['modality'][:-1]==table.modality.tolist() and got['tracklet'][:-1]==[*range(len(table))]
+    again = pd.concat([table, table.assign(split='val', identity=7)], ignore_index=True)          # each picture in two splits
+    assert columns_of_dataset(ReIDDataset('two', ds.root, again, ds.protocols), [*table.path])['person']==got['person'][:-1]
+    joined = columns_of_dataset(ReIDDataset('two', ds.root, table.assign(dataset=['a','b']*(len(table)//2)), ds.protocols), [*table.path])
+    assert joined['dataset'][:2]==['a','b'] and 'camera' in joined and columns_of_dataset(ds, [])=={}
+    with pytest.raises(ValueError, match='none of the vectors is of prcc: .* /elsewhere/a.jpg, and its own such as'): columns_of_dataset(ds, ['a.jpg'], '/elsewhere')
+
+
 @pytest.mark.parametrize('line,said', [
+    ('index v.npz --out v.npz', 'v.npz holds the vectors: choose another name'), ('index v.npz --out ./gallery/../v.npz', 'holds the vectors'),
+    ('index v.npz --out j.index --root gallery', '--root is for --data'), ('index v.npz --out j.index --data nothing', 'nothing'),
+    ('index v.npz --out j.index --data prcc --root gallery', 'gallery'),
     ('index v.npz --out j.index --table none.csv', 'none.csv'), ('index v.npz --out j.index --table model_of_a_test.py', 'no column path or id'),
     ('index v.npz --out j.index --names {person}.png', 'unknown placeholder'), ('index v.npz --out j.index --names y/{identity}.png', 'no name fits'),
     ('search v.npz --index i.index --where camera=1', 'there is no column camera: there is none'), ('search v.npz --index i.index --where camera', 'no condition'),
@@ -90,7 +144,8 @@ def test_what_is_known_is_asked_for(index, run):
     ('embed gallery --weights resnet_mini --out w.npz --size 3', '--size'), ('embed gallery --weights resnet_mini --out w.npz --batch 0', '--batch'),
     ('index none.npz --out j.index', 'none.npz'), ('index who.png --out j.index', 'ends in .npz'),
     ('index v.npz v.npz --out j.index', "'x/0.png' is in the index"), ('index v.npz --out j.index --factory Flat', '--factory is for --engine faiss'),
-    ('search who.png --index none.index', 'none.index'), ('search who.png --index v.npz', 'v.npz'), ('search none.png --index i.index', 'none.png'),
+    ('search who.png --index none.index', 'none.index'), ('search who.png --index v.npz', 'v.npz is no index, but perhaps a file of vectors: give it to `ccreid index`'),
+    ('search v.npz who.png --index i.index', 'v.npz: a file of vectors is the only query'), ('search who.png --index gallery', 'gallery is a folder'), ('search none.png --index i.index', 'none.png'),
     ('search who.png --index i.index --top 0', '--top'), ('search who.png --index i.index --out found.txt', 'found.txt: what is found is written as .html or .json'),
     ('search who.png --index i.index --weights model_of_a_test:other', 'vectors of two models cannot be compared'),
     ('search who.png', '--index')])
@@ -110,6 +165,19 @@ def test_vectors_of_another_model_do_not_come_into_an_index(index, run):
     write_vectors('plain.npz', Vectors(np.eye(4)[:2], ['a','b']))
     code,_,err = run('search plain.npz --index i.index')
     assert code==2 and 'do not say which model' in err
+
+
+@pytest.mark.skipif(sys.platform!='linux', reason='names that are no text')
+def test_names_that_are_no_text_are_found_and_shown(here, run):
+    name = os.fsdecode(b'bad\xff\n<b>.png')
+    Image.new('RGB', (4,8), (9,9,250)).save(Path('gallery')/name)
+    assert run('embed gallery --weights model_of_a_test:colour --out v.npz --device cpu')[0]==0 and run('index v.npz --out i.index')[0]==0
+    for end in 'html','json': assert run(f'search v.npz --index i.index --top 1 --out f.{end}')[0]==0
+    page,found = Path('f.html').read_text(),json.loads(Path('f.json').read_text())['results']
+    assert page.count('bad\\xff\\n&lt;b&gt;.png')==4 and 'no picture<' not in page                     # query and found: name and alt
+    assert [r['found'][0]['id'] for r in found if r['query']==name]==[name]
+    code,out,_ = run('search v.npz --index i.index --top 1')
+    assert code==0 and out.count('bad\\xff')==2
 
 
 def test_several_folders_in_one_index_keep_their_pictures(index, run):

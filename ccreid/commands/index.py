@@ -9,6 +9,7 @@ __all__ = ['command']
 
 # %% ../../nbs/commands/index.ipynb #d0f8f715
 import os, shutil
+from .shared import read_dataset
 from ..options import of_rule,place
 from ..registry import Command
 from ..values import text,whole
@@ -26,7 +27,11 @@ def _options(parser):
         'what is known about the pictures, for `ccreid search --where`: a column path, and others such as camera, time')
     parser.add_argument('--names', type=of_rule(text()), metavar='PATTERN', help=
         'the names say it, such as {identity}_c{camera}_{frame}.jpg')
+    parser.add_argument('--data', type=of_rule(text()), help=
+        'the data set that the pictures are of, such as prcc, says it: person, clothes, camera')
+    parser.add_argument('--root', type=place, help='its folder; the setting `data` if not given')
 
+# %% ../../nbs/commands/index.ipynb #281fbfd0
 def _engine(options):
     "An empty index of a file; `ValueError` for an option of another engine"
     from ccreid.search.exact import ExactIndex
@@ -44,13 +49,14 @@ def _in_folder(options):
     _engine(options)
     if os.path.lexists(options.out):
         raise ValueError(f'{shown(options.out)} is there: choose another name, or remove it')
-    folder = options.out if '://' in options.out else f'{options.out}.making'
+    folder = options.out if '://' in options.out else f'{options.out.rstrip(os.sep)}.making'
     if folder!=options.out: shutil.rmtree(folder, ignore_errors=True)
     try:
         index = LanceIndex(folder)
         for file in options.vectors: index.add(_read(file, options))
-        print(f'{index!r} in {shown(options.out)}')
+        what = repr(index)
         if folder!=options.out: os.rename(folder, options.out)
+        print(f'{what} in {shown(options.out)}')
     finally:
         if folder!=options.out: shutil.rmtree(folder, ignore_errors=True)
 
@@ -68,17 +74,23 @@ def _on_server(options):
 
 # %% ../../nbs/commands/index.ipynb #237806fe
 def _read(file, options):
-    "Vectors of a file, with what a table or their names say about them"
-    from ccreid.search.filters import columns_of_names, columns_of_table
+    "Vectors of a file, with what their names, a data set or a table say about them"
+    from ccreid.search.filters import columns_of_dataset, columns_of_names, columns_of_table
     from ccreid.search.vectors import read_vectors
     v = read_vectors(file)
     if options.names: v.columns = v.columns | columns_of_names(v.ids, options.names)
+    if options.dataset: v.columns |= columns_of_dataset(options.dataset, v.ids, v.about.get('folder', ''))
     if options.table: v.columns = v.columns | columns_of_table(options.table, v.ids)
     return v
 
+# %% ../../nbs/commands/index.ipynb #56f7928e
 def _run(options):
     "Put vectors into an index"
     from ccreid.files import shown
+    if os.path.realpath(options.out) in map(os.path.realpath, options.vectors):
+        raise ValueError(f'{shown(options.out)} holds the vectors: choose another name for the index')
+    if options.root and not options.data: raise ValueError('--root is for --data')
+    options.dataset = read_dataset(options) if options.data else None
     if options.engine=='qdrant': return _on_server(options)
     if options.out.startswith(('http:','https:')):
         raise ValueError(f'{shown(options.out)}: an index at such an address is for --engine qdrant')
@@ -94,4 +106,5 @@ command = Command('make vectors ready to be searched', _options, _run,
   ccreid index monday.npz tuesday.npz --out week.index
   ccreid index vectors.npz --out people.index --engine faiss
   ccreid index vectors.npz --out people.index --table cameras.csv
+  ccreid index vectors.npz --out people.index --data prcc --root ~/prcc
   ccreid index vectors.npz --out http://localhost:6333/people --engine qdrant''')

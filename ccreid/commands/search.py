@@ -49,10 +49,13 @@ def queries_of(
 ): # (`LoosePictures`, their `Vectors`)
     "The queries that a command names"
     from ccreid.data.loose_pictures import LoosePictures, pictures_of
+    from ccreid.files import shown
     from ccreid.search.vectors import KINDS, Vectors, read_vectors
     from ccreid.training.embedding import embed
     query = options.query[0] if len(options.query)==1 else options.query
-    if isinstance(query, str) and os.path.splitext(query)[1].lower() in KINDS:
+    files = [q for q in options.query if os.path.splitext(q)[1].lower() in KINDS]
+    if files and len(options.query)>1: raise ValueError(f'{shown(files[0])}: a file of vectors is the only query')
+    if files:
         v = read_vectors(query)
         return LoosePictures([os.path.join(v.about.get('folder', ''), i) for i in v.ids], v.ids),v
     row,model = pictures_of(query),model_of_index(options, index)

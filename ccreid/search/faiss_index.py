@@ -11,6 +11,7 @@ __all__ = ['FEW', 'factory_of', 'FaissIndex']
 import numpy as np
 from ..files import Unfit
 from .exact import Index
+from ..values import text,whole
 from ..weights import need
 
 # %% ../../nbs/search/faiss_index.ipynb #5d43c113
@@ -29,40 +30,48 @@ class FaissIndex(Index):
         model:str='', # As of `Index`
         factory:str='auto', # What FAISS is to build
         probe:int=0, # Cells that a query opens; a sixteenth of them, 8 at least, if 0
-    ): # Raises `ImportError` in one line without FAISS
+    ): # Raises `ImportError` in one line without FAISS, `ValueError` for a wrong factory or probe
         need('faiss', extra='search')
         super().__init__(model)
-        self.factory,self.probe = factory,probe
+        self.factory,self.probe = text()(factory),whole(0)(probe)
         self._faiss,self._new = None,[] # FAISS's index; rows that are not in it yet
         self._numbers,self._next = np.zeros(0, np.int64),0 # FAISS's number of each vector, rising; the next one
 
     def _settings(self): return dict(factory=self.factory, probe=self.probe)
 
 # %% ../../nbs/search/faiss_index.ipynb #7bd242ab
-def _made(factory, rows):
-    "A trained index of FAISS, empty; `ValueError` for a text that it does not know"
+def _inner(index):
+    "What lies inside shells of numbers, and behind transforms of the vectors such as PCA"
     import faiss
-    name = factory_of(len(rows)) if factory=='auto' else factory
-    try:
-        found = faiss.index_factory(rows.shape[1], name, faiss.METRIC_INNER_PRODUCT)
-        found.train(rows)
-    except RuntimeError as e:
-        why = str(e).strip().splitlines()[-1].split('Error: ')[-1][:100]
-        raise ValueError(f'FAISS cannot build {name!r} of {len(rows)} vectors: {why}') from None
-    return found if isinstance(found, faiss.IndexIVF) else faiss.IndexIDMap2(found)
+    while isinstance(index, (faiss.IndexIDMap,faiss.IndexPreTransform)): index = faiss.downcast_index(index.index)
+    return index
+
+def _made(name, rows):
+    "A trained index of FAISS, empty"
+    import faiss
+    found = faiss.index_factory(rows.shape[1], name, faiss.METRIC_INNER_PRODUCT)
+    found.train(rows)
+    return found if isinstance(_inner(found), faiss.IndexIVF) else faiss.IndexIDMap2(found)
 
 def _probing(index, probe):
     "Say how many cells a query opens"
-    if hasattr(index, 'nprobe'): index.nprobe = min(index.nlist, probe or max(8, index.nlist//16))
+    inner = _inner(index)
+    if hasattr(inner, 'nprobe'): inner.nprobe = min(inner.nlist, probe or max(8, inner.nlist//16))
 
 # %% ../../nbs/search/faiss_index.ipynb #9cedc421
 def _built(self):
-    "FAISS's index with all vectors in it"
+    "FAISS's index with all vectors in it; `ValueError` where it cannot build what was asked for"
     if self._new:
-        rows,self._new = np.concatenate(self._new),[]
-        if self._faiss is None: self._faiss = _made(self.factory, rows)
-        self._faiss.add_with_ids(rows, self._numbers[len(self._numbers)-len(rows):])
-        _probing(self._faiss, self.probe)
+        rows = np.concatenate(self._new)
+        name = factory_of(len(rows)) if self.factory=='auto' else self.factory
+        try:
+            index = self._faiss or _made(name, rows)
+            index.add_with_ids(rows, self._numbers[len(self._numbers)-len(rows):])
+        except RuntimeError as e:
+            why = str(e).strip().splitlines()[-1].split('Error: ')[-1][:100]
+            raise ValueError(f'FAISS cannot build {name!r} of {len(rows)} vectors: {why}') from None
+        self._faiss,self._new = index,[]
+        _probing(index, self.probe)
     return self._faiss
 FaissIndex._built = _built
 
@@ -72,14 +81,24 @@ def _add(self, rows):
     self._next += len(rows)
     self._new.append(rows)
 
-def _remove(self, keep):
-    index,gone = self._built(),self._numbers[~keep]
-    self._numbers = self._numbers[keep]
+def _removes(index, gone):
+    "Let FAISS remove; false where this kind cannot. Of kinds that are not asked some would end the process"
+    import faiss
+    if not isinstance(_inner(index), (faiss.IndexIVF,faiss.IndexFlatCodes)): return False
     try: index.remove_ids(gone)
-    except RuntimeError: # this kind cannot
-        rows = np.stack([index.reconstruct(int(n)) for n in self._numbers]) if len(self._numbers) else []
-        self._faiss,self._new = None,[rows] if len(rows) else []
-    if not len(self._numbers): self._faiss = None
+    except RuntimeError: return False
+    return True
+
+# %% ../../nbs/search/faiss_index.ipynb #eca5f25e
+def _remove(self, keep):
+    index,stay = self._built(),self._numbers[keep]
+    if not _removes(index, self._numbers[~keep]):
+        try: rows = [index.reconstruct(int(n)) for n in stay]
+        except RuntimeError: raise ValueError(f'FAISS cannot remove from {self.factory!r}: make the index again of '
+                                              'those that stay') from None
+        self._faiss,self._new = None,[np.stack(rows)] if rows else []
+    self._numbers = stay
+    if not len(stay): self._faiss = None
 
 FaissIndex._add,FaissIndex._remove = _add,_remove
 
@@ -87,8 +106,7 @@ FaissIndex._add,FaissIndex._remove = _add,_remove
 def _only(index, numbers):
     "What FAISS is told to search among some numbers"
     import faiss
-    inner,only = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexIDMap2) else index,dict(
-        sel=faiss.IDSelectorBatch(numbers))
+    inner,only = _inner(index),dict(sel=faiss.IDSelectorBatch(numbers))
     if isinstance(inner, faiss.IndexIVF): return faiss.SearchParametersIVF(nprobe=inner.nprobe, **only)
     if isinstance(inner, faiss.IndexHNSW): return faiss.SearchParametersHNSW(efSearch=inner.hnsw.efSearch, **only)
     return faiss.SearchParameters(**only)

@@ -6,11 +6,12 @@ Docs: https://ccreid.github.io/ccreid/search/filters.html.md"""
 
 # %% auto #0
 __all__ = ['NAME', 'OPS', 'kind_of_column', 'check_columns', 'fitting_kinds', 'Condition', 'parse_where', 'conditions', 'Column',
-           'columns_of_table', 'columns_of_names']
+           'columns_of_table', 'columns_of_names', 'columns_of_dataset']
 
 # %% ../../nbs/search/filters.ipynb #ce3fc73c
 import csv, math, operator, os, re, unicodedata
 import numpy as np
+from collections import Counter
 from dataclasses import dataclass
 from ..files import Unfit,reading,shown
 
@@ -42,6 +43,7 @@ def check_columns(
         if not isinstance(name, str) or not NAME.fullmatch(name) or name in ('id','vector'):
             raise ValueError(f'a column has a name of letters, digits and _, not id or vector: {shown(repr(name))}')
         values = values.tolist() if hasattr(values, 'tolist') else list(values)
+        values = [v.item() if hasattr(v, 'item') else v for v in values] # numpy's numbers as Python's
         if len(values)!=n: raise ValueError(f'{n} vectors, and {len(values)} values of {name}')
         if kind_of_column(values, name): found[name] = values
     return found
@@ -50,14 +52,16 @@ def check_columns(
 def fitting_kinds(
     kinds:dict,   # 'text' or 'number' by name, of the columns that are there
     columns:dict, # New values by name
-    engine:str,   # Who would round large numbers, for the message
+    engine:str,   # Who keeps them, for the message
 )->dict:          # Kinds of the new values by name
-    "Kinds of new columns; `ValueError` for one that holds something else there, and for numbers that would be rounded"
+    "Kinds of new columns; `ValueError` for one that holds something else there, and for values that cannot be kept"
     new = {k: kind_of_column(v) for k,v in columns.items()}
     for k,kind in new.items():
         if kinds.get(k, kind)!=kind: raise ValueError(f'column {k} holds {kinds[k]}s in the index, and {kind}s here')
         if kind=='number' and any(isinstance(v, int) and abs(v)>2**53 for v in columns[k]):
             raise ValueError(f'column {k} holds a whole number above 2**53, which {engine} would round')
+        if kind=='text' and any('\ud800'<=c<='\udfff' for v in columns[k] if v for c in v):
+            raise ValueError(f'column {k} holds a text that is not in UTF-8, as {engine} wants it')
     return new
 
 # %% ../../nbs/search/filters.ipynb #116285c6
@@ -86,7 +90,8 @@ def parse_where(
 )->list:   # (name, sign, text of the value) of each
     "What conditions say; `ValueError` for a text that is none"
     found = []
-    for text in [where] if isinstance(where, str) else where or ():
+    if where is None: where = ()
+    for text in where if hasattr(where, '__iter__') and not isinstance(where, str) else [where]:
         m = re.fullmatch(r'\s*(\w+)\s*(!=|<=|>=|=|<|>)\s*([^=\s].*?)\s*', text, re.S) if isinstance(text, str) else None
         if not m or not NAME.fullmatch(m[1]):
             raise ValueError(f'{shown(repr(text))} is no condition: write NAME, one of {" ".join(OPS)}, and a value, '
@@ -129,20 +134,42 @@ _plain = re.compile(r'-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?', re.ASCII)
 
 def _typed(words):
     "Values of a column of words; nothing for an empty one"
-    if not all(_plain.fullmatch(w) for w in words if w): return [w or None for w in words]
-    return [(float(w) if set(w) & set('.eE') else int(w)) if w else None for w in words]
+    def number(w): return (float(w) if set(w) & set('.eE') else int(w)) if w else None
+    try:
+        if not all(_plain.fullmatch(w) for w in words if w): raise ValueError
+        kind_of_column(found := [number(w) for w in words])
+    except ValueError: return [w or None for w in words] # not all are numbers, or too large ones: names
+    return found
 
+# %% ../../nbs/search/filters.ipynb #2951997f
 def _rows_of(path):
     "Names of the columns, and the rows, of a CSV"
     with reading(path, 'a table'):
         with open(path, newline='', encoding='utf-8-sig') as f:
             try: head,*rows = [r for r in csv.reader(f, strict=True) if r]
             except (csv.Error,UnicodeDecodeError): raise Unfit('is no table: it should be CSV in UTF-8') from None
-        if not {'path','id'} & set(head): raise Unfit('has no column path or id')
+        if not {'path','id'} & set(head):
+            other = next((f': its cells are parted by {s!r}, not by commas' for s in ';\t' if s in head[0]), '')
+            raise Unfit(f'has no column path or id{other}')
         if len(set(head))<len(head): raise Unfit('has two columns of one name')
         if uneven := next((n for n,r in enumerate(rows, 2) if len(r)!=len(head)), 0):
             raise Unfit(f'is uneven: row {uneven} has not as many cells as the first')
         return head,rows
+
+# %% ../../nbs/search/filters.ipynb #393c88db
+def _form(name):
+    "A name without what is written in more than one way: a ./ before it, backslashes, the form of its letters"
+    return unicodedata.normalize('NFC', name.replace('\\', '/').removeprefix('./'))
+
+def _rows_for(ids, at):
+    "Row of each id: that of its very name, or the only one whose name differs in form, if no other id has that form"
+    alike,asked = {},Counter(map(_form, ids))
+    for name,row in at.items(): alike.setdefault(_form(name), []).append(row)
+    def row(id):
+        if id in at: return at[id]
+        near = alike.get(form := _form(id), [])
+        return near[0] if len(near)==1==asked[form] else None
+    return [row(i) for i in ids]
 
 # %% ../../nbs/search/filters.ipynb #98e99555
 def columns_of_table(
@@ -155,10 +182,11 @@ def columns_of_table(
     at = {}
     for n,r in enumerate(rows):
         if at.setdefault(r[key], n)!=n: raise ValueError(f'{shown(path)}: {shown(r[key])} is listed twice')
-    if len(ids) and not any(i in at for i in ids):
+    found = _rows_for(ids, at)
+    if len(ids) and not any(r is not None for r in found):
         raise ValueError(f'{shown(path)} lists none of the vectors: they have names such as {shown(ids[0])}')
     names = [(n,c) for n,c in enumerate(head) if n!=key and c not in ('path','id')]
-    return check_columns({c: _typed([rows[at[i]][n] if i in at else '' for i in ids]) for n,c in names}, len(ids))
+    return check_columns({c: _typed(['' if r is None else rows[r][n] for r in found]) for n,c in names}, len(ids))
 
 # %% ../../nbs/search/filters.ipynb #18edb2ad
 def _bare(word):
@@ -184,3 +212,35 @@ def columns_of_names(
     names = list(dict.fromkeys(k for r in rows for k in r))
     typed = {k: _typed([r.get(k) or '' for r in rows]) for k in names}
     return check_columns({'person' if k=='identity' else k: v for k,v in typed.items()}, len(ids))
+
+# %% ../../nbs/search/filters.ipynb #9772a2a6
+_TAKEN = dict(identity='person', clothes='clothes', camera='camera', tracklet='tracklet', frame='frame',
+              modality='modality', dataset='dataset')
+
+def _values(table, c, no_cameras):
+    "A column of a sample table, with nothing where the table says that it is not known"
+    v,there = table[c],table[c].notna()
+    there &= v!='' if v.dtype==object or str(v.dtype).startswith('str') else v>=0
+    if c in ('identity','clothes'): there &= table['split']!='train'
+    if c=='camera': there &= ~table['dataset'].isin(no_cameras)
+    if c in ('modality','dataset') and v.nunique()<2: there &= False # of no use in a condition
+    return [o if k else None for o,k in zip(v.tolist(), there.tolist())]
+
+# %% ../../nbs/search/filters.ipynb #6ab03419
+def columns_of_dataset(
+    dataset, # `ReIDDataset`
+    ids,     # Of N vectors: paths
+    folder:str='', # What they are relative to; the root of the data set if empty
+)->dict:     # N values by name
+    "What a data set says about its pictures, nothing about others; `ValueError` where none is one of its own"
+    from ccreid.evaluation.scoring import find_names
+    paths = dataset.samples['path'].tolist()
+    found = find_names(dataset, [os.path.join(folder, i) for i in ids], paths)
+    at = {n: row for row,n in reversed([*enumerate(found)]) if n is not None} # the first row of a picture
+    if len(ids) and not at:
+        own = f', and its own such as {shown(paths[0])}' if paths else ''
+        raise ValueError(f'none of the vectors is of {dataset.name}: they have names such as '
+                         f'{shown(os.path.join(folder, ids[0]))}{own}')
+    table = dataset.samples.iloc[[*at.values()]]
+    columns = {name: dict(zip(at, _values(table, c, dataset.no_cameras))) for c,name in _TAKEN.items() if c in table}
+    return check_columns({k: [v.get(n) for n in range(len(ids))] for k,v in columns.items()}, len(ids))

@@ -8,22 +8,23 @@ Docs: https://ccreid.github.io/ccreid/search/gallery.html.md"""
 __all__ = ['POOLS', 'check_name', 'open_gallery', 'people', 'enrol', 'forget', 'who', 'who_page', 'who_text']
 
 # %% ../../nbs/search/gallery.ipynb #f3de620e
-import os
+import os, unicodedata
 import numpy as np
 from pathlib import Path
 from ..files import clear_making,hold,shown
-from .exact import ExactIndex,Index,open_index
+from .exact import ExactIndex,Index,check_top,open_index
 from .vectors import Vectors
+from ..values import number
 
 # %% ../../nbs/search/gallery.ipynb #9d245e8b
 def check_name(
     name, # A text
-)->str:   # The same without spaces around it
-    "The name of a person; `ValueError` for one that is empty or cannot be printed in a line"
+)->str:   # The same without spaces around it, an é being one letter
+    "The name of a person, its letters in one form (NFC); `ValueError` for none, or what cannot be printed in a line"
     if not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name)>200:
         raise ValueError('a person has a name of 1 to 200 characters that can be printed, not '
                          f'{shown(repr(name))[:60]}')
-    return name.strip()
+    return unicodedata.normalize('NFC', name.strip())
 
 # %% ../../nbs/search/gallery.ipynb #2758b225
 def open_gallery(
@@ -31,12 +32,16 @@ def open_gallery(
 )->Index:
     "Read a gallery; `ValueError` in one line for what is none, `FileNotFoundError`"
     index = open_index(path)
-    if isinstance(index, ExactIndex) and (not len(index) or not _lacking(index)): return index
+    if isinstance(index, ExactIndex) and _is_gallery(index): return index
     raise ValueError(f'{shown(path)} is an index, but no gallery of known people: it was not made by `ccreid enrol`')
 
-def _lacking(index):
-    "Is there a vector without a person and a picture?"
-    return any(None in index.columns.get(k, [None]) for k in ('person','picture'))
+def _is_gallery(index):
+    "Has each vector a person, a picture, and an id made of the name and a number?"
+    def fits(id, person, picture):
+        name,_,number = id.rpartition('/')
+        return isinstance(picture, str) and name==person and number.isdecimal()
+    nothing = [None]*len(index)
+    return all(map(fits, index.ids, *(index.columns.get(k, nothing) for k in ('person','picture'))))
 
 # %% ../../nbs/search/gallery.ipynb #b0c1e7ee
 def people(
@@ -50,10 +55,17 @@ def people(
 # %% ../../nbs/search/gallery.ipynb #bca9c6e7
 def _held(path):
     "The lock of a gallery; `BlockingIOError` where another process has it"
-    path = Path(path)
+    path = Path(os.path.realpath(path)) # where the file is, if this is a link
     return hold(path.with_name(f'.{path.name}.lock'), f'another process is changing {shown(path)}: wait for it')
 
-def _clear(path): clear_making(Path(path).parent, Path(path).name)
+def _clear(path):
+    "Take away what killed writers left"
+    path = Path(os.path.realpath(path))
+    clear_making(path.parent, path.name)
+
+def _pictures_of(index, name):
+    "Positions of the pictures of a person, in whatever form the letters of the name are"
+    return [n for n,p in enumerate(index.columns.get('person', [])) if unicodedata.normalize('NFC', p)==name]
 
 # %% ../../nbs/search/gallery.ipynb #043d6ba4
 def enrol(
@@ -76,7 +88,7 @@ def enrol(
 def _entries(index, name, vectors):
     "Vectors with the ids and columns of a gallery"
     pictures = [os.path.join(vectors.about.get('folder') or '', i) for i in vectors.ids]
-    before = people(index).get(name, [])
+    before = _pictures_of(index, name)
     if again := [p for p in pictures if p in {index.columns['picture'][n] for n in before}]:
         raise ValueError(f'{shown(again[0])} is a picture of {shown(name)} already')
     last = max((int(index.ids[n].rpartition('/')[2]) for n in before), default=0)
@@ -95,9 +107,10 @@ def forget(
     with _held(path):
         _clear(path)
         index = open_gallery(path)
-        if name not in (known := people(index)):
-            raise ValueError(f'{shown(path)} knows nobody called {shown(name)}, but {len(known)} others')
-        gone = index.remove([index.ids[n] for n in known[name]])
+        if not (theirs := _pictures_of(index, name)):
+            others = len(people(index))
+            raise ValueError(f'{shown(path)} knows nobody called {shown(name)}, but {others} other{"s"*(others!=1)}')
+        gone = index.remove([index.ids[n] for n in theirs])
         index.save(path)
     return gone
 
@@ -129,9 +142,9 @@ def _said(names, counts, best, mean, at, pool, threshold, top, index):
 # %% ../../nbs/search/gallery.ipynb #4d03db33
 def _check_asked(pool, threshold, top):
     if pool not in POOLS: raise ValueError(f'pool is {" or ".join(POOLS)}, not {pool!r}')
-    if not isinstance(top, int) or top<1: raise ValueError(f'top is a whole number from 1, not {top!r}')
-    if threshold is not None and not -1<=threshold<=1:
-        raise ValueError(f'threshold is a cosine, from -1 to 1, not {threshold!r}')
+    check_top(top)
+    try: threshold is None or number(-1, 1)(threshold)
+    except ValueError as e: raise ValueError(f'threshold, a cosine: {e}') from None
 
 # %% ../../nbs/search/gallery.ipynb #5f6d3d07
 def who(

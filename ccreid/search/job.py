@@ -10,19 +10,21 @@ __all__ = ['job_of', 'parts_of', 'embed_to_file']
 # %% ../../nbs/search/job.ipynb #d284b217
 import hashlib, os, shutil
 import numpy as np
+import torch
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 from PIL import Image
 from ..data.loose_pictures import pictures_of
 from ..data.strips import file_of
-from ..files import clear_making,hold,read_json,shown,to_json,write_whole
+from ..files import clear_making,hold,plain,read_json,shown,to_json,write_whole
 from .vectors import Vectors,check_ids,kind_of_file,read_vectors,write_vectors
 from ..training.any_model import embedder
-from ..training.embedding import embed_batches
+from ..training.embedding import embed_batches,stacked
 from ..training.progress import bar
+from ..values import whole
 
-# %% ../../nbs/search/job.ipynb #11bd62ea
+# %% ../../nbs/search/job.ipynb #261759fa
 def _stamp(item):
     "What shows that a picture is still the same"
     if isinstance(item, np.ndarray): return f'{item.shape} '.encode()+item.tobytes()
@@ -31,6 +33,7 @@ def _stamp(item):
     except OSError: return b'none'
     return f'{s.st_size} {s.st_mtime_ns}'.encode()
 
+# %% ../../nbs/search/job.ipynb #11bd62ea
 def job_of(
     model,     # An `Embedder`
     pictures,  # `LoosePictures`
@@ -48,14 +51,16 @@ def parts_of(
     "Where parts are kept until all are there"
     return Path(f'{path}.parts')
 
+_AFRESH = 'start afresh with restart=True (--restart), or choose another file'
+
 def _begin(folder, job, part, restart):
     "Make ready the folder of parts; `ValueError` where it is of another job"
     file = folder/'job.json'
     if file.exists() and not restart:
-        found = read_json(file, 'the record of a job')
+        found = read_json(file, 'the record of a job', _AFRESH)
         if found!=dict(job=job, part=part): raise ValueError(
-            f'{shown(folder)} holds parts of another job (other pictures, another model, or pictures that have changed '
-            'since): start afresh with restart=True (--restart), or choose another file')
+            f'{shown(folder)} holds parts of another job (other pictures or settings, another model, or pictures that '
+            f'have changed since): {_AFRESH}')
         return
     for p in folder.glob('*.npz'): p.unlink()
     write_whole(file, to_json(dict(job=job, part=part)))
@@ -68,8 +73,8 @@ def _made(model, row, rows, batch_size, num_workers, skip_bad):
         if bad and not skip_bad: raise next(iter(bad.values()))
         skipped |= {row.names[i]: e.reason for i,e in bad.items()}
         ids += [row.names[i] for i in good]
-        if len(good): found.append(vectors.numpy())
-    return Vectors(np.concatenate(found) if found else np.zeros((0,0)), ids, model.fingerprint, dict(skipped=skipped))
+        if len(good): found.append(vectors)
+    return Vectors(stacked(model, found) if found else [], ids, model.fingerprint, dict(skipped=skipped))
 
 def _part(file, make):
     "A part that is there and whole, or a new one"
@@ -84,17 +89,28 @@ def _joined(parts, model, row, job, about):
     "All parts as one; vectors of length 1"
     skipped = {k: v for p in parts for k,v in p.about['skipped'].items()}
     if not (full := [p for p in parts if len(p)]): raise ValueError(f'none of {len(row)} pictures can be read')
-    rows = np.concatenate([p.vectors for p in full])
+    rows = stacked(model, [torch.from_numpy(p.vectors) for p in full]).numpy()
     length = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
-    if not length.all(): raise ValueError(f'{model.name} gives a vector of length 0, which points nowhere')
-    about = about | dict(name=model.name, folder=row.folder, pictures=len(row), skipped=skipped, job=job)
-    return Vectors((rows/length).astype(np.float32), [i for p in full for i in p.ids], model.fingerprint, about)
+    ids = [i for p in full for i in p.ids]
+    if not length.all():
+        lost = shown(ids[int(length.argmin())])
+        raise ValueError(f'{model.name} gives {lost} a vector of length 0, which points nowhere')
+    about = about | dict(pictures=len(row), skipped=skipped, job=job)
+    return Vectors((rows/length).astype(np.float32), ids, model.fingerprint, about)
 
+# %% ../../nbs/search/job.ipynb #7758479e
 def _ready(path, job):
     "The file, if it is there and of this job"
     try: found = read_vectors(path) if os.path.exists(path) else None
     except ValueError: return None
     return found if found is not None and found.about.get('job')==job else None
+
+def _told(path, done, about):
+    "A file that is there; what it says of folder and model is written anew where these have moved"
+    if done.about | (about := plain(about))!=done.about:
+        done.about |= about
+        write_vectors(path, done)
+    return done
 
 # %% ../../nbs/search/job.ipynb #8a6c35c1
 def _write_part(make, item):
@@ -114,7 +130,8 @@ def _parts(folder, make, n, part, progress, engine):
 # %% ../../nbs/search/job.ipynb #f7aca92c
 def _whole(make, path, model, row, job, part, restart, progress, about, engine):
     "The file, whether it was there or is made now"
-    if (done := _ready(path, job)) is not None: return done
+    about = about | dict(name=model.name, folder=row.folder)
+    if (done := _ready(path, job)) is not None: return _told(path, done, about)
     folder = parts_of(path)
     with hold(folder/'.lock', f'another process is making {shown(path)}: wait for it, or choose another file'):
         _begin(folder, job, part, restart)
@@ -123,6 +140,15 @@ def _whole(make, path, model, row, job, part, restart, progress, about, engine):
         write_vectors(path, done)
     shutil.rmtree(folder, ignore_errors=True)
     return done
+
+# %% ../../nbs/search/job.ipynb #33b3a8b2
+def _check(path, batch_size, part, about):
+    "`ValueError` or `TypeError` for what cannot be, before the work"
+    kind_of_file(path)
+    to_json(about)
+    for name,n in dict(batch_size=batch_size, part=part).items():
+        try: whole(1)(n)
+        except ValueError as e: raise ValueError(f'{name}: {e}') from None
 
 # %% ../../nbs/search/job.ipynb #3db80e0b
 def embed_to_file(
@@ -139,7 +165,7 @@ def embed_to_file(
     engine=None, # What makes the parts, see `engines`; None: this process
 )->Vectors: # What is in the file, of length 1 each
     "Embed into a file, going on where it was stopped; `DataError` names a bad picture, `BlockingIOError` if at work"
-    kind_of_file(path)
+    _check(path, batch_size, part, about)
     model,row = embedder(model),pictures_of(pictures)
     check_ids(row.names, len(row))
     make = partial(_made, model, row, batch_size=batch_size, num_workers=num_workers, skip_bad=skip_bad)

@@ -13,9 +13,9 @@ import numpy as np
 from datetime import timedelta
 from pathlib import Path
 from ..files import Unfit,hold,plain,reading,shown
-from .exact import Found,Index,prepared
+from .exact import Found,Index,check_top,prepared
 from .filters import OPS,conditions,fitting_kinds
-from .vectors import Vectors
+from .vectors import as_ids,as_ids
 from ..weights import need
 
 # %% ../../nbs/search/lance_index.ipynb #c4b09a4d
@@ -37,12 +37,17 @@ def _arrow(ids, rows, columns, schema):
     return pa.table(dict(id=pa.array(ids, pa.string()), vector=vectors) | known)
 
 # %% ../../nbs/search/lance_index.ipynb #e22df88b
+def _quoted(text):
+    "A text in LanceDB's language; `ValueError` for one that is not in UTF-8"
+    try: text.encode()
+    except UnicodeEncodeError: raise ValueError(f'{shown(text)} is no text in UTF-8, as LanceDB wants it') from None
+    return "'"+text.replace("'", "''")+"'"
+
 def _sql(c):
     "A condition in LanceDB's language"
-    value = "'"+c.value.replace("'", "''")+"'" if isinstance(c.value, str) else repr(float(c.value))
-    return f"`{c.name}` {c.op} {value}"
+    return f'`{c.name}` {c.op} {_quoted(c.value) if isinstance(c.value, str) else repr(float(c.value))}'
 
-def _among(ids): return 'id IN ('+', '.join("'"+i.replace("'", "''")+"'" for i in ids)+')'
+def _among(ids): return 'id IN ('+', '.join(map(_quoted, ids))+')'
 
 # %% ../../nbs/search/lance_index.ipynb #e67078a0
 class LanceIndex(Index):
@@ -92,6 +97,11 @@ def _lock(self):
     if '://' in self.path: return nullcontext()
     return hold(Path(self.path)/'.lock', f'another process is changing {shown(self.path)}: wait for it')
 
+def _clear(self):
+    "Take away what a killed writer left half-written in the folder; the lock is held"
+    if '://' in self.path: return
+    for p in Path(self.path, f'{TABLE}.lance').rglob('.tmp*'): p.unlink(missing_ok=True)
+
 def _there(self, ids):
     "Those of some ids that are in the table"
     if self._table is None: return []
@@ -104,17 +114,22 @@ def _create(self, ids, rows, columns, kinds, said):
     schema = _schema(rows.shape[1], kinds, said)
     self._table = self._base.create_table(TABLE, _arrow(ids, rows, columns, schema), schema=schema)
 
+# %% ../../nbs/search/lance_index.ipynb #35899f2b
 def _add_all(self, vectors, ids=None, model='', columns=None):
     rows,ids,model,columns,about = prepared(self, vectors, ids, model, columns)
     with _lock(self):
         self._open()
+        _clear(self)
         if there := _there(self, ids):
             raise ValueError(f'the id {shown(there[0])!r} is in the index: remove it first, or name the new one '
                              'otherwise')
         kinds = fitting_kinds(self.kinds, columns, 'LanceDB')
+        _among(ids) # whether all are texts that can be kept
         if not len(rows): return
-        said = dict(model=self.model or model, about=about)
-        if self._table is None: return _create(self, ids, rows, columns, kinds, said)
+        model = self.model or model
+        if self._table is None: return _create(self, ids, rows, columns, kinds, dict(model=model, about=about))
+        if model!=self._said()['model']: # nobody had said whose the vectors are
+            _rewrite(self, _schema(self.dim, self.kinds, self._said() | dict(model=model)))
         fresh = {k: v for k,v in kinds.items() if k not in self.kinds}
         if fresh: self._table.add_columns([f for f in _schema(1, fresh, {}) if f.name in fresh])
         self._table.add(_arrow(ids, rows, columns, self._table.schema))
@@ -136,7 +151,7 @@ def _ask(self, q, top, sql):
 
 # %% ../../nbs/search/lance_index.ipynb #536fa3cc
 def _search(self, queries, top=10, model='', where=None):
-    if not isinstance(top, int) or top<1: raise ValueError(f'top is a whole number from 1, not {top!r}')
+    top = check_top(top)
     rows,sql = self.checked(queries, model),' AND '.join(map(_sql, conditions(where, self.kinds)))
     if not len(self): return Found([[] for _ in rows], np.zeros((len(rows),0), np.float32))
     found = [_ask(self, q, top, sql) for q in rows]
@@ -149,7 +164,7 @@ LanceIndex.search = _search
 # %% ../../nbs/search/lance_index.ipynb #a45ad652
 def _known(self, ids):
     if self._table is None: return Index.known(self, ids)
-    names,found = ['id',*self.kinds],{}
+    ids,names,found = as_ids(ids),['id',*self.kinds],{}
     for n in range(0, len(ids), 1000):
         b = ids[n:n+1000]
         found |= {o.pop('id'): o for o in self._table.search().where(_among(b)).select(names).limit(len(b)).to_list()}
@@ -159,37 +174,50 @@ _known.__doc__ = Index.known.__doc__
 LanceIndex.known = _known
 
 # %% ../../nbs/search/lance_index.ipynb #b63ba051
+def _cells(self, cells=0, codes=False):
+    "Make cells; the lock is held"
+    from lancedb.index import IvfFlat, IvfPq
+    kind,n = IvfPq if codes else IvfFlat,cells or max(1, int(4*len(self)**.5))
+    self._table.create_index('vector', config=kind(distance_type='cosine', num_partitions=n), replace=True)
+
 def _build(self,
     cells:int=0, # How many; four times the root of the number of vectors if 0
     codes:bool=False, # Keep a short code of each vector in a cell instead of the vector?
 ):
     "Divide the vectors into cells, so that a search looks at a part; those that are added later are all looked at"
-    from lancedb.index import IvfFlat, IvfPq
-    kind,n = IvfPq if codes else IvfFlat,cells or max(1, int(4*len(self)**.5))
-    self._table.create_index('vector', config=kind(distance_type='cosine', num_partitions=n), replace=True)
+    with _lock(self):
+        self._open()
+        if not len(self): raise ValueError(f'{shown(self.path)} holds no vectors yet: add some before cells are made')
+        _cells(self, cells, codes)
 LanceIndex.build = _build
 
 # %% ../../nbs/search/lance_index.ipynb #6eea9d39
 def _tidy(self):
     "Take everything off the disk but the present version"
+    _clear(self)
     if self._table is None: return
     with warnings.catch_warnings(action='ignore'):
         self._table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
 
+def _rewrite(self, schema, stays=None):
+    "The table anew, of the rows that stay, and nothing of the old one left; the lock is held"
+    lists = [i.index_type for i in self._table.list_indices()]
+    asked = self._table.search()
+    rows = (asked.where(stays) if stays else asked).limit(None).to_arrow()
+    self._table = self._base.create_table(TABLE, rows, schema=schema, mode='overwrite')
+    _tidy(self)
+    if lists and len(self): _cells(self, codes='Pq' in lists[0])
+
 # %% ../../nbs/search/lance_index.ipynb #e99b33eb
 def _remove_really(self, ids):
-    ids = [ids] if isinstance(ids, str) else list(dict.fromkeys(ids))
+    ids = list(dict.fromkeys(as_ids(ids)))
     with _lock(self):
         self._open()
         _tidy(self)
         there = {*_there(self, ids)}
         if lost := [i for i in ids if i not in there]: raise KeyError(f'the index has no id {shown(lost[0])!r}')
         if not ids: return 0
-        lists = [i.index_type for i in self._table.list_indices()]
-        stay = self._table.search().where(f'NOT ({_among(ids)})').limit(None).to_arrow()
-        self._table = self._base.create_table(TABLE, stay, schema=self._table.schema, mode='overwrite')
-        _tidy(self)
-        if lists and len(self): self.build(codes='Pq' in lists[0])
+        _rewrite(self, self._table.schema, f'NOT ({_among(ids)})')
     return len(ids)
 _remove_really.__doc__ = Index.remove.__doc__
 LanceIndex.remove = _remove_really

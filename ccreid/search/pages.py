@@ -14,6 +14,7 @@ from pathlib import Path
 from PIL import Image
 from ..data.loose_pictures import LoosePictures
 from ..data.samples import DataError
+from ..files import shown
 from ..reports import Report
 
 # %% ../../nbs/search/pages.ipynb #0b58b859
@@ -38,6 +39,7 @@ def card(
     more:str='',  # In a line of its own
 )->str:           # A `figure` element
     "A picture with words below it"
+    label,name,more = map(shown, (label, name, more)) # a name may be bytes that are no text
     try: seen = small_copy(open_picture(), name)
     except (DataError,OSError): seen = '<div class="gone">no picture</div>'
     words = '<br>'.join([f'<b>{html.escape(label)}</b>', html.escape(name), *([html.escape(more)] if more else [])])
@@ -61,6 +63,8 @@ def _with_known(found, index):
     about = dict(zip(names := [*dict.fromkeys(i for row in found.ids for i in row)], index.known(names)))
     return [[o | dict(known=about[o['id']]) for o in row] for row in found.as_dict()]
 
+def _file(o): return o['known'].get('picture', o['id']) # in a gallery of known people an id is no path
+
 def _words(known):
     "What is known, as a line"
     def one(v): return int(v) if isinstance(v, float) and v.is_integer() else v # of an engine that keeps fractions only
@@ -79,7 +83,7 @@ def results_page(
     page.parts.append(STYLE)
     for i,(name,row) in enumerate(zip(queries.names, _with_known(found, index))):
         cards = [card('query', name, lambda: queries[i])]
-        cards += [card(f"{o['rank']}: {o['score']:.3f}", o['id'], lambda: picture_at(folder, o['id']),
+        cards += [card(f"{o['rank']}: {o['score']:.3f}", o['id'], lambda: picture_at(folder, _file(o)),
                        _words(o['known'])) for o in row]
         page.parts.append(f'<div class="row">{"".join(cards)}</div>')
     return page.html()

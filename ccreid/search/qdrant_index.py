@@ -13,8 +13,9 @@ import numpy as np
 from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit
 from ..files import plain,shown
-from .exact import Found,Index,prepared
+from .exact import Found,Index,check_top,prepared
 from .filters import NAME,OPS,conditions,fitting_kinds
+from .vectors import as_ids
 from ..weights import need
 
 # %% ../../nbs/search/qdrant_index.ipynb #12ccaadc
@@ -155,7 +156,7 @@ def _payloads(self, ids, fields=True):
     return found
 
 def _known(self, ids):
-    found = _payloads(self, ids)
+    found = _payloads(self, ids := as_ids(ids))
     if lost := next((i for i in ids if i not in found), None): raise KeyError(f'the index has no id {shown(lost)!r}')
     return [{k: found[i][k] for k in self.kinds if k in found[i]} for i in ids]
 _known.__doc__ = Index.known.__doc__
@@ -163,12 +164,8 @@ QdrantIndex.known = _known
 
 # %% ../../nbs/search/qdrant_index.ipynb #1b242668
 def _fitted(self, columns):
-    "Kinds of new columns; `ValueError` for one that holds something else there, or what Qdrant cannot keep"
-    new = fitting_kinds(self.kinds, columns, 'Qdrant')
-    for k,kind in new.items():
-        if kind=='text' and any('\ud800'<=c<='\udfff' for v in columns[k] if v for c in v):
-            raise ValueError(f'column {k} holds a text that is not in UTF-8, as Qdrant wants it')
-    return {k: v for k,v in new.items() if k not in self.kinds}
+    "Kinds of the columns that are new; errors as of `fitting_kinds`"
+    return {k: v for k,v in fitting_kinds(self.kinds, columns, 'Qdrant').items() if k not in self.kinds}
 
 # %% ../../nbs/search/qdrant_index.ipynb #79961386
 def _create(self, dim, said):
@@ -281,7 +278,7 @@ def _best(q, points, top):
     return [str(i) for i in ids[order]],s[order]
 
 def _search(self, queries, top=10, model='', where=None):
-    if not isinstance(top, int) or top<1: raise ValueError(f'top is a whole number from 1, not {top!r}')
+    top = check_top(top)
     self._open()
     rows = self.checked(queries, model)
     if self._info is None: return Found([[] for _ in rows], np.zeros((len(rows),0), np.float32))
@@ -294,7 +291,7 @@ QdrantIndex.search = _search
 
 # %% ../../nbs/search/qdrant_index.ipynb #f0b0280f
 def _remove_points(self, ids):
-    ids = [ids] if isinstance(ids, str) else list(dict.fromkeys(ids))
+    ids = list(dict.fromkeys(as_ids(ids)))
     self._open()
     there = _payloads(self, ids, ['id'])
     if lost := next((i for i in ids if i not in there), None): raise KeyError(f'the index has no id {shown(lost)!r}')

@@ -215,6 +215,13 @@ def _onnx_vectors(self, batch, modality=None):
 
 OnnxEmbedder.vectors = _onnx_vectors
 
+# %% ../../nbs/training/embedders.ipynb #1e137573
+def _numbers(given):
+    "What a function gave as float32 on the CPU; `None` where it is not of real numbers"
+    try: out = torch.as_tensor(given.detach() if isinstance(given, Tensor) else np.asarray(given)).cpu()
+    except (TypeError,ValueError): return None
+    return None if out.is_complex() or out.dtype==torch.bool else out.float()
+
 # %% ../../nbs/training/embedders.ipynb #fcbed5b6
 class FunctionEmbedder(Embedder):
     "A function from a list of N pictures to N vectors"
@@ -229,8 +236,9 @@ class FunctionEmbedder(Embedder):
 
     def vectors(self, batch, modality=None):
         "What the function gives; `ValueError` where that is not [N,D]"
-        out = self.function(list(batch))
-        out = torch.as_tensor(out.detach() if isinstance(out, Tensor) else np.asarray(out)).cpu().float()
+        given = self.function(list(batch))
+        if (out := _numbers(given)) is None:
+            raise ValueError(f'{self.name} gives {type(given).__name__}, not a vector of numbers for each picture')
         if out.ndim!=2 or len(out)!=len(batch):
             raise ValueError(f'{self.name} gives {list(out.shape)} for {len(batch)} pictures, not one vector each')
         return out
