@@ -76,7 +76,7 @@ class _Actor:
         "A batch of Ray Data: items as bytes"
         import numpy as np
         res = np.empty(len(batch['item']), object)
-        res[:] = [self.one(*pickle.loads(o)) for o in batch['item']]
+        res[:] = [self._one(*pickle.loads(o)) for o in batch['item']]
         return dict(found=res)
 
 # %% ../nbs/engines.ipynb #c3f067b4
@@ -103,7 +103,7 @@ class _Begun:
         return self.times[number]
 
 @patch
-def one(self:_Actor, number, item):
+def _one(self:_Actor, number, item):
     "What work gives for an item, as bytes"
     import ray
     if ray.get(self.begun.begin.remote(number))<=DEATHS: return _closed(self.work, self.state, item)
