@@ -450,6 +450,14 @@ def test_other_commands_are_done_by_one(ccreid, monkeypatch):
     assert code==2 and 'settings is done by one process, and a launcher started 2' in err
     code,_,err = ccreid('train','--data','prcc','--device','cpu')
     assert code==2 and 'RANK is not set' in err and len(err.splitlines())==1
+    with socket.socket() as taken:
+        taken.bind(('127.0.0.1', 0)); taken.listen(1)
+        good = dict(RANK='0', LOCAL_RANK='0', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(taken.getsockname()[1]))
+        for bad,word in (({}, 'is taken: give the launcher another one'), (dict(RANK='2'), "RANK is '2'"), (dict(RANK='one'), "RANK is 'one'"),
+                         (dict(MASTER_PORT='70000'), "MASTER_PORT is '70000'"), (dict(MASTER_PORT='x'), "MASTER_PORT is 'x'")):
+            for k,v in {**good, **bad}.items(): monkeypatch.setenv(k, v)
+            code,_,err = ccreid('train','--data','prcc','--device','cpu')
+            assert code==2 and word in err and len(err.splitlines())==1, err
     monkeypatch.setenv('WORLD_SIZE', 'many')
     assert 'no number of processes' in ccreid('settings')[2]
 

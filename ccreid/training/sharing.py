@@ -79,7 +79,7 @@ def before_train(self:SeveralProcesses):
     for what,values in zip(('epochs','weights','batches'), zip(*said)):
         if len(set(values))>1: raise ValueError(
             f'the processes have different {what} before epoch {self.epoch}: '
-            'let them see the same data and the same folder of the run')
+            'give them the same seed, the same data and the same folder of the run')
 
 # %% ../../nbs/training/sharing.ipynb #a499517c
 def _random_state(device): # Of torch
