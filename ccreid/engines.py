@@ -8,7 +8,7 @@ Docs: https://ccreid.github.io/ccreid/engines.html.md"""
 __all__ = ['DEATHS', 'MOST', 'LocalEngine', 'using', 'current', 'RayEngine']
 
 # %% ../nbs/engines.ipynb #9bc9ff98
-import logging, pickle, sys
+import logging, pickle, socket, sys
 from collections import Counter
 from contextlib import closing, contextmanager
 from contextvars import ContextVar
@@ -110,12 +110,22 @@ def _one(self:_Actor, number, item):
     return _closed(_raise, ChildProcessError(
         f'{DEATHS} processes of Ray died at the same work, for want of memory: the local engine shows where'), 0)
 
+# %% ../nbs/engines.ipynb #f49b6f96
+def _answers(address):
+    "`OSError` in one line where nobody listens at HOST:PORT"
+    host,_,port = address.rpartition(':')
+    if not port.isdecimal() or '/' in host: return # `auto`, or another form that Ray knows
+    try: socket.create_connection((host.strip('[]'), int(port)), 10).close()
+    except (OSError,OverflowError) as e:
+        raise OSError(f'nobody answers at {address} ({e}): is it the address of a running cluster of Ray?') from None
+
 # %% ../nbs/engines.ipynb #2e28e284
 @contextmanager
 def _ray(address, actors, memory):
     "Ray, which is started and stopped unless it is at work already; `OSError` in one line where it does not start"
     import ray
     if ray.is_initialized(): yield ray; return
+    _answers(address)
     here = dict(num_cpus=actors, include_dashboard=False, object_store_memory=memory)
     quiet = dict(log_to_driver=False, logging_level=logging.ERROR)
     try: ray.init(**(dict(address=address) if address else here), **quiet)
