@@ -1,5 +1,5 @@
 "One network trained by several processes: whose share of a batch is whose, and what mathematics says must come out as with one process"
-import json, multiprocessing, os, socket, subprocess, sys, tempfile, time
+import json, multiprocessing, os, signal, socket, subprocess, sys, tempfile, time
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -108,6 +108,10 @@ def child(fn, args, rank, count, folder, pipe, joins):
     pipe.close()
     os._exit(0)
 
+def said_by(end):
+    try: return end.recv()
+    except EOFError: return None                              # somebody killed it
+
 def together(count, fn, *args, seconds=100, joins=True):
     "What `fn(*args)` gives in each of several processes, that make a group unless they do it themselves"
     context,parts = multiprocessing.get_context('forkserver' if torch.cuda.is_available() else 'fork'),[]
@@ -117,8 +121,7 @@ def together(count, fn, *args, seconds=100, joins=True):
             p = context.Process(target=child, args=(fn, args, r, count, folder, theirs, joins))
             p.start(); theirs.close(); parts.append((p, mine))
         end = time.monotonic()+seconds
-        try: return [mine.recv() if mine.poll(max(0, end-time.monotonic())) else pytest.fail('a process hangs') for _,mine in parts]
-        except EOFError: return None                          # somebody killed them
+        try: return [said_by(mine) if mine.poll(max(0, end-time.monotonic())) else pytest.fail('a process hangs') for _,mine in parts]
         finally:
             for p,_ in parts: p.kill(); p.join()
 
@@ -353,7 +356,7 @@ def words(root, out, *more):
     return ['train','--data','prcc','--root',str(root),'--method','cal','--epochs','4','--device','cpu','--workers','0','--out',str(out),
             *(w for o in SMALL for w in ('--set',o)), *more]
 
-def command(lines, count, port, folder, number, slow, breaks):
+def command(lines, count, port, folder, number, slow, breaks, killed):
     "What a launcher's process does: exit code, output, errors"
     r = next(i for i in range(count) if claimed(folder/f'{number}-{i}'))
     os.environ.update(RANK=str(r), LOCAL_RANK=str(r), WORLD_SIZE=str(count), LOCAL_WORLD_SIZE=str(count), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
@@ -364,6 +367,7 @@ def command(lines, count, port, folder, number, slow, breaks):
     if breaks==r:
         draws = Share.epoch
         def broken(self, e):
+            if e==1 and killed: os.kill(os.getpid(), signal.SIGKILL)
             if e==1: raise OSError(28, 'No space left on device')
             return draws(self, e)
         Share.epoch = broken
@@ -378,11 +382,11 @@ def claimed(path):
     try: os.close(os.open(path, os.O_CREAT|os.O_EXCL)); return True
     except FileExistsError: return False
 
-def start(folder, root, out, *more, count=2, slow=False, breaks=None, until=None):
+def start(folder, root, out, *more, count=2, slow=False, breaks=None, killed=False, until=None):
     "The command in several processes: what each gives, by its number; None where they were killed when `until` is there"
     number = len(list(folder.iterdir()))
-    args = words(root, out, *more),count,free_port(),folder,number,slow,breaks
-    if until is None: return sorted(together(count, command, *args, joins=False))
+    args = words(root, out, *more),count,free_port(),folder,number,slow,breaks,killed
+    if until is None: return sorted(filter(None, together(count, command, *args, joins=False)))
     context = multiprocessing.get_context('forkserver' if torch.cuda.is_available() else 'fork')
     ends = [context.Pipe(False) for _ in range(count)]
     parts = [context.Process(target=child, args=(command, args, r, count, folder, end, False)) for r,(_,end) in enumerate(ends)]
@@ -437,6 +441,12 @@ def test_an_error_in_one_process_ends_the_other(runs, people, tmp_path, breaks):
     assert [c for _,c,*_ in res]==[2, 2] and time.monotonic()-begun<60
     assert 'the disk is full' in res[breaks][3] and 'another of the 2 processes ended' in res[1-breaks][3], res
     assert res[1][3].splitlines()[-1].startswith('ccreid (process 1): ') and 'not expected here' not in res[1-breaks][3]
+
+def test_a_process_that_is_killed_ends_the_others(runs, people, tmp_path):
+    _,said,*_ = runs
+    begun = time.monotonic()
+    (r,code,_,err), = start(said, people.root, tmp_path/'broken', breaks=1, killed=True)
+    assert (r,code)==(0,2) and time.monotonic()-begun<60 and 'another of the 2 processes ended' in err and len(err.splitlines())==1
 
 def test_what_is_refused_is_one_line_in_each_process(runs, people, tmp_path):
     _,said,*_ = runs
