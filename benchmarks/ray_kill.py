@@ -1,5 +1,6 @@
 "Workers of Ray killed in the middle of both long jobs, and the process that asked for them: is anything lost or doubled? Prints a table, writes a JSON"
 import argparse
+import json
 import os
 import signal
 import subprocess
@@ -44,7 +45,7 @@ def content(out): return {p.relative_to(out).as_posix(): p.read_bytes() for p in
 def lines(out):
     "Lines of the manifest as they stand, without their time"
     text = (Path(out)/'manifest-000-of-001.jsonl').read_text().splitlines()
-    return [[(k, v) for k,v in __import__('json').loads(t).items() if k!='time'] for t in text]
+    return [[(k, v) for k,v in json.loads(t).items() if k!='time'] for t in text]
 
 def engine(actors=2):
     from ccreid.engines import RayEngine
@@ -60,7 +61,7 @@ def asked(folder, n, stop):
         if done>=stop: os.kill(os.getpid(), signal.SIGKILL)
     expand(people(folder, n).train, Tint(), Path(folder)/'asked', 2, batch=4, progress=progress, engine=engine())
 
-def trial(name, job, local, same):
+def trial(name, job, same):
     "A row of the table"
     start = time.perf_counter()
     job()
@@ -92,20 +93,19 @@ def main(argv=None):
         f,rows = Path(tmp),{}
         table = people(f, a.people).train
         kw = dict(variants=2, batch=4, progress=False)
-        rows['local'] = trial('expansion, local', lambda: expand(table, Tint(), f/'local', **kw), f/'local', lambda: compared(f/'local', f/'local'))
-        if not a.asked:
-            me = [sys.executable, os.path.abspath(__file__), '--people', str(a.people), '--asked', tmp, '12']
-            died = subprocess.run(me, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
-            assert died==-signal.SIGKILL, died
-            first = len(read_manifest(f/'asked'))
-            assert 0<first<len(content(f/'local'))
+        rows['local'] = trial('expansion, local', lambda: expand(table, Tint(), f/'local', **kw), lambda: compared(f/'local', f/'local'))
+        me = [sys.executable, os.path.abspath(__file__), '--people', str(a.people), '--asked', tmp, '12']
+        died = subprocess.run(me, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
+        assert died==-signal.SIGKILL, died
+        first = len(read_manifest(f/'asked'))
+        assert 0<first<len(content(f/'local'))
         ray.init(num_cpus=2, include_dashboard=False, object_store_memory=200*2**20, log_to_driver=False, logging_level='ERROR') # one for all trials
         mark = lambda name: str(f/f'died-{name}')
-        rows['asked'] = trial(f'expansion, asking process killed after {first}', lambda: expand(table, Tint(), f/'asked', engine=engine(), **kw), f/'asked',
+        rows['asked'] = trial(f'expansion, asking process killed after {first}', lambda: expand(table, Tint(), f/'asked', engine=engine(), **kw),
                               lambda: compared(f/'asked', f/'local'))
-        rows['ray'] = trial('expansion, Ray', lambda: expand(table, Tint(), f/'ray', engine=engine(), **kw), f/'ray', lambda: compared(f/'ray', f/'local'))
+        rows['ray'] = trial('expansion, Ray', lambda: expand(table, Tint(), f/'ray', engine=engine(), **kw), lambda: compared(f/'ray', f/'local'))
         fatal = 1000*int(table.identity.iloc[len(table)//2])+100
-        rows['killed'] = trial('expansion, a worker killed', lambda: expand(table, Tint(mark('a'), fatal), f/'killed', engine=engine(), **kw), f/'killed',
+        rows['killed'] = trial('expansion, a worker killed', lambda: expand(table, Tint(mark('a'), fatal), f/'killed', engine=engine(), **kw),
                                lambda: compared(f/'killed', f/'local'))
         assert Path(mark('a')).exists()
         embed = dict(batch_size=4, part=8)
@@ -115,7 +115,7 @@ def main(argv=None):
             return dict(items=len(got), lost=len(set(want.ids)-set(got.ids)), doubled=len(got.ids)-len(set(got.ids)), lines=got.ids==want.ids,
                         other=int((got.vectors!=want.vectors).any(1).sum()))
         rows['embed'] = trial('vectors, a worker killed', lambda: embed_to_file(Mean(mark('b'), 3), table.path.tolist(), f/'killed.npz', engine=engine(), **embed),
-                              f/'local.npz', vectors)
+                              vectors)
         assert Path(mark('b')).exists()
         ray.shutdown()
     write_whole(a.out, to_json(dict(rows=rows, ray=ray.__version__, cores=os.cpu_count(), load=os.getloadavg()[0]), indent=1)+'\n')

@@ -1,7 +1,9 @@
 "Engines: the same files, lines and errors whoever works; and Ray itself, where it is installed"
 import importlib.util
 import json
+import os
 import pickle
+import signal
 import sys
 from pathlib import Path
 from unittest import mock
@@ -167,3 +169,33 @@ def test_edits_of_papers_survive_the_journey(kind, options, tmp_path):
 @pytest.mark.skipif(not RAY, reason='Ray is not installed')
 def test_bad_arguments_of_ray():
     with pytest.raises(ValueError, match='1 or more'): RayEngine(actors=0)
+
+class Stays:
+    "Can be packed, and not unpacked elsewhere"
+    def __getstate__(self): return {'a': 1}
+    def __setstate__(self, state): raise OSError('not here')
+
+def fatal(state, item):
+    if item==2: os.kill(os.getpid(), signal.SIGKILL)
+    return item
+
+def times(state, item): return state*item
+
+@pytest.mark.skipif(not RAY, reason='Ray is not installed')
+def test_an_item_that_no_process_survives_ends_the_job_and_ray_data_is_as_before():
+    "Ray alone would start processes for ever"
+    import ray
+    from ray import cloudpickle
+    from ray.data import DataContext
+    def context(): return DataContext.get_current().execution_options.preserve_order, DataContext.get_current().enable_progress_bars
+    here,before = sys.modules[__name__],context()
+    cloudpickle.register_pickle_by_value(here)                         # workers have no such module
+    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=200*2**20, log_to_driver=False, logging_level='ERROR')
+    try:
+        engine = RayEngine(actors=2)
+        with pytest.raises(ChildProcessError, match='4 processes of Ray died at the same work'): list(engine.each(fatal, 0, range(4)))
+        with pytest.raises(ValueError, match=r'cannot be sent to other processes \(OSError: not here\)'): list(engine.each(times, Stays(), [1]))
+        assert list(engine.each(times, 3, range(4)))==[0,3,6,9] and context()==before
+    finally:
+        ray.shutdown()
+        cloudpickle.unregister_pickle_by_value(here)

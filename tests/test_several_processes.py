@@ -1,8 +1,9 @@
 "One network trained by several processes: whose share of a batch is whose, and what mathematics says must come out as with one process"
-import json, multiprocessing, os, socket, subprocess, sys, tempfile, time
+import json, multiprocessing, os, signal, socket, subprocess, sys, tempfile, time
 from collections import Counter
 from functools import partial
 from pathlib import Path
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest, torch
@@ -10,10 +11,17 @@ import torch.distributed as dist
 import ccreid.compat
 from datetime import timedelta
 from hypothesis import given,settings,strategies as st
+from fastai.callback.progress import CSVLogger
 from fastai.callback.training import GradientAccumulation
 from fastai.optimizer import OptimWrapper
 from ccreid.baselines.aim import AIM
 from ccreid.baselines.cal import CAL
+from ccreid.baselines.cssc import CSSC,CSSCModel
+from ccreid.baselines.mgn import MGN,MGNModel
+from ccreid.baselines.two_stream import TwoStream
+from ccreid.baselines.vi import AGW,Balanced
+from ccreid.cmcc.bpl import BPL
+from ccreid.cmcc.pia import PIA,PIANet
 from ccreid.data.batches import Preprocessing,reid_dataloaders
 from ccreid.data.mannequins import MannequinWorld
 from ccreid.data.samplers import Draw,ModalityBalanced,PKSampler
@@ -24,11 +32,14 @@ from ccreid.hsgl.hsal import HSAL
 from ccreid.models.backbones import create_backbone
 from ccreid.models.reid_model import ReIDModel
 from ccreid import cli
+from ccreid.runs import SameSteps
 from ccreid.training import several,sharing
 from ccreid.training.learner import Method,ReIDLearner
+from ccreid.training import asking # gives learners `evaluate` and `show_ranked`
 from ccreid.training.retrieval import RetrievalEval
 from ccreid.training.sharing import own_parameters,running_statistics
 from ccreid.training.terms import ReIDLoss,identity_term,triplet_term
+from torch.nn.modules.batchnorm import _BatchNorm
 
 class Pairs:
     "Lets another picture of the same person follow each draw, with labels by rows"
@@ -97,6 +108,10 @@ def child(fn, args, rank, count, folder, pipe, joins):
     pipe.close()
     os._exit(0)
 
+def said_by(end):
+    try: return end.recv()
+    except EOFError: return None                              # somebody killed it
+
 def together(count, fn, *args, seconds=100, joins=True):
     "What `fn(*args)` gives in each of several processes, that make a group unless they do it themselves"
     context,parts = multiprocessing.get_context('forkserver' if torch.cuda.is_available() else 'fork'),[]
@@ -106,8 +121,7 @@ def together(count, fn, *args, seconds=100, joins=True):
             p = context.Process(target=child, args=(fn, args, r, count, folder, theirs, joins))
             p.start(); theirs.close(); parts.append((p, mine))
         end = time.monotonic()+seconds
-        try: return [mine.recv() if mine.poll(max(0, end-time.monotonic())) else pytest.fail('a process hangs') for _,mine in parts]
-        except EOFError: return None                          # somebody killed them
+        try: return [said_by(mine) if mine.poll(max(0, end-time.monotonic())) else pytest.fail('a process hangs') for _,mine in parts]
         finally:
             for p,_ in parts: p.kill(); p.join()
 
@@ -150,12 +164,24 @@ def people(tmp_path_factory):
     learner_of(dataset)                                       # what is imported late is imported once, and not in every process
     return dataset
 
+def without_batchnorm(model):
+    "Norms of one picture in the place of those of a batch"
+    for m in list(model.modules()):
+        for k,c in list(m.named_children()):
+            if isinstance(c, _BatchNorm): setattr(m, k, torch.nn.GroupNorm(1, c.num_features))
+    return model
+
+def model_of(network, people):
+    if isinstance(network, type): return without_batchnorm(network('resnet_mini', classes=people))
+    return ReIDModel(create_backbone(network, size=(64,32)), 'avg', people, 'none' if network=='vit_mini' else 'bn')
+
 def learner_of(dataset, network='vit_mini', cbs=(), identities=4, **kwargs):
     torch.manual_seed(0)
     dls = reid_dataloaders(dataset, Preprocessing((64,32)), identities, 2, num_workers=0, device='cpu')
-    model = ReIDModel(create_backbone(network, size=(64,32)), 'avg', dls.identities, 'none' if network=='vit_mini' else 'bn')
+    model = model_of(network, dls.identities)
     model.preprocessing = dls.preprocessing
     loss = ReIDLoss(identity=identity_term(), triplet=(triplet_term(metric='euclidean'), .5))
+    if isinstance(network, type): loss.drop('triplet')        # they bring their own
     sgd = partial(OptimWrapper, opt=torch.optim.SGD, momentum=.9)
     return ReIDLearner(dls, model, loss, opt_func=sgd, lr=.01, wd=0., cbs=[*cbs], **kwargs)
 
@@ -173,11 +199,11 @@ def methods(dataset): return [CAL(0), PCL(), RetrievalEval(dataset, every=1)]
 def replacing(dataset): return [HSAL(), GradientAccumulation(16)]
 def nothing(dataset): return []
 
-@pytest.mark.parametrize('make', [methods, replacing])
-def test_two_processes_equal_one(people, make):
-    "A network without BatchNorm: identity loss, triplets, CAL with a classifier and an optimiser of its own, a memory; HSAL with accumulated gradients"
-    one, = together(1, trained, people, 'vit_mini', make)
-    two = together(2, trained, people, 'vit_mini', make)
+def equal_one(dataset, network, make, count=2):
+    "A network without BatchNorm, trained by one process and by several: the same weights and figures"
+    one, = together(1, trained, dataset, network, make)
+    assert isinstance(one, dict), one
+    two = together(count, trained, dataset, network, make)
     for s in two:
         assert isinstance(s, dict), s
         assert s['counts']==one['counts'] and len(s['history'])==2 and s['random']==two[0]['random']
@@ -186,8 +212,29 @@ def test_two_processes_equal_one(people, make):
         for k,v in one['state'].items(): np.testing.assert_allclose(s['state'][k], v, rtol=1e-4, atol=2e-6, err_msg=k)
         for k,v in two[0]['state'].items(): np.testing.assert_array_equal(s['state'][k], v, err_msg=k)
         if one['curve']: assert [e['epoch'] for e in s['curve']]==[0,1] and s['curve']==[pytest.approx(e, abs=1e-3) for e in one['curve']]
-    moved = learner_of(people).model.state_dict()
+    moved = learner_of(dataset, network).model.state_dict()
     assert sum(float(np.abs(v-moved[k].numpy()).max())>1e-3 for k,v in one['state'].items() if k in moved)>10 # something was learnt
+
+@pytest.mark.parametrize('make', [methods, replacing])
+def test_two_processes_equal_one(people, make):
+    "Identity loss, triplets, CAL with a classifier and an optimiser of its own, a memory; HSAL with accumulated gradients"
+    equal_one(people, 'vit_mini', make)
+
+@pytest.fixture(scope='session')
+def day_and_night(tmp_path_factory):
+    world = MannequinWorld(identities=(7,0,2), outfits=2, cameras=3, images=2, size=(64,32), seed=3, infrared=(2,))
+    return world.write(tmp_path_factory.mktemp('world')/'light', layout='mannequins', workers=1)
+
+def few(*cbs, steps=2): return [*cbs, SameSteps(steps)] # maxima and hardest pairs turn, many steps later, a rounding into a choice
+def prototypes(dataset): return few(Balanced(), AGW(), BPL(1, first='all'))
+def disentangled(dataset): return few(Balanced(), CAL(0), PIA(1))
+def refined(dataset): return few(CSSC(0), steps=1)
+def three_branches(dataset): return few(MGN(), steps=1)
+
+@pytest.mark.parametrize('network,make,count', [(TwoStream, prototypes, 2), (PIANet, disentangled, 2), (CSSCModel, refined, 2), (MGNModel, three_branches, 4)])
+def test_other_methods_equal_one_process(day_and_night, network, make, count):
+    "AGW with prototypes of both modalities, PIA's two stages, the triplets of CSSC and MGN"
+    equal_one(day_and_night, network, make, count)
 
 class Watch(Method):
     "Keeps what a method can see, and a random number that it draws"
@@ -261,6 +308,42 @@ def error(learn, **kwargs):
 def test_processes_that_differ_say_so(people, what):
     assert all(f'different {what}' in s for s in together(2, differing, people, what))
 
+def searched(dataset):
+    "fastai's search for a rate, then a fit"
+    learn = learner_of(dataset)
+    with learn.no_bar(), learn.no_logging():
+        found = learn.lr_find(num_it=8, show_plot=False).valley
+        learn.fit(1)
+    return found, learn.history[0]
+
+def test_a_search_for_a_rate(people):
+    one, = together(1, searched, people)
+    for rate,history in together(2, searched, people): assert rate==pytest.approx(one[0], rel=1e-5) and history==pytest.approx(one[1], rel=2e-5)
+
+def looked_at(dataset, folder):
+    "What the first process does alone, such as TensorBoard's callback, while the others go on"
+    learn = learner_of(dataset, cbs=[CSVLogger(folder/f'log-{several.rank()}.csv')])
+    with learn.no_bar(), learn.no_logging(): learn.fit(2)
+    if several.first(): plt.close(learn.show_ranked(dataset, queries=2))
+    return several.from_all(several.rank()), repr(learn.evaluate(dataset))
+
+def test_one_process_may_look_and_log_alone(people, tmp_path):
+    said = together(2, looked_at, people, tmp_path)
+    assert [a for a,_ in said]==[[0,1]]*2 and said[0][1]==said[1][1] and 'clothes-changing: rank-1' in said[0][1]
+    assert [p.name for p in tmp_path.iterdir()]==['log-0.csv'] and len((tmp_path/'log-0.csv').read_text().splitlines())==3
+
+def logged(dataset, folder):
+    from ccreid.training.loggers import MLflowLogger
+    logger = MLflowLogger(uri=(folder/'mlruns').as_uri())
+    learn = learner_of(dataset, cbs=[logger])
+    with learn.no_bar(), learn.no_logging(): learn.fit(2)
+    return len(logger.client.search_runs([logger.experiment])) if several.first() else logger.run_id
+
+def test_one_process_logs_to_mlflow(people, tmp_path, monkeypatch):
+    pytest.importorskip('mlflow')
+    monkeypatch.setenv('MLFLOW_ALLOW_FILE_STORE', 'true')
+    assert together(2, logged, people, tmp_path)==[1, None]
+
 # the command
 
 def free_port():
@@ -273,7 +356,7 @@ def words(root, out, *more):
     return ['train','--data','prcc','--root',str(root),'--method','cal','--epochs','4','--device','cpu','--workers','0','--out',str(out),
             *(w for o in SMALL for w in ('--set',o)), *more]
 
-def command(lines, count, port, folder, number, slow, breaks):
+def command(lines, count, port, folder, number, slow, breaks, killed):
     "What a launcher's process does: exit code, output, errors"
     r = next(i for i in range(count) if claimed(folder/f'{number}-{i}'))
     os.environ.update(RANK=str(r), LOCAL_RANK=str(r), WORLD_SIZE=str(count), LOCAL_WORLD_SIZE=str(count), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
@@ -284,6 +367,7 @@ def command(lines, count, port, folder, number, slow, breaks):
     if breaks==r:
         draws = Share.epoch
         def broken(self, e):
+            if e==1 and killed: os.kill(os.getpid(), signal.SIGKILL)
             if e==1: raise OSError(28, 'No space left on device')
             return draws(self, e)
         Share.epoch = broken
@@ -298,11 +382,11 @@ def claimed(path):
     try: os.close(os.open(path, os.O_CREAT|os.O_EXCL)); return True
     except FileExistsError: return False
 
-def start(folder, root, out, *more, count=2, slow=False, breaks=None, until=None):
+def start(folder, root, out, *more, count=2, slow=False, breaks=None, killed=False, until=None):
     "The command in several processes: what each gives, by its number; None where they were killed when `until` is there"
     number = len(list(folder.iterdir()))
-    args = words(root, out, *more),count,free_port(),folder,number,slow,breaks
-    if until is None: return sorted(together(count, command, *args, joins=False))
+    args = words(root, out, *more),count,free_port(),folder,number,slow,breaks,killed
+    if until is None: return sorted(filter(None, together(count, command, *args, joins=False)))
     context = multiprocessing.get_context('forkserver' if torch.cuda.is_available() else 'fork')
     ends = [context.Pipe(False) for _ in range(count)]
     parts = [context.Process(target=child, args=(command, args, r, count, folder, end, False)) for r,(_,end) in enumerate(ends)]
@@ -358,6 +442,12 @@ def test_an_error_in_one_process_ends_the_other(runs, people, tmp_path, breaks):
     assert 'the disk is full' in res[breaks][3] and 'another of the 2 processes ended' in res[1-breaks][3], res
     assert res[1][3].splitlines()[-1].startswith('ccreid (process 1): ') and 'not expected here' not in res[1-breaks][3]
 
+def test_a_process_that_is_killed_ends_the_others(runs, people, tmp_path):
+    _,said,*_ = runs
+    begun = time.monotonic()
+    (r,code,_,err), = start(said, people.root, tmp_path/'broken', breaks=1, killed=True)
+    assert (r,code)==(0,2) and time.monotonic()-begun<60 and 'another of the 2 processes ended' in err and len(err.splitlines())==1
+
 def test_what_is_refused_is_one_line_in_each_process(runs, people, tmp_path):
     _,said,*_ = runs
     for more,word in ((('--method','aim'), 'AIM: cannot be trained by several processes'), (('--set','identities=3'), 'dealt evenly')):
@@ -370,18 +460,63 @@ def test_other_commands_are_done_by_one(ccreid, monkeypatch):
     assert code==2 and 'settings is done by one process, and a launcher started 2' in err
     code,_,err = ccreid('train','--data','prcc','--device','cpu')
     assert code==2 and 'RANK is not set' in err and len(err.splitlines())==1
+    with socket.socket() as taken:
+        taken.bind(('127.0.0.1', 0)); taken.listen(1)
+        good = dict(RANK='0', LOCAL_RANK='0', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(taken.getsockname()[1]))
+        for bad,word in (({}, 'is taken: give the launcher another one'), (dict(RANK='2'), "RANK is '2'"), (dict(RANK='one'), "RANK is 'one'"),
+                         (dict(MASTER_PORT='70000'), "MASTER_PORT is '70000'"), (dict(MASTER_PORT='x'), "MASTER_PORT is 'x'")):
+            for k,v in {**good, **bad}.items(): monkeypatch.setenv(k, v)
+            code,_,err = ccreid('train','--data','prcc','--device','cpu')
+            assert code==2 and word in err and len(err.splitlines())==1, err
     monkeypatch.setenv('WORLD_SIZE', 'many')
     assert 'no number of processes' in ccreid('settings')[2]
 
 LAUNCHERS = dict(accelerate=['-m','accelerate.commands.launch','--multi_gpu','--num_processes','2','--main_process_port'],
                  torchrun=['-m','torch.distributed.run','--nproc-per-node','2','--master-port'])
 
-@pytest.mark.parametrize('launcher', ['accelerate', pytest.param('torchrun', marks=pytest.mark.slow)])
-def test_a_launcher_starts_it(people, tmp_path, launcher):
+def launch(launcher, folder, *lines):
     if launcher=='accelerate': pytest.importorskip('accelerate')
-    env = {k: v for k,v in os.environ.items() if not k.startswith('CCREID_')}
-    lines = [sys.executable, *LAUNCHERS[launcher], str(free_port()), '-m', 'ccreid', *words(people.root, tmp_path/'run', '--epochs', '1')]
-    p = subprocess.run(lines, cwd=tmp_path, env=env|dict(PYTHONPATH=str(Path(cli.__file__).parents[1])), capture_output=True, text=True, timeout=300)
-    assert p.returncode==0, p.stderr[-2000:]
-    assert p.stdout.count('Folder of the run')==1 and p.stdout.count('clothes-changing: rank-1')==1
-    assert json.loads((tmp_path/'run'/'metrics.json').read_text())['processes']==2
+    env = {k: v for k,v in os.environ.items() if not k.startswith('CCREID_')}|dict(PYTHONPATH=str(Path(cli.__file__).parents[1]))
+    return subprocess.Popen([sys.executable, *LAUNCHERS[launcher], str(free_port()), *map(str, lines)], cwd=folder, env=env, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+def trained_together(out, said):
+    assert said.count('Folder of the run')==1 and said.count('clothes-changing: rank-1')==1
+    assert json.loads((out/'metrics.json').read_text())['processes']==2
+
+STARTED = """import json, os, sys, time
+new = os.path.join(sys.argv[1], 'new-'+os.environ['RANK'])
+with open(new, 'w') as f: json.dump(dict(os.environ), f)
+os.rename(new, os.path.join(sys.argv[1], 'env-'+os.environ['RANK']))
+end = time.monotonic()+90
+while not os.path.exists(os.path.join(sys.argv[1], 'done')) and time.monotonic()<end: time.sleep(.02)
+"""
+
+def as_launched(folder, lines):
+    "The command, as in a process of a launcher: here without the seconds that imports take"
+    r = next(i for i in range(2) if claimed(folder/f'taken-{i}'))
+    os.environ.update(json.loads((folder/f'env-{r}').read_text()))
+    sys.stdout = open(folder/f'{r}.out', 'w+')
+    code = cli.main(lines)
+    sys.stdout.flush(); sys.stdout.seek(0)
+    return code, sys.stdout.read()
+
+def test_a_launcher_starts_it(people, tmp_path):
+    "accelerate's own environment and meeting place"
+    (tmp_path/'started.py').write_text(STARTED)
+    p = launch('accelerate', tmp_path, 'started.py', tmp_path)
+    end = time.monotonic()+90
+    while p.poll() is None and len(list(tmp_path.glob('env-*')))<2 and time.monotonic()<end: time.sleep(.02)
+    try: said = together(2, as_launched, tmp_path, words(people.root, tmp_path/'run', '--epochs', '1'), joins=False)
+    finally: (tmp_path/'done').touch(); _,err = p.communicate(timeout=60)
+    assert p.returncode==0, err[-2000:]
+    assert sorted(c for c,_ in said)==[0,0], said
+    trained_together(tmp_path/'run', ''.join(out for _,out in said))
+
+@pytest.mark.slow
+@pytest.mark.parametrize('launcher', LAUNCHERS)
+def test_a_launcher_starts_the_module(people, tmp_path, launcher):
+    p = launch(launcher, tmp_path, '-m', 'ccreid', *words(people.root, tmp_path/'run', '--epochs', '1'))
+    out,err = p.communicate(timeout=300)
+    assert p.returncode==0, err[-2000:]
+    trained_together(tmp_path/'run', out)

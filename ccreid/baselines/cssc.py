@@ -168,6 +168,7 @@ def identity_on(
 # %% ../../nbs/baselines/cssc.ipynb #3221c99d
 class CSSC(Method):
     "The ten losses of CSSC (Wang et al., ICASSP 2025) on a learner with a `CSSCModel`"
+    several = True
     def __init__(self,
         start_epoch:int=35, # 0-based epoch from which the triplet losses act
         margin:float=0.3, # Of all five, in units of the distance

@@ -79,6 +79,7 @@ def forward(self:MGNModel,
 # %% ../../nbs/baselines/mgn.ipynb #0e3e27b5
 class MGN(Parts):
     "MGN's losses on a learner with an `MGNModel`"
+    several = True
     network = MGNModel
     def __init__(self,
         smoothing:float=0.1, # Label smoothing

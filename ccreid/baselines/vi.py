@@ -58,7 +58,7 @@ def weighted_triplet(
 # %% ../../nbs/baselines/vi.ipynb #ab410f42
 class AGW(Method):
     "AGW's loss, optimiser and augmentation, for a `TwoStream` (Ye et al., TPAMI 2022)"
-    order = 1 # behind the schedule
+    several,order = True,1 # behind the schedule
     def __init__(self,
         weight:float=1., # Of the triplet loss
         backbone:float=.1, # Rate of the backbone, as a share of the other layers'

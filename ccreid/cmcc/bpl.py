@@ -20,6 +20,7 @@ from ..training.terms import LateWeight
 # %% ../../nbs/cmcc/bpl.ipynb #c25f0ad9
 class BPL(Method):
     "Prototypes of both modalities and the losses towards them (Eq. 6 to 13)"
+    several = True
     def __init__(self,
         start_epoch:int=0, # 0-based epoch from which prototypes and losses are there
         intra:float=1., # Weight of the losses within a modality

@@ -53,6 +53,7 @@ def forward(self:PIANet,
 # %% ../../nbs/cmcc/pia.ipynb #6b33c679
 class PIA(BPL):
     "Dual-branch disentangling, then bi-directional prototypes (Eq. 14, 15)"
+    several = True
     def __init__(self,
         stage_two:int=55, # 0-based epoch of the switch; 0: no progress, everything from the beginning
         weight_orthogonality:float=0.5, # λ₁

@@ -28,6 +28,13 @@ def compared_table(
     table = dataset.samples
     return table[table.split.isin(splits_of(protocols) or ['query','gallery','test'])].reset_index(drop=True)
 
+def _some_compared(dataset, protocols):
+    "Their rows; `ValueError` where there are none"
+    if len(table := compared_table(dataset, protocols)): return table
+    raise ValueError(f'{dataset.name}: none of its {len(dataset.samples)} images is for the test, '
+                     'so there is nothing to evaluate')
+
+# %% ../../nbs/training/asking.ipynb #2592c327
 def compared_features(
     model_or_learner, # What embeds
     dataset, # `ReIDDataset`
@@ -35,9 +42,7 @@ def compared_features(
     **kwargs, # Of `embed`
 ): # Images of the splits that are compared as a table of their own, and their features [N,D]
     "Embed the images that protocols compare; `ValueError` where there are none"
-    table = compared_table(dataset, protocols)
-    if not len(table): raise ValueError(f'{dataset.name}: none of its {len(dataset.samples)} images is for the test, '
-                                        'so there is nothing to evaluate')
+    table = _some_compared(dataset, protocols)
     return table, in_shares(lambda t: embed(model_or_learner, t, **kwargs), table, kwargs.get('batch_size', 128))
 
 # %% ../../nbs/training/asking.ipynb #49b6a44e
@@ -104,7 +109,8 @@ def show_ranked(self:ReIDLearner|ReIDModel,
     from ccreid.evaluation.ranked_lists import choose_queries, ranked_list
     if queries<1: raise ValueError(f'queries={queries}: at least one is needed')
     chosen, = _chosen(dataset, [protocol]).values()
-    table,features = compared_features(self, dataset, [chosen])
+    table = _some_compared(dataset, [chosen])
+    features = embed(self, table) # all of them, where several processes train: one may look alone
     q,g,query,gallery = next(compared(features, table, chosen))
     choice = choose_queries(metrics.evaluate(features, table, chosen), queries, rule)
     return ranked_list(q, g, query, gallery, chosen, choice, count)

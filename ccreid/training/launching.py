@@ -39,6 +39,9 @@ def _in_words(minutes):
     "An error of what carries messages is one of another process"
     try: yield
     except RuntimeError as e:
+        if 'EADDRINUSE' in str(e): raise ValueError(
+            f"port {os.environ['MASTER_PORT']}, where the processes would meet, is taken: give the launcher another "
+            'one (--master-port of torchrun, --main_process_port of accelerate launch)') from None
         if not re.search(_GONE, str(e)): raise
         raise ValueError(f'another of the {launched()} processes ended, or did not answer for {minutes:g} minutes: '
                          'what it said tells why; started again, the run goes on from its last checkpoint') from None
@@ -53,9 +56,12 @@ def _silent():
 # %% ../../nbs/training/launching.ipynb #14fe2ea6
 def _is_complete():
     "`ValueError` where the environment knows of several processes, and not how to find them"
-    if lacks := [k for k in ('RANK','MASTER_ADDR','MASTER_PORT') if not os.environ.get(k)]: raise ValueError(
-        f'WORLD_SIZE is {launched()}, and {lacks[0]} is not set: '
-        'start with torchrun or accelerate launch, or unset WORLD_SIZE')
+    below = dict(RANK=launched(), MASTER_ADDR=None, MASTER_PORT=2**16)
+    for k,most in below.items():
+        v = os.environ.get(k, '')
+        if v and (most is None or v.isdecimal() and int(v)<most): continue
+        raise ValueError(f"WORLD_SIZE is {launched()}, and {k} is {repr(v) if v else 'not set'}: "
+                         'start with torchrun or accelerate launch, or unset WORLD_SIZE')
 
 # %% ../../nbs/training/launching.ipynb #4339cb67
 @contextmanager

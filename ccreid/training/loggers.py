@@ -14,6 +14,7 @@ from fastai.callback.core import Callback
 from fastai.learner import Recorder
 from fastcore.basics import patch
 from .adapting import epoch_figures, run_parameters
+from .several import first
 from ..weights import need
 
 # %% ../../nbs/training/loggers.ipynb #2c0eac74
@@ -28,7 +29,7 @@ class MLflowLogger(Callback):
     ): # Raises `ImportError` without MLflow, `ValueError` where it cannot write there, each in one line
         need('mlflow', extra='loggers')
         self.title,self.values,self.run_id,self.finished = title,values or {},None,False
-        self._open(experiment, uri)
+        if first(): self._open(experiment, uri)
 
 # %% ../../nbs/training/loggers.ipynb #3220eba6
 @patch
@@ -48,7 +49,7 @@ def _open(self:MLflowLogger, experiment, uri):
 @patch
 def before_fit(self:MLflowLogger):
     "Begin a run"
-    self.run = not hasattr(self.learn, 'lr_finder')
+    self.run = first() and not hasattr(self.learn, 'lr_finder')
     if not self.run: return
     from mlflow.entities import Param
     self.finished = False

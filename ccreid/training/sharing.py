@@ -12,13 +12,14 @@ import ccreid.compat
 import zlib
 import numpy as np, torch
 from fastai.callback.core import Callback
+from fastai.callback.progress import CSVLogger
 from fastcore.basics import patch
 from torch.nn.modules.batchnorm import _BatchNorm
 from ..data.shares import Share
 from .bookkeeping import Method
 from .frozen import weights_sum
 from .groups import trained_parameters
-from .several import (average, average_gradients, from_all, gathered_dict, processes, rank)
+from .several import (average, average_gradients, first, from_all, gathered_dict, processes, rank)
 
 # %% ../../nbs/training/sharing.ipynb #a45bc24d
 def refused(
@@ -58,9 +59,16 @@ class SeveralProcesses(Callback):
         share.epoch(self.learn.first_epoch)
         loader.wrap_sampler(lambda _: share)
         whole = self.whole
+        if not first(): self._hush()
         self.learn._at_end.append(lambda: loader.wrap_sampler(lambda _: whole))
 
 # %% ../../nbs/training/sharing.ipynb #c8ee91ed
+@patch
+def _hush(self:SeveralProcesses):
+    "Leave the file of fastai's `CSVLogger` to the first process; its other writers do so by themselves"
+    for cb in self.learn.cbs:
+        if isinstance(cb, CSVLogger): cb.run = False # until the end of this fit
+
 @patch
 def before_train(self:SeveralProcesses):
     "Do all processes have the same weights and batches? `ValueError` if not"
@@ -71,7 +79,7 @@ def before_train(self:SeveralProcesses):
     for what,values in zip(('epochs','weights','batches'), zip(*said)):
         if len(set(values))>1: raise ValueError(
             f'the processes have different {what} before epoch {self.epoch}: '
-            'let them see the same data and the same folder of the run')
+            'give them the same seed, the same data and the same folder of the run')
 
 # %% ../../nbs/training/sharing.ipynb #a499517c
 def _random_state(device): # Of torch

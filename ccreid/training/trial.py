@@ -14,6 +14,7 @@ import numpy as np, torch
 from contextlib import contextmanager
 from fastai.learner import Learner
 from fastcore.basics import noop
+from pathlib import Path
 from .frozen import frozen_parts
 
 # %% ../../nbs/training/trial.ipynb #36262616
@@ -108,9 +109,12 @@ def lr_find(
     import fastai.callback.schedule
     where = learn.model_dir
     with unchanged(learn), tempfile.TemporaryDirectory() as folder:
-        learn.model_dir = folder
+        learn.model_dir,learn.load = folder,noop
+        learn.save = lambda file: Path(folder, f'{file}.pth').touch()
         try: return Learner.lr_find(learn, **kwargs)
-        finally: learn.model_dir = where
+        finally:
+            learn.model_dir = where
+            del learn.save, learn.load
 
 # %% ../../nbs/training/trial.ipynb #01c55903
 def _visible(module, args, kwargs): # for a model that wants to know
