@@ -140,7 +140,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert 'm.onnx: images of 96x48 in batches of any length' in said and 'tolerance 0.0001' in said and '50.0' in (tmp_path/'m'/'README.md').read_text()
     torch.testing.assert_close(embed('m.onnx', pictures()), embed('m', pictures()), atol=1e-4, rtol=0)
-    for words,line in (('m', 'nothing to write'), ('m --onnx m.pb', 'ends in .onnx'), ('none --onnx n.onnx', 'no exported model at none'),
+    for words,line in (('m', 'nothing to write'), ('m --onnx m.pb', 'ends in .onnx'), ("none --onnx n.onnx", "none is no file and no folder: a network of ccreid is needed"),
                        ('m --onnx n.onnx --tolerance 0', 'nothing was written'), ('m --onnx n.onnx --tolerance x', '--tolerance'),
                        ('m --onnx n.onnx --exporter magic', 'magic'), ('m --folder n --evaluation m/config.json', 'figures')):
         try: code = cli.main(f'export {words}'.split())
