@@ -75,10 +75,13 @@ def _run(options):
     "Embed"
     from ccreid.search.job import embed_to_file
     from ccreid.search.vectors import kind_of_file
+    from ccreid.files import shown
     kind_of_file(options.out)
     engine = engine_of(options)
-    model,about = model_of(options.weights, options.device, options.size, options.flip)
     pictures = options.pictures[0] if len(options.pictures)==1 else options.pictures
+    if isinstance(pictures, str) and not os.path.exists(pictures):
+        raise FileNotFoundError(f'no folder and no picture at {shown(pictures)}')
+    model,about = model_of(options.weights, options.device, options.size, options.flip)
     done = embed_to_file(model, pictures, options.out, options.batch, options.workers, options.skip_bad,
                          restart=options.restart, progress=True, about=about, engine=engine)
     print(_told(done, options.out))

@@ -131,6 +131,15 @@ def _onnx(path, device, flip, size):
     if flip is not None: wanted = replace(wanted, flip=flip)
     return found if wanted==found.preprocessing else OnnxEmbedder(path, wanted, device)
 
+def _of_timm(text, device, size, flip):
+    "A network of timm"
+    try: found = timm_embedder(_TIMM.sub('', text), size, flip)
+    except ValueError as e:
+        if not str(e).startswith('no backbone'): raise
+        raise ValueError(f'{e}; and no file or folder of a model has that name') from None
+    found.model.to(device)
+    return found
+
 # %% ../../nbs/training/any_model.ipynb #2a258513
 def open_model(
     name, # As in the table above
@@ -143,9 +152,6 @@ def open_model(
     text,kind = _text(name),kind_of_model(name)
     if kind=='onnx': return _onnx(text, device, flip, size)
     if kind=='function': return _function(text)
-    if kind=='timm':
-        found = timm_embedder(_TIMM.sub('', text), size, flip)
-        found.model.to(device)
-        return found
+    if kind=='timm': return _of_timm(text, device, size, flip)
     model = network_of(text, device, size, say)[0]
     return NetworkEmbedder(model, flip, name=text if kind=='hub' else '')

@@ -180,14 +180,17 @@ def _said(session, path):
 
 # %% ../../nbs/training/embedders.ipynb #defbfcc8
 class OnnxEmbedder(Embedder):
-    "A network in an ONNX file; of several outputs the first counts"
+    "A network in an ONNX file, of one input, or with `modality` as the second; of several outputs the first counts"
     def __init__(self,
         path, # File
         preprocessing:Preprocessing|None=None, # None: what the file says, else its size and ImageNet's values
         device:str='cpu', # `cpu` or `cuda`
     ): # Raises `ImportError` without onnxruntime, `ValueError` for a file of another kind
         self.session = open_onnx(path, device, extra='search')
-        self.own,takes = _said(self.session, path),self.session.get_inputs()[0]
+        self.own,(takes,*more) = _said(self.session, path),self.session.get_inputs()
+        self.asks = [i.name for i in more]==['modality'] # a two-stream network of this library
+        if more and not self.asks:
+            raise ValueError(f"{shown(path)} takes {', '.join(shown(i.name) for i in (takes,*more))}, not pictures alone")
         preprocessing = preprocessing or self.own
         size,self.batch = _size_of(takes.shape, path, preprocessing)
         self.path,self.input = Path(path),takes.name
@@ -200,18 +203,28 @@ class OnnxEmbedder(Embedder):
         return torch.from_numpy(self.transform(picture))
 
 # %% ../../nbs/training/embedders.ipynb #0a6e30c8
-def _run(self, x):
+def _feed(self, x, modality):
+    "What the network of the file gives for as many pictures as it takes at a time"
+    n = self.batch or len(x)
+    parts = dict(((self.input, x), *[('modality', torch.zeros(len(x)) if modality is None else modality)]*self.asks))
+    if n>len(x): parts = {k: torch.cat([v, v.new_zeros(n-len(v), *v.shape[1:])]) for k,v in parts.items()}
+    if self.asks: parts['modality'] = parts['modality'].long()
+    return self.session.run(None, {k: v.numpy() for k,v in parts.items()})[0]
+
+def _run(self, x, modality):
     "What the network of the file gives for a stack; `ValueError` where that is no vector a picture"
-    parts = x.split(self.batch) if self.batch else [x]
-    if self.batch: parts = [torch.cat([p, p.new_zeros(self.batch-len(p), *p.shape[1:])]) for p in parts]
-    out = np.concatenate([self.session.run(None, {self.input: p.numpy()})[0] for p in parts])[:len(x)]
+    n = self.batch or len(x)
+    rest = (modality.split(n) if modality is not None else [None]*len(x))
+    out = np.concatenate([_feed(self, part, m) for part,m in zip(x.split(n), rest)])[:len(x)]
     if out.ndim!=2 or len(out)!=len(x):
         raise ValueError(f'{shown(self.path)} gives {list(out.shape)} for {len(x)} pictures, not one vector each')
     return torch.from_numpy(out.astype(np.float32))
 
+# %% ../../nbs/training/embedders.ipynb #99eb7013
 def _onnx_vectors(self, batch, modality=None):
     "What the network gives, mirrored views added if its preprocessing says so"
-    return _run(self, batch)+_run(self, batch.flip(-1)) if self.preprocessing.flip else _run(self, batch)
+    once = _run(self, batch, modality)
+    return once+_run(self, batch.flip(-1), modality) if self.preprocessing.flip else once
 
 OnnxEmbedder.vectors = _onnx_vectors
 

@@ -16,7 +16,7 @@ import ccreid
 from ..files import Unfit, read_json, reading, shown, to_json, write_whole
 from ..tensor_files import read_safetensors
 from .embedders import embed_batch
-from .export import export_reid, rebuilt
+from .export import export_reid, ready_to_write, rebuilt
 
 # %% ../../nbs/training/model_folders.ipynb #b0be0542
 MODEL,CONFIG,CARD = 'model.safetensors','config.json','README.md' # Names that the hub knows
@@ -34,7 +34,8 @@ def feature_length(
 def config_of(
     model, # A `ReIDModel` with `.preprocessing`
 )->dict: # What `config.json` holds
-    "What a model is, as plain values"
+    "What a model is, as plain values; `ValueError` for one that cannot be written"
+    model = ready_to_write(model)
     kept = model.from_config({**model.config, 'classes': None}).parameters()
     return dict(library_name='ccreid', ccreid_version=ccreid.__version__, model={**model.config, 'classes': None},
                 preprocessing=model.preprocessing.to_dict(), dim=feature_length(model),
@@ -47,7 +48,7 @@ def write_folder(
     card:str='', # Text of README.md; '' leaves one that is there
 )->Path: # The folder
     "Write weights, description and card; errors as of `export_reid`"
-    model,folder = getattr(model_or_learner, 'model', model_or_learner),Path(folder)
+    model,folder = ready_to_write(model_or_learner),Path(folder)
     config = to_json(config_of(model), indent=2, sort_keys=True)
     export_reid(model, folder/MODEL)
     write_whole(folder/CONFIG, config+'\n')
