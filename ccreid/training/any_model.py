@@ -19,6 +19,16 @@ from ccreid.training.embedders import (Embedder, FunctionEmbedder, NetworkEmbedd
     timm_embedder)
 from ..weights import WeightsNotFound
 
+# %% ../../nbs/training/any_model.ipynb #27ba6485
+def _seen_so(found, flip, transform):
+    "An embedder that adds mirrored views and prepares pictures as asked; `ValueError` where it cannot"
+    own = getattr(found, 'flip', getattr(getattr(found, 'preprocessing', None), 'flip', False))
+    if flip in (None, own) and transform is None: return found
+    if isinstance(found, NetworkEmbedder):
+        flip,transform = found.flip if flip is None else flip,found.given if transform is None else transform
+        return NetworkEmbedder(found.model, flip, transform, found.name)
+    raise ValueError(f"{found.name} sees pictures in its own way: leave out {'flip' if transform is None else 'transform'}")
+
 # %% ../../nbs/training/any_model.ipynb #076b1893
 def embedder(
     model, # A learner, a network with `.preprocessing` or of timm, a function of pictures, a name, or an `Embedder`
@@ -26,13 +36,13 @@ def embedder(
     transform=None, # Own function of (picture, 0) that gives float32 [3,H,W], for a network
 )->Embedder: # One of `ccreid.training.embedders`
     "Any model as a function of pictures; `ValueError` for one without preprocessing, `TypeError` for what is none"
-    if isinstance(model, Embedder): return model
-    if isinstance(model, (str,Path)): return open_model(model, flip=flip)
+    if isinstance(model, (str,Path)): return _seen_so(open_model(model, flip=flip), None, transform)
+    if isinstance(model, Embedder): return _seen_so(model, flip, transform)
     model = getattr(model, 'model', model) if not isinstance(model, nn.Module) else model
     if is_timm(model) and getattr(model, 'preprocessing', None) is None:
         return NetworkEmbedder(TimmVector(model), flip, transform, name=model.pretrained_cfg.get('architecture', ''))
     if isinstance(model, nn.Module): return NetworkEmbedder(model, flip, transform)
-    if callable(model): return FunctionEmbedder(model)
+    if callable(model): return _seen_so(FunctionEmbedder(model), flip, transform)
     raise TypeError(f'a model is a learner, a network, a function of pictures or a name, not {type(model).__name__}')
 
 # %% ../../nbs/training/any_model.ipynb #ae4d1716
@@ -151,7 +161,9 @@ def open_model(
     "A model by its name; `ValueError`, `FileNotFoundError` or `WeightsNotFound` in a line or two where there is none"
     text,kind = _text(name),kind_of_model(name)
     if kind=='onnx': return _onnx(text, device, flip, size)
-    if kind=='function': return _function(text)
+    if kind=='function':
+        if size is not None: raise ValueError(f'{shown(text)} sees pictures in its own way: leave out size')
+        return _seen_so(_function(text), flip, None)
     if kind=='timm': return _of_timm(text, device, size, flip)
     model = network_of(text, device, size, say)[0]
     return NetworkEmbedder(model, flip, name=text if kind=='hub' else '')

@@ -95,7 +95,7 @@ class NetworkEmbedder(Embedder):
         transform=None, # Own function of (picture, 0) that gives float32 [3,H,W]; that of the preprocessing if `None`
         name:str='',    # A few words for people; those of the network if empty
     ): # Raises `ValueError` for a model without preprocessing
-        self.model,pre = model,getattr(model, 'preprocessing', None)
+        self.model,self.given,pre = model,transform,getattr(model, 'preprocessing', None)
         if pre is None:
             raise ValueError("The model carries no preprocessing: set `model.preprocessing = Preprocessing(size)`")
         self.flip,self.transform = pre.flip if flip is None else flip,transform or test_transform(pre)

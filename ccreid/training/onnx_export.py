@@ -117,7 +117,8 @@ def onnx_parity(
     for n in batches:
         x = net.example(n, n)
         f = embed_batch(net, x['image'], False, x.get('modality'))
-        try: g = torch.from_numpy(session.run(None, {k: v.numpy() for k,v in x.items()})[0])
+        feed = {i.name: v.numpy() for i,v in zip(session.get_inputs(), x.values())}
+        try: g = torch.from_numpy(session.run(None, feed)[0])
         except Exception as e: raise ValueError(f'it does not run on a batch of {n} ({_first_line(e)[:200]})') from None
         if f.shape!=g.shape: raise ValueError(f'it gives {list(g.shape)} for a batch of {n}, not {list(f.shape)}')
         worst = max(worst, ((f-g).abs().max()/f.abs().max()).nan_to_num(torch.inf).item())
