@@ -27,7 +27,8 @@ def _seen_so(found, flip, transform):
     if isinstance(found, NetworkEmbedder):
         flip,transform = found.flip if flip is None else flip,found.given if transform is None else transform
         return NetworkEmbedder(found.model, flip, transform, found.name)
-    raise ValueError(f"{found.name} sees pictures in its own way: leave out {'flip' if transform is None else 'transform'}")
+    what = 'flip' if transform is None else 'transform'
+    raise ValueError(f'{found.name} sees pictures in its own way: leave out {what}')
 
 # %% ../../nbs/training/any_model.ipynb #076b1893
 def embedder(

@@ -170,6 +170,11 @@ def _size_of(shape, path, preprocessing):
     return tuple(asked or size),batch
 
 # %% ../../nbs/training/embedders.ipynb #74a3e8fb
+def _asks_modality(names, path):
+    "Is a second input the modality, as of a two-stream network of this library? `ValueError` for other inputs"
+    if names[1:] in ([], ['modality']): return len(names)>1
+    raise ValueError(f"{shown(path)} takes {', '.join(map(shown, names))}, not pictures alone")
+
 def _said(session, path):
     "The preprocessing that a file of this library carries, None for one of others"
     from ccreid.training.export import checked_preprocessing
@@ -187,10 +192,8 @@ class OnnxEmbedder(Embedder):
         device:str='cpu', # `cpu` or `cuda`
     ): # Raises `ImportError` without onnxruntime, `ValueError` for a file of another kind
         self.session = open_onnx(path, device, extra='search')
-        self.own,(takes,*more) = _said(self.session, path),self.session.get_inputs()
-        self.asks = [i.name for i in more]==['modality'] # a two-stream network of this library
-        if more and not self.asks:
-            raise ValueError(f"{shown(path)} takes {', '.join(shown(i.name) for i in (takes,*more))}, not pictures alone")
+        self.own,takes = _said(self.session, path),self.session.get_inputs()[0]
+        self.asks = _asks_modality([i.name for i in self.session.get_inputs()], path)
         preprocessing = preprocessing or self.own
         size,self.batch = _size_of(takes.shape, path, preprocessing)
         self.path,self.input = Path(path),takes.name

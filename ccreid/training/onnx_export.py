@@ -101,6 +101,12 @@ def onnx_bytes(
     except Exception as e: raise ValueError(
         f'the exporter {exporter} cannot write {type(model).__name__}: {_first_line(e)[:200]}') from None
 
+# %% ../../nbs/training/onnx_export.ipynb #732fabf7
+def _answer(session, x):
+    "What a file gives for a batch"
+    feed = {i.name: v.numpy() for i,v in zip(session.get_inputs(), x.values())}
+    return torch.from_numpy(session.run(None, feed)[0])
+
 # %% ../../nbs/training/onnx_export.ipynb #6b41365f
 @torch.no_grad()
 def onnx_parity(
@@ -117,8 +123,7 @@ def onnx_parity(
     for n in batches:
         x = net.example(n, n)
         f = embed_batch(net, x['image'], False, x.get('modality'))
-        feed = {i.name: v.numpy() for i,v in zip(session.get_inputs(), x.values())}
-        try: g = torch.from_numpy(session.run(None, feed)[0])
+        try: g = _answer(session, x)
         except Exception as e: raise ValueError(f'it does not run on a batch of {n} ({_first_line(e)[:200]})') from None
         if f.shape!=g.shape: raise ValueError(f'it gives {list(g.shape)} for a batch of {n}, not {list(f.shape)}')
         worst = max(worst, ((f-g).abs().max()/f.abs().max()).nan_to_num(torch.inf).item())
