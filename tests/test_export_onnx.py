@@ -179,7 +179,7 @@ def test_a_nan_is_a_difference(tmp_path):
 @pytest.mark.slow
 def test_the_newer_exporter(tmp_path):
     pytest.importorskip('onnxscript')
-    for name in 'gem','two-stream','uneven stripes':
+    for name in 'gem','two-stream','uneven stripes','token':
         assert export_onnx(made(name), tmp_path/'m.onnx', exporter='dynamo')<1e-5
         torch.testing.assert_close(embed(tmp_path/'m.onnx', pictures()), embed(made(name), pictures()), atol=1e-4, rtol=0)
 

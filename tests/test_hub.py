@@ -173,7 +173,7 @@ def test_commands_take_every_kind(kinds, monkeypatch, capsys):
     assert cli.main([*train.split(), '--start', 'small'])==0, capsys.readouterr().err
     assert json.loads(Path('t/metrics.json').read_text())['start']==dict(file='small', sha256=hashlib.sha256((kinds/'small'/MODEL).read_bytes()).hexdigest())
     capsys.readouterr()
-    for words,line in (('evaluate --data prcc --root w --features f.npz --size 64x32', '--size is for --weights'), ('embed nowhere --weights small --out v.npz', 'no folder and no picture at nowhere'),
+    for words,line in (('evaluate --data prcc --root w --features f.npz --size 64x32', '--size is for --weights'), ('embed nowhere --weights small --out v.npz', 'nowhere: there is no such file or folder'),
                        ('train --data prcc --root w --start small/config.json', 'small/config.json')):
         assert cli.main(words.split())==2
         err = capsys.readouterr().err

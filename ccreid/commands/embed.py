@@ -80,7 +80,7 @@ def _run(options):
     engine = engine_of(options)
     pictures = options.pictures[0] if len(options.pictures)==1 else options.pictures
     if isinstance(pictures, str) and not os.path.exists(pictures):
-        raise FileNotFoundError(f'no folder and no picture at {shown(pictures)}')
+        raise FileNotFoundError(f'{shown(pictures)}: there is no such file or folder')
     model,about = model_of(options.weights, options.device, options.size, options.flip)
     done = embed_to_file(model, pictures, options.out, options.batch, options.workers, options.skip_bad,
                          restart=options.restart, progress=True, about=about, engine=engine)
