@@ -2,6 +2,7 @@
 import hashlib
 import http.server
 import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -48,8 +49,12 @@ def made(name='max+avg', seed=0, **how):
     return model
 
 
+@pytest.fixture(scope='module')
+def once(tmp_path_factory): return write_folder(made(), tmp_path_factory.mktemp('once')/'small')
+
+
 @pytest.fixture
-def folder(tmp_path): return write_folder(made(), tmp_path/'small')
+def folder(once, tmp_path): return Path(shutil.copytree(once, tmp_path/'small'))
 
 
 def pictures(n=3): return list(np.random.default_rng(0).integers(0, 256, (n,40,20,3), dtype=np.uint8))
@@ -96,12 +101,12 @@ KINDS = 'file','folder','run','checkpoint','onnx','hub','function','timm'
 def kinds(folder, tmp_path, monkeypatch):
     "A folder with a model of each kind that lies on a disk"
     monkeypatch.chdir(tmp_path)
-    export_reid(made(), 'runs/x/cal.safetensors'); export_reid(made(), 'odd.name')
+    Path('runs/x').mkdir(parents=True)
     torch.save(dict(state_dict={'a': torch.zeros(1)}), 'model.pth.tar-60')
     torch.save({'a': torch.zeros(1)}, 'old.pth', _use_new_zipfile_serialization=False)
     for name in 'resnet18','only','two','full': Path(name).mkdir()
     Path('only/pytorch_model.bin').write_bytes(b'\x80')
-    for name in 'a','b': export_reid(made(), f'two/{name}.safetensors')
+    for file in 'runs/x/cal.safetensors','odd.name','two/a.safetensors','two/b.safetensors': shutil.copy(folder/MODEL, file)
     return tmp_path
 
 
@@ -398,7 +403,6 @@ def test_no_hub_at_all_is_one_line(monkeypatch):
 
 def test_what_is_sent_can_be_fetched(tmp_path, monkeypatch):
     "Recorders stand in for two methods of `HfApi` and for the download: no hub is asked"
-    import shutil
     from huggingface_hub import HfApi
     calls,place = [],tmp_path/'snapshots'/'abc'
     monkeypatch.setattr('ccreid.weights._reachable', lambda timeout: None)
