@@ -424,6 +424,59 @@ def test_what_is_sent_can_be_fetched(tmp_path, monkeypatch):
     assert open_model('a/b@v1').fingerprint==open_model(place).fingerprint
 
 
+@pytest.fixture
+def hub(folder, monkeypatch):
+    "A server that speaks as much of the hub's HTTP as a download needs: one repository, somebody/small, with two commits"
+    COMMITS = dict(main='1'*40, v1='2'*40)
+    class Hub(http.server.BaseHTTPRequestHandler):
+        def do_GET(self, body=True):
+            seen.append(f'{self.command} {self.path}')
+            if self.path=='/': return self.reply(200)
+            repo,_,rest = self.path.strip('/').partition('/resolve/')
+            revision,_,name = rest.partition('/')
+            commit = COMMITS.get(revision, revision)
+            error = None if repo=='somebody/small' else 'RepoNotFound'
+            if error is None and commit not in COMMITS.values(): error = 'RevisionNotFound'
+            if error is None and not (folder/name).is_file(): error = 'EntryNotFound'
+            if error: return self.reply(404, {'X-Error-Code': error})
+            content = (folder/name).read_bytes()
+            self.reply(200, {'X-Repo-Commit': commit, 'ETag': f'"{hashlib.sha1(content).hexdigest()}"', 'Content-Length': len(content)})
+            if body: self.wfile.write(content)
+        def do_HEAD(self): self.do_GET(body=False)
+        def reply(self, status, headers={}):
+            self.send_response(status)
+            for k,v in ({'Content-Length': 0} | headers).items(): self.send_header(k, str(v))
+            self.end_headers()
+        def log_message(self, *args): pass
+    seen = []
+    s = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Hub)
+    threading.Thread(target=s.serve_forever, args=[.01], daemon=True).start()
+    from huggingface_hub import constants
+    place = f'http://127.0.0.1:{s.server_port}'
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', False)
+    monkeypatch.setattr(constants, 'HF_HUB_DISABLE_XET', True, raising=False)
+    monkeypatch.setattr(constants, 'ENDPOINT', place)
+    monkeypatch.setattr(constants, 'HUGGINGFACE_CO_URL_TEMPLATE', place+'/{repo_id}/resolve/{revision}/{filename}')
+    yield type('Hub', (), dict(seen=seen, folder=folder, stop=lambda: (s.shutdown(), s.server_close())))
+    s.shutdown(); s.server_close()
+
+
+def test_a_download_as_the_hub_answers_it(hub, tmp_path):
+    "By huggingface_hub itself: fetched once, then from its cache, also where nobody answers any more"
+    where = dict(cache_dir=tmp_path/'cache')
+    assert parity(made(), ReIDModel.from_pretrained('somebody/small', **where))==0
+    assert any('/resolve/main/config.json' in a for a in hub.seen) and any(f'/resolve/{"1"*40}/model.safetensors' in a for a in hub.seen)
+    ReIDModel.from_pretrained('somebody/small', revision='v1', **where)
+    assert sum(a.startswith('GET') and 'safetensors' in a for a in hub.seen)==1 # the same content lies in the cache
+    for name,more,said in (('somebody/none', {}, 'there is no such repository'), ('somebody/small', dict(revision='v9'), 'it has no such revision')):
+        with pytest.raises(FileNotFoundError, match=f'^no model {name}.*: {said}') as e: ReIDModel.from_pretrained(name, **more, **where)
+        assert '\n' not in str(e.value)
+    (hub.folder/CONFIG).rename(hub.folder/'other.json')
+    with pytest.raises(FileNotFoundError, match='it has no config.json or no model.safetensors'): ReIDModel.from_pretrained('somebody/small', cache_dir=tmp_path/'new')
+    hub.stop()
+    assert parity(made(), ReIDModel.from_pretrained('somebody/small', revision='v1', timeout=1., **where))==0
+
+
 def test_bad_figures_stop_before_anything_is_written_or_sent(tmp_path, monkeypatch):
     monkeypatch.setattr('ccreid.weights._reachable', lambda timeout: pytest.fail('the hub was asked'))
     with pytest.raises(ValueError, match='no share'): made().push_to_hub('a/b', {'x': {'mAP': 50}})
