@@ -72,6 +72,23 @@ def test_labels_do_not_change_what_is_seen(folder, model):
     torch.testing.assert_close(embed(model, labelled), embed(model, table), atol=1e-6, rtol=0)
 
 
+def test_what_an_embedder_was_told_counts_for_every_source(folder, model):
+    "Own transform, mirror image: given with the model or afterwards, with labels or without"
+    def own(picture, seed): return np.ascontiguousarray(PRE.normalise(255-np.asarray(picture.resize((16,32)))))
+    table = pd.DataFrame(dict(path=[str(folder/n) for n in find_pictures(folder)], modality='visible', identity=0, clothes=0, camera=0))
+    wanted = embed(model, folder, transform=own, flip=False)
+    told = embedder(model, flip=False, transform=own)
+    for found in (embed(told, folder), embed(told, table), embed(model, table, transform=own, flip=False), embed(embedder(model), table, flip=False, transform=own),
+                  embed(embedder(model, transform=own), folder, flip=False), embed(embedder(model, flip=False), table, transform=own)):
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+    assert (embed(model, table, flip=False)-wanted).abs().max()>.01 and (embed(model, table, transform=own)-wanted).abs().max()>1e-4
+    def colour(pictures): return [[1.,2.] for _ in pictures]
+    for how in (dict(flip=True), dict(transform=own)):
+        for fixed in colour, embedder(colour):
+            with pytest.raises(ValueError, match='sees pictures in its own way: leave out'): embed(fixed, folder, **how)
+    assert len(embed(colour, folder, flip=False))==7
+
+
 @pytest.mark.parametrize('workers', [0, 2])
 def test_a_bad_picture_is_named_or_left_out_and_counted(folder, model, workers):
     whole = embed(model, folder)
