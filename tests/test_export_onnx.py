@@ -195,7 +195,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     torch.testing.assert_close(embed('m.onnx', pictures()), embed('m', pictures()), atol=1e-4, rtol=0)
     for words,line in (('m', 'nothing to write'), ('m --onnx m.pb', 'ends in .onnx'), ("none --onnx n.onnx", "none is no file and no folder: a network of ccreid is needed"),
                        ('m --onnx n.onnx --tolerance 0', 'nothing was written'), ('m --onnx n.onnx --tolerance x', '--tolerance'),
-                       ('m --onnx n.onnx --exporter magic', 'magic'), ('m --folder n --evaluation m/config.json', 'figures')):
+                       ('m --onnx n.onnx --exporter magic', 'magic'), ('m --onnx n.onnx --license mit', '--license is for a card, which --folder writes'), ('m --folder n --evaluation m/config.json', 'figures')):
         try: code = cli.main(f'export {words}'.split())
         except SystemExit as e: code = e.code
         err = capsys.readouterr().err

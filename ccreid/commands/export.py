@@ -66,6 +66,8 @@ def _run(options):
     from ccreid.training.model_folders import model_in
     if not (options.onnx or options.folder):
         raise ValueError('nothing to write: give --onnx FILE, --folder FOLDER or both')
+    lost = [k for k in ('evaluation','data','license','name','judged') if getattr(options, k)]
+    if lost and not options.folder: raise ValueError(f'--{lost[0]} is for a card, which --folder writes: give that too')
     record = model_in(options.model)[1] if kind_of_model(options.model)=='run' else None
     model,_ = network_of(options.model, size=options.size and tuple(options.size), say=print)
     if options.folder: _to_folder(model, options, record)
