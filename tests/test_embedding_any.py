@@ -163,6 +163,19 @@ def test_a_network_of_timm_is_seen_as_its_config_says():
     assert net.num_classes==5 and embed(net, [picture], flip=True).shape==(1,512)
 
 
+def test_pictures_are_prepared_as_the_weights_of_a_name_were_trained(tmp_path, monkeypatch):
+    "`resnet18` means torchvision's weights by the library's settings, `resnet18.a1_in1k` timm's own, `vit_mini` ours"
+    import timm
+    from safetensors.torch import save_file
+    monkeypatch.setenv('CCREID_WEIGHTS', str(tmp_path))
+    for name in 'resnet18','resnet18.a1_in1k': save_file(timm.create_model('resnet18', num_classes=0).state_dict(), tmp_path/f'{name}.safetensors')
+    for name,tag in (('resnet18', 'tv_in1k'), ('resnet18.a1_in1k', 'a1_in1k')):
+        pre,cfg = open_model(name, size=(64,32)).model.preprocessing,timm.get_pretrained_cfg(f'resnet18.{tag}')
+        assert pre==Preprocessing((64,32), cfg.mean, cfg.std, False, cfg.interpolation)
+    assert {open_model(n).model.preprocessing.interpolation for n in ('resnet18','resnet18.a1_in1k')}=={'bilinear','bicubic'}
+    assert open_model('vit_mini').model.preprocessing==Preprocessing((96,48), (.5,)*3, (.5,)*3, False, 'bicubic')
+
+
 def test_a_vit_of_timm_gives_its_class_token_at_any_size():
     found = TimmVector(__import__('timm').create_model('vit_tiny_patch16_224', num_classes=3))
     assert found.eval()(torch.zeros(1,3,224,224)).shape==(1,192)

@@ -22,7 +22,7 @@ from ..files import shown,to_json
 from ..models.backbones import create_backbone
 from ..models.onnx_networks import open_onnx
 from ..models.reid_model import ReIDModel,ask
-from ..models.vits import whole_vector
+from ..models.vits import preprocessing_of,whole_vector
 
 # %% ../../nbs/training/embedders.ipynb #6672a0c8
 @torch.no_grad()
@@ -154,6 +154,8 @@ def timm_embedder(
     "A pretrained network by name; `ValueError` for an unknown one, `WeightsNotFound` where its weights are not there"
     made = create_backbone(name, pretrained, last_stride=2, size=size or _DRAWN.get(name))
     net = TimmVector(made.net, size or made.size or _DRAWN.get(name)).eval()
+    if pretrained is True and name!='resnet_mini': # as these weights were trained, not others of that network
+        net.preprocessing = preprocessing_of(made, net.preprocessing.size, flip=False)
     return NetworkEmbedder(net, flip, name=name)
 
 # %% ../../nbs/training/embedders.ipynb #920a8bf8
