@@ -72,6 +72,23 @@ def test_labels_do_not_change_what_is_seen(folder, model):
     torch.testing.assert_close(embed(model, labelled), embed(model, table), atol=1e-6, rtol=0)
 
 
+def test_what_an_embedder_was_told_counts_for_every_source(folder, model):
+    "Own transform, mirror image: given with the model or afterwards, with labels or without"
+    def own(picture, seed): return np.ascontiguousarray(PRE.normalise(255-np.asarray(picture.resize((16,32)))))
+    table = pd.DataFrame(dict(path=[str(folder/n) for n in find_pictures(folder)], modality='visible', identity=0, clothes=0, camera=0))
+    wanted = embed(model, folder, transform=own, flip=False)
+    told = embedder(model, flip=False, transform=own)
+    for found in (embed(told, folder), embed(told, table), embed(model, table, transform=own, flip=False), embed(embedder(model), table, flip=False, transform=own),
+                  embed(embedder(model, transform=own), folder, flip=False), embed(embedder(model, flip=False), table, transform=own)):
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+    assert (embed(model, table, flip=False)-wanted).abs().max()>.01 and (embed(model, table, transform=own)-wanted).abs().max()>1e-4
+    def colour(pictures): return [[1.,2.] for _ in pictures]
+    for how in (dict(flip=True), dict(transform=own)):
+        for fixed in colour, embedder(colour):
+            with pytest.raises(ValueError, match='sees pictures in its own way: leave out'): embed(fixed, folder, **how)
+    assert len(embed(colour, folder, flip=False))==7
+
+
 @pytest.mark.parametrize('workers', [0, 2])
 def test_a_bad_picture_is_named_or_left_out_and_counted(folder, model, workers):
     whole = embed(model, folder)
@@ -144,6 +161,19 @@ def test_a_network_of_timm_is_seen_as_its_config_says():
     with torch.no_grad(): f = net.forward_head(net.forward_features(x), pre_logits=True)[0]
     torch.testing.assert_close(embed(net, [picture])[0], f/f.norm(), atol=1e-5, rtol=0)
     assert net.num_classes==5 and embed(net, [picture], flip=True).shape==(1,512)
+
+
+def test_pictures_are_prepared_as_the_weights_of_a_name_were_trained(tmp_path, monkeypatch):
+    "`resnet18` means torchvision's weights by the library's settings, `resnet18.a1_in1k` timm's own, `vit_mini` ours"
+    import timm
+    from safetensors.torch import save_file
+    monkeypatch.setenv('CCREID_WEIGHTS', str(tmp_path))
+    for name in 'resnet18','resnet18.a1_in1k': save_file(timm.create_model('resnet18', num_classes=0).state_dict(), tmp_path/f'{name}.safetensors')
+    for name,tag in (('resnet18', 'tv_in1k'), ('resnet18.a1_in1k', 'a1_in1k')):
+        pre,cfg = open_model(name, size=(64,32)).model.preprocessing,timm.get_pretrained_cfg(f'resnet18.{tag}')
+        assert pre==Preprocessing((64,32), cfg.mean, cfg.std, False, cfg.interpolation)
+    assert {open_model(n).model.preprocessing.interpolation for n in ('resnet18','resnet18.a1_in1k')}=={'bilinear','bicubic'}
+    assert open_model('vit_mini').model.preprocessing==Preprocessing((96,48), (.5,)*3, (.5,)*3, False, 'bicubic')
 
 
 def test_a_vit_of_timm_gives_its_class_token_at_any_size():

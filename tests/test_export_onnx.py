@@ -4,8 +4,10 @@ import json
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from ccreid import cli
@@ -19,6 +21,7 @@ from ccreid.data.transforms import Preprocessing
 from ccreid.models.backbones import create_backbone
 from ccreid.models.reid_model import ReIDModel
 from ccreid.training.any_model import open_model
+from ccreid.training.embedders import NetworkEmbedder
 from ccreid.training.embedding import embed
 from ccreid.training.export import export_reid
 
@@ -32,7 +35,8 @@ NETWORKS = {
     'token': lambda: ReIDModel(create_backbone('vit_mini', size=SIZE), 'token'), 'pcb': lambda: PCBModel('resnet_mini', 3),
     'hpm': lambda: HPMModel('resnet_mini', 3, levels=2), 'mgn': lambda: MGNModel('resnet_mini', 3),
     'cssc': lambda: CSSCModel('resnet_mini', 3, parts=2, width=32), 'pia': lambda: PIANet('resnet_mini', classes=3),
-    'clip': lambda: clip_reid(3, 'vit_mini', SIZE, dim=32)}
+    'clip': lambda: clip_reid(3, 'vit_mini', SIZE, dim=32), 'uneven stripes': lambda: PCBModel('resnet_mini', 3, parts=5),
+    'uneven pyramid': lambda: HPMModel('resnet_mini', 3, levels=3), 'two-stream': lambda: TwoStream('resnet_mini', classes=3)}
 
 
 def made(name='max+avg', flip=False):
@@ -42,6 +46,7 @@ def made(name='max+avg', flip=False):
         if isinstance(m, nn.modules.batchnorm._BatchNorm):
             for t in (m.weight, m.running_var): t is not None and nn.init.uniform_(t, .5, 1.5)
             nn.init.normal_(m.running_mean, std=.1)
+    for p in getattr(model, 'infrared_stem', nn.Identity()).parameters(): nn.init.normal_(p, std=.2) # else both stems are alike
     model.preprocessing = Preprocessing(SIZE, (.5,.4,.3), (.2,.3,.4), flip=flip, interpolation='bicubic')
     return model
 
@@ -114,8 +119,55 @@ def test_what_an_exporter_gets_wrong_or_cannot_write_leaves_no_file(tmp_path):
     for net,words in ((Counts(), 'The exported network is another one|gives other features'), (Unwritable(), 'the exporter torchscript cannot write Unwritable')):
         with pytest.raises(ValueError, match=words) as e: export_onnx(net, tmp_path/'m.onnx')
         assert '\n' not in str(e.value) and not any(tmp_path.iterdir())
-    two = TwoStream('resnet_mini'); two.preprocessing = Preprocessing(SIZE)
-    with pytest.raises(ValueError, match='asks for the modality'): export_onnx(two, tmp_path/'m.onnx')
+
+
+class Uneven(Counts):
+    "A pooling that the older exporter refuses, with a word of torch's own"
+    def forward(self, x): return nn.functional.adaptive_avg_pool2d(x, (5,1)).flatten(1)*self.w
+
+
+def test_a_refusal_of_torch_is_one_line_and_no_listing_of_the_network(tmp_path, capfd):
+    with pytest.raises(ValueError, match='the exporter torchscript cannot write Uneven: .*adaptive_avg_pool2d'): export_onnx(Uneven(), tmp_path/'m.onnx')
+    assert not ''.join(capfd.readouterr()).strip() and not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('wrong,said', [
+    (lambda m: delattr(m, 'preprocessing'), 'this ReIDModel carries no preprocessing: set'), (lambda m: m.half(), r'has weights of torch.float16: write `model.float\(\)`')])
+def test_what_cannot_be_written_is_said_in_a_line_by_all_that_write(wrong, said, tmp_path):
+    import ccreid.training.hub # `save_pretrained`
+    model = made('gem'); wrong(model)
+    for write in (lambda: export_onnx(model, tmp_path/'m.onnx'), lambda: export_reid(model, tmp_path/'m.safetensors'), lambda: model.save_pretrained(tmp_path/'m'),
+                  lambda: model.push_to_hub('a/b'), lambda: export_onnx(type('Learner', (), dict(model=model))(), tmp_path/'m.onnx')):
+        with pytest.raises(ValueError, match=said) as e: write()
+        assert '\n' not in str(e.value) and not any(tmp_path.iterdir())
+    with pytest.raises(ValueError, match='a Counts is no ReIDModel, .*: write it as ONNX'): export_reid(Counts(), tmp_path/'m.safetensors')
+
+
+def test_a_file_of_two_streams_hears_the_modality(tmp_path):
+    model = made('two-stream', flip=True).eval()
+    export_onnx(model, tmp_path/'m.onnx')
+    found,ours = open_model(tmp_path/'m.onnx'),NetworkEmbedder(model)
+    x,modality = torch.randn(5, 3, *SIZE),torch.tensor([0,1,1,0,1])
+    torch.testing.assert_close(found.vectors(x, modality), ours.vectors(x, modality), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found.vectors(x), ours.vectors(x, torch.zeros(5, dtype=torch.long)), atol=1e-4, rtol=1e-4)
+    assert (found.vectors(x)-found.vectors(x, modality)).abs().amax(1).gt(.01).tolist()==[False,True,True,False,True]
+    found.batch = 2                                            # as in a file that takes two at a time
+    torch.testing.assert_close(found.vectors(x, modality), ours.vectors(x, modality), atol=1e-4, rtol=1e-4)
+    table = pd.DataFrame(dict(path=[str(tmp_path/f'{i}.png') for i in range(5)], modality=['visible','infrared','infrared','visible','infrared']))
+    for p,a in zip(table.path, pictures(5)): Image.fromarray(a).save(p)
+    table = table.assign(identity=0, clothes=0, camera=0)
+    torch.testing.assert_close(embed(tmp_path/'m.onnx', table), embed(model, table), atol=1e-4, rtol=0)
+
+
+def test_a_network_that_asks_for_more_than_pictures_is_refused(tmp_path):
+    class Two(nn.Module):
+        def forward(self, x, age): return x.mean((2,3))+age
+    with warnings.catch_warnings(action='ignore'):
+        torch.onnx.export(Two(), (torch.zeros(1,3,8,4), torch.zeros(1,1)), tmp_path/'m.onnx', input_names=['picture','age'], dynamo=False)
+    with pytest.raises(ValueError, match='m.onnx takes picture, age, not pictures alone'): open_model(tmp_path/'m.onnx')
+    with pytest.raises(FileNotFoundError, match='^no ONNX file at .*none.onnx$'): open_model(tmp_path/'none.onnx')
+    (tmp_path/'d.onnx').mkdir()
+    with pytest.raises(ValueError, match='d.onnx is a folder, not a file'): open_model(tmp_path/'d.onnx')
 
 
 def test_a_nan_is_a_difference(tmp_path):
@@ -127,8 +179,9 @@ def test_a_nan_is_a_difference(tmp_path):
 @pytest.mark.slow
 def test_the_newer_exporter(tmp_path):
     pytest.importorskip('onnxscript')
-    assert export_onnx(made('gem'), tmp_path/'m.onnx', exporter='dynamo')<1e-5
-    torch.testing.assert_close(embed(tmp_path/'m.onnx', pictures()), embed(made('gem'), pictures()), atol=1e-4, rtol=0)
+    for name in 'gem','two-stream','uneven stripes','token':
+        assert export_onnx(made(name), tmp_path/'m.onnx', exporter='dynamo')<1e-5
+        torch.testing.assert_close(embed(tmp_path/'m.onnx', pictures()), embed(made(name), pictures()), atol=1e-4, rtol=0)
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):
@@ -140,9 +193,9 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert 'm.onnx: images of 96x48 in batches of any length' in said and 'tolerance 0.0001' in said and '50.0' in (tmp_path/'m'/'README.md').read_text()
     torch.testing.assert_close(embed('m.onnx', pictures()), embed('m', pictures()), atol=1e-4, rtol=0)
-    for words,line in (('m', 'nothing to write'), ('m --onnx m.pb', 'ends in .onnx'), ('none --onnx n.onnx', 'no exported model at none'),
+    for words,line in (('m', 'nothing to write'), ('m --onnx m.pb', 'ends in .onnx'), ("none --onnx n.onnx", "none is no file and no folder: a network of ccreid is needed"),
                        ('m --onnx n.onnx --tolerance 0', 'nothing was written'), ('m --onnx n.onnx --tolerance x', '--tolerance'),
-                       ('m --onnx n.onnx --exporter magic', 'magic'), ('m --folder n --evaluation m/config.json', 'figures')):
+                       ('m --onnx n.onnx --exporter magic', 'magic'), ('m --onnx n.onnx --license mit', '--license is for a card, which --folder writes'), ('m --folder n --evaluation m/config.json', 'figures')):
         try: code = cli.main(f'export {words}'.split())
         except SystemExit as e: code = e.code
         err = capsys.readouterr().err

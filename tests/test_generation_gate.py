@@ -1,5 +1,5 @@
 "The gate for generated images: formulas against loops, the truth of painted images, verdicts on disk, the command line with real classes"
-import json, math
+import json, math, shutil
 from types import SimpleNamespace
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ from ccreid.generation.wardrobe import random_clothes
 from ccreid.models.reid_model import ReIDModel
 from ccreid.data.transforms import Preprocessing
 from ccreid.training.export import export_reid
+from ccreid.training.model_folders import write_folder
 from ccreid.weights import WeightsNotFound
 
 numbers = st.integers(0, 2**16)
@@ -200,6 +201,11 @@ def test_judges(tmp_path):
     assert read_judge(file).dim==model.dim and read_judge('resnet_mini').dim!=0
     with pytest.raises(ValueError, match='--model judge=FILE'): Networks(device='cpu').judge
     assert type(Networks(device='cpu', judge=str(file)).judge) is ReIDModel
+    (tmp_path/'run').mkdir(); shutil.copy(file, tmp_path/'run'/'cal.safetensors')
+    for place in tmp_path/'run',write_folder(model, tmp_path/'folder'): # a folder of a run, of a model
+        found = Networks(device='cpu', judge=str(place)).judge
+        assert all(torch.equal(v, found.state_dict()[k]) for k,v in read_judge(file).state_dict().items())
+    with pytest.raises(FileNotFoundError, match='no file and no folder of a model'): read_judge('./nothing')
     (tmp_path/'bad').write_text('<html>')
     with pytest.raises(ValueError): read_judge(tmp_path/'bad')
     with pytest.raises((ValueError,WeightsNotFound)): read_judge('no_such_network')

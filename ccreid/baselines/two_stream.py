@@ -70,6 +70,10 @@ def _nonlocals(self:TwoStream, blocks):
             for i in range(max(len(stage)-n, 0), len(stage))}
 
 # %% ../../nbs/baselines/two_stream.ipynb #3248da11
+def _through(stem, x):
+    for k in _STEM: x = stem[k](x)
+    return x
+
 @patch
 def stem(self:TwoStream,
     image:Tensor, # [B,3,H,W] normalised
@@ -77,10 +81,11 @@ def stem(self:TwoStream,
 )->Tensor: # [B,c,H/4,W/4]
     "Each image through the first layers of its modality"
     own,res = {k: getattr(self.backbone.net, k) for k in _STEM},None
+    if not self.training and (torch.jit.is_tracing() or torch.compiler.is_compiling()):
+        return torch.where((modality==1)[:,None,None,None], *(_through(s, image) for s in (self.infrared_stem, own)))
     for m,stem in enumerate((own, self.infrared_stem)):
         if not (rows := modality==m).any(): continue
-        x = image[rows]
-        for k in _STEM: x = stem[k](x)
+        x = _through(stem, image[rows])
         if res is None: res = x.new_empty(len(image), *x.shape[1:])
         res = res.index_put((rows.nonzero()[:,0],), x)
     return res

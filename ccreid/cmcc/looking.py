@@ -22,7 +22,7 @@ from ..evaluation.comparing import compared
 from ..evaluation.pictures import pair_distances, plot_distances
 from ..evaluation.ranked_lists import ranked_list, ranked_rows
 from ..generation.parsing import clothes_mask
-from ..models.reid_model import ask
+from ..models.reid_model import ReIDModel,ask
 from ..training.asking import compared_table
 
 # %% ../../nbs/cmcc/looking.ipynb #0fc7d5d7
@@ -169,6 +169,7 @@ def look(
     if table.modality.nunique()<2: raise ValueError(f'{dataset.name}: looks compare two modalities, and there is one')
     f,model = features(table),getattr(features, 'model', None)
     model,first = getattr(model, 'model', model),next(iter(protocols.values()))
+    if not isinstance(model, ReIDModel): model = None # vectors are all that such a model has
     res = dict(pairs=pairs_of(f, table, protocols), lists=lists_of(f, table, protocols, dataset.root))
     if model is not None: res |= _of_model(model, table, first, dataset.root) | dict(probes=probes_of(model, f, table))
     if folder is not None: _draw(Path(folder).expanduser(), f, table, protocols, model)

@@ -9,6 +9,7 @@ __all__ = ['command']
 
 # %% ../../nbs/commands/clothes_test.ipynb #b222e837
 import os
+from .embed import model_of
 from .shared import add_device
 from ..files import to_json
 from ..options import of_rule,place
@@ -21,8 +22,8 @@ _counts = dict(people=30, outfits=8, poses=3, cameras=3, population=2031) # Of `
 def _options(parser):
     "Options of `ccreid clothes-test`"
     parser.add_argument('--model', required=True, action='append', type=of_rule(text()), metavar='M', help=
-        'a file that training wrote (safetensors), an ONNX file, a network of timm by name, resnet_mini, '
-        'or module:function; may be repeated')
+        'a file that training wrote (safetensors), a folder of a run or of a model, OWNER/NAME on the Hugging Face '
+        'hub, an ONNX file, a network of timm by name, resnet_mini, or module:function; may be repeated')
     parser.add_argument('--size', type=of_rule(size_of_image(1, 2**13)), help=
         'height x width of the input, such as 256x128, for timm and ONNX (their own)')
     parser.add_argument('--flip', action='store_true', default=None, help='add the vector of the mirror image')
@@ -89,8 +90,7 @@ def _dressed(options):
 
 def _opened(name, options):
     "A model by its name; a size is for those that have none of their own"
-    from ccreid.training.any_model import open_model
-    return open_model(name, options.device, options.size and tuple(options.size), options.flip)
+    return model_of(name, options.device, options.size, options.flip)[0]
 
 # %% ../../nbs/commands/clothes_test.ipynb #3584dfd2
 def _run(options):

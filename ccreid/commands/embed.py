@@ -8,7 +8,8 @@ Docs: https://ccreid.github.io/ccreid/commands/embed.html.md"""
 __all__ = ['command', 'add_model', 'model_of']
 
 # %% ../../nbs/commands/embed.ipynb #be610ffc
-import os
+import os,sys
+from functools import partial
 from .shared import add_device, add_engine, engine_of
 from ..options import Parser,of_rule,place
 from ..registry import Command
@@ -19,13 +20,16 @@ def add_model(
     parser:Parser, # Of a command
     required:bool, # Must a model be named?
     otherwise:str='', # What is taken if it is not
+    among=None, # A group of which `--weights` is one; none if `None`
 ):
     "`--weights`, `--size`, `--flip` and `--device`: which model, and how it sees a picture"
-    parser.add_argument('--weights', required=required, type=of_rule(text()), metavar='M', help=
-        'a file that training wrote (safetensors), a folder of a model, OWNER/NAME on the Hugging Face hub, an ONNX '
-        'file, a network of timm by name, resnet_mini, or module:function' + otherwise)
+    must = dict(required=True) if required else {}
+    (among or parser).add_argument('--weights', type=of_rule(text()), metavar='M', **must, help=
+        'a file that training wrote (safetensors), a folder of a run or of a model, OWNER/NAME on the Hugging Face '
+        'hub, an ONNX file, a network of timm by name, resnet_mini, a ResNet of torchreid (its checkpoint), or '
+        'module:function' + otherwise)
     parser.add_argument('--size', type=of_rule(size_of_image(1, 2**13)), help=
-        'height x width of the input, such as 256x128, for timm and ONNX (their own)')
+        'height x width of the input, such as 256x128, for timm, ONNX and checkpoints of torchreid (their own)')
     parser.add_argument('--flip', action='store_true', default=None, help=
         'add the vector of the mirror image (as the model says)')
     add_device(parser)
@@ -37,12 +41,13 @@ def model_of(
     size=None,   # (height, width), or None
     flip=None,   # Or True
 ): # (`Embedder`, what a file should remember of it)
-    "The model that a command names; errors as of `open_model`"
-    from ccreid.training.any_model import open_model
-    from ccreid.training.model_folders import is_model_folder
+    "The model that a command names, and what is left out of it on standard error; errors as of `open_model`"
+    from ccreid.training.any_model import kind_of_model, open_model
     size = size and tuple(size)
-    kept = os.path.abspath(weights) if os.path.isfile(weights) or is_model_folder(weights) else weights
-    return open_model(weights, device, size, flip), dict(weights=kept, size=size and list(size), flip=flip)
+    on_disk = kind_of_model(weights) in ('file','folder','run','checkpoint','onnx')
+    kept = os.path.abspath(os.path.expanduser(weights)) if on_disk else weights
+    found = open_model(weights, device, size, flip, say=partial(print, file=sys.stderr))
+    return found, dict(weights=kept, size=size and list(size), flip=flip)
 
 # %% ../../nbs/commands/embed.ipynb #780ba3c5
 def _options(parser):
@@ -70,10 +75,13 @@ def _run(options):
     "Embed"
     from ccreid.search.job import embed_to_file
     from ccreid.search.vectors import kind_of_file
+    from ccreid.files import shown
     kind_of_file(options.out)
     engine = engine_of(options)
-    model,about = model_of(options.weights, options.device, options.size, options.flip)
     pictures = options.pictures[0] if len(options.pictures)==1 else options.pictures
+    if isinstance(pictures, str) and not os.path.exists(pictures):
+        raise FileNotFoundError(f'{shown(pictures)}: there is no such file or folder')
+    model,about = model_of(options.weights, options.device, options.size, options.flip)
     done = embed_to_file(model, pictures, options.out, options.batch, options.workers, options.skip_bad,
                          restart=options.restart, progress=True, about=about, engine=engine)
     print(_told(done, options.out))

@@ -8,9 +8,10 @@ Docs: https://ccreid.github.io/ccreid/commands/evaluate.html.md"""
 __all__ = ['command']
 
 # %% ../../nbs/commands/evaluate.ipynb #bc6fead4
-import argparse, contextlib, sys
+import argparse, contextlib, os, sys
 from functools import partial
-from .shared import add_data, add_device, add_seed, print_results, read_dataset
+from .embed import add_model, model_of
+from .shared import add_data, add_seed, print_results, read_dataset
 from ..files import to_json
 from ..options import help_text, leave_out, of_chains, of_rule, place
 from ..registry import Command, Evaluation
@@ -51,9 +52,8 @@ def _add_verify(parser):
 # %% ../../nbs/commands/evaluate.ipynb #42cc38d5
 def _options(parser):
     "Options of `ccreid evaluate`"
-    add_data(parser); add_device(parser)
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument('--weights', type=place, help='file written by training (safetensors), or the folder of a model')
+    add_data(parser)
+    add_model(parser, False, among=(what := parser.add_mutually_exclusive_group(required=True)))
     what.add_argument('--features', type=place,
                       help='.npz with `paths` (absolute, or relative to where the layout starts: for PRCC its folder '
                            'rgb) and `features` [N,D]')
@@ -78,9 +78,9 @@ def _features(options, dataset, protocols):
     "Rows and their features, from a file or by a model; and a function that gives those of other images"
     from ccreid.evaluations import Features, features_in
     from ccreid.experiments import compared_features, read_features
-    from ccreid.training.export import load_reid
     if file := options.features: return *read_features(file, dataset, protocols), features_in(file, dataset)
-    model,progress = load_reid(options.weights, options.device),dict(progress=not options.json)
+    model,_ = model_of(options.weights, options.device, options.size, options.flip)
+    progress = dict(progress=not options.json)
     table,features = compared_features(model, dataset, protocols, **progress)
     return table, features, Features(model, table, features, **progress)
 
@@ -110,11 +110,14 @@ def _others(asked, look, dataset, protocols, say):
 def _verified(options, dataset, protocols, table, features, look):
     "What `--verify` finds; None without it"
     if not options.verify: return None
+    from ccreid.training.model_folders import model_in
     from ccreid.verifying import trained_on, validate_on, verify
     held = validate_on(look, dataset, protocols, options.validation, options.seed)
-    seen = None if options.validation=='val' else trained_on(options.weights, dataset, held.images, options.seed)
+    file = options.weights and (model_in(options.weights)[0] if os.path.isdir(options.weights) else options.weights)
+    seen = None if options.validation=='val' else trained_on(file, dataset, held.images, options.seed)
     return verify(features, table, protocols, held, options.far or .01, options.seed, seen=seen)
 
+# %% ../../nbs/commands/evaluate.ipynb #23960694
 def _write_report(options, dataset, results, verified):
     "One HTML page"
     import pandas as pd
@@ -130,10 +133,12 @@ def _write_report(options, dataset, results, verified):
     print(f'report: {report.write(options.report)}', file=sys.stderr if options.json else sys.stdout)
 
 # %% ../../nbs/commands/evaluate.ipynb #11907210
-def _check_verify(options):
-    "`ValueError` for an option of `--verify` without it"
+def _check_options(options):
+    "`ValueError` for an option of `--verify` or of `--weights` without it"
     given = [k for k in ('validation','far') if getattr(options, k) is not None]
     if given and not options.verify: raise ValueError(f'{_flag(given[0])} is for --verify: give that too')
+    seeing = [k for k in ('size','flip') if getattr(options, k) is not None]
+    if seeing and not options.weights: raise ValueError(f'{_flag(seeing[0])} is for --weights: give that too')
 
 def _show(options, results, verified):
     "JSON, or lines and tables"
@@ -148,7 +153,7 @@ def _show(options, results, verified):
 def _run(options):
     "Evaluate"
     from ccreid.evaluation.metrics import evaluate
-    _check_verify(options)
+    _check_options(options)
     say,asked = partial(print, file=sys.stderr if options.json else sys.stdout),_asked(options)
     with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout): dataset = read_dataset(options)
     protocols = _protocols(options, dataset)
@@ -161,6 +166,7 @@ def _run(options):
 
 command = Command('evaluate a model, or features of another code base', _options, _run,
 '''ccreid evaluate --data prcc --root ~/data/prcc --weights runs/prcc-triplet-0/triplet.safetensors
+  ccreid evaluate --data prcc --root ~/data/prcc --weights somebody/cal-prcc
   ccreid evaluate --data ltcc --root ~/data/LTCC_ReID --features features.npz
   ccreid evaluate --data ltcc --root ~/data/LTCC_ReID --weights runs/cal.safetensors --verify --report page.html''',
     reads_data=True)

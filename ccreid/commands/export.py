@@ -29,8 +29,8 @@ def _add_card(parser):
 def _options(parser:Parser):
     "Options of `ccreid export`"
     parser.add_argument('model', type=place, metavar='MODEL',
-                        help='folder of a run, file that training wrote (safetensors), folder of a model, or '
-                             'checkpoint of a ResNet of torchreid or open-reid')
+                        help='folder of a run, file that training wrote (safetensors), folder of a model, OWNER/NAME '
+                             'on the Hugging Face hub, or checkpoint of a ResNet of torchreid or open-reid')
     parser.add_argument('--size', type=of_rule(size_of_image(1, 2**13)),
                         help='height x width that such a checkpoint was trained with (256x128)')
     parser.add_argument('--onnx', type=place, metavar='FILE', help='write an ONNX file')
@@ -49,14 +49,6 @@ def _to_folder(model, options, record):
     model.save_pretrained(o.folder, o.evaluation or record, o.data, o.license, o.name, o.judged)
     print(f'{shown(o.folder)}: weights, description and card')
 
-def _of_others(file, size):
-    "A checkpoint of torchreid or open-reid"
-    from ccreid.files import shown
-    from ccreid.training.other_checkpoints import load_other
-    model,left = load_other(file, size or (256,128))
-    print(f"{shown(file)}: {model.config['backbone']}" + f', left out {", ".join(map(shown, left))}'*bool(left))
-    return model
-
 # %% ../../nbs/commands/export.ipynb #04e942f5
 def _to_onnx(model, options):
     "An ONNX file"
@@ -70,12 +62,14 @@ def _to_onnx(model, options):
 # %% ../../nbs/commands/export.ipynb #9a7ebb40
 def _run(options):
     "Export"
-    from ccreid.training.export import load_reid
+    from ccreid.training.any_model import kind_of_model, network_of
     from ccreid.training.model_folders import model_in
     if not (options.onnx or options.folder):
         raise ValueError('nothing to write: give --onnx FILE, --folder FOLDER or both')
-    file,record = model_in(options.model)
-    model = load_reid(file) if file.suffix=='.safetensors' or not file.is_file() else _of_others(file, options.size)
+    lost = [k for k in ('evaluation','data','license','name','judged') if getattr(options, k)]
+    if lost and not options.folder: raise ValueError(f'--{lost[0]} is for a card, which --folder writes: give that too')
+    record = model_in(options.model)[1] if kind_of_model(options.model)=='run' else None
+    model,_ = network_of(options.model, size=options.size and tuple(options.size), say=print)
     if options.folder: _to_folder(model, options, record)
     if options.onnx: _to_onnx(model, options)
 

@@ -53,8 +53,8 @@ def _add_images(parser):
         'train on generated images too, those that `ccreid generate` left there; epochs become longer')
     parser.add_argument('--only-generated', action='store_true', help=
         'train on the images of --generated alone, without the real ones, as a pretraining')
-    parser.add_argument('--start', type=place, metavar='FILE', help=
-        'start from the backbone and neck of a trained model (safetensors), such as a pretraining')
+    parser.add_argument('--start', type=place, metavar='MODEL', help=
+        'start from backbone and neck of a trained model: a file (safetensors), a folder, or OWNER/NAME on the hub')
 
 def _add_run(parser):
     "Folder, precision, held-out people, processes, printing"
@@ -149,10 +149,15 @@ def _sources(options, dataset):
     "What the record says of generated images and of weights to start from"
     about,made = {},int((dataset.train.generated_by!='').sum()) if options.generated else 0
     if options.generated: about['generated'] = dict(folder=str(options.generated), images=made)
-    if options.start:
-        digits = hashlib.sha256(Path(options.start).read_bytes()).hexdigest()
-        about['start'] = dict(file=str(options.start), sha256=digits)
-    return about
+    return about | (dict(start=options.started) if options.start else {})
+
+def _start(options):
+    "The model to start from, None without; what the record will say of it becomes `options.started`"
+    if not options.start: return None
+    from ccreid.training.any_model import network_of
+    model,file = network_of(options.start, say=print)
+    options.started = dict(file=str(options.start), sha256=hashlib.sha256(Path(file).read_bytes()).hexdigest())
+    return model
 
 # %% ../../nbs/commands/train.ipynb #f208637e
 def _train(options, r, dataset, held, start, out):
@@ -192,10 +197,9 @@ def _prepare(options, r, dataset, held, out):
 # %% ../../nbs/commands/train.ipynb #23c70fc9
 def _shared(options):
     "Train, in each process that a launcher started, or in the one there is"
-    from ccreid.training.export import load_reid
     from ccreid.training.several import first, in_turn, wait
     r,differing = _recipe(options)
-    start = load_reid(options.start) if options.start else None
+    start = _start(options)
     with in_turn(): dataset,held,r = _dataset(options, r)
     out = _folder(options, r, differing)
     with _hold(out) if first() else nullcontext():

@@ -37,7 +37,8 @@ def _outward(link):
 def _hub_head(card):
     "`DatasetCardData`"
     from huggingface_hub import DatasetCardData
-    other = dict(license_name=f'terms-of-{card.name}') if card.license=='other' else {}
+    own = dict(license_name=f'terms-of-{card.name}', license_link=f'{SITE}data_cards/{card.name}.html')
+    other = own if card.license=='other' else {}
     tags = [*card.head.get('tags', ()), *['withdrawn']*card.withdrawn]
     return DatasetCardData(pretty_name=card.pretty_name, license=card.license, **other,
                            license_details=card.license_details, task_categories=['image-feature-extraction'],

@@ -153,7 +153,7 @@ def _whole(model, dataset, folder):
     "The network with its classifier, if need be from its run's checkpoint; `ValueError` where there is none"
     if getattr(model, 'classifier', None) is not None: return model
     file = None if folder is None else Path(folder).expanduser()/'checkpoint.pth'
-    if model is None or file is None or not file.is_file():
+    if not isinstance(model, ReIDModel) or file is None or not file.is_file():
         raise ValueError('looks need a network with its classifier, which an export leaves out: give the folder of its '
                          'run, where its checkpoint.pth is')
     found = read_torch(file, 'a checkpoint', 'train again').get('model', {})

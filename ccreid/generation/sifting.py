@@ -20,15 +20,16 @@ from ..tables import DataError
 
 # %% ../../nbs/generation/sifting.ipynb #c240c3a4
 def read_judge(
-    name, # A file of `export_reid`, or the name of a backbone, with its weights
+    name, # As `open_model` takes it; of a network of timm the pooled map counts, at 384x192
     device='cpu', # Where to
-): # `ReIDModel`, with `.preprocessing`
-    "A network that tells how far two images are apart; errors as of `load_reid` and of `create_backbone`"
+): # `ReIDModel` with `.preprocessing`; an `Embedder` for an ONNX file or a function
+    "A network that tells how far two images are apart; errors as of `open_model`"
     from ccreid.models.backbones import create_backbone
     from ccreid.models.reid_model import ReIDModel
     from ccreid.models.vits import preprocessing_of
-    from ccreid.training.export import load_reid
-    if Path(name).expanduser().is_file(): return load_reid(Path(name).expanduser(), device)
+    from ccreid.training.any_model import kind_of_model, network_of, open_model
+    if (kind := kind_of_model(name)) in ('onnx','function'): return open_model(name, device)
+    if kind!='timm': return network_of(name, device)[0]
     model = ReIDModel(create_backbone(name, pretrained=True), 'avg', neck='none')
     model.preprocessing = preprocessing_of(name, (96,48) if name=='resnet_mini' else (384,192), True)
     return model.to(device).eval()

@@ -63,5 +63,12 @@ def stripes(
     kind:str='max', # Pooling: `max` or `avg`
 )->Tensor: # [B,sum(cuts),c]
     "Pooled horizontal stripes; where a cut does not divide the height neighbours overlap"
+    if torch.jit.is_tracing(): return torch.cat([_stripes_by_rows(m, n, kind) for n in cuts], 1)
     pool = F.adaptive_max_pool2d if kind=='max' else F.adaptive_avg_pool2d
     return torch.cat([pool(m, (n,1))[...,0] for n in cuts], 2).transpose(1, 2)
+
+def _stripes_by_rows(m, n, kind):
+    "The same for one cut, [B,n,c], in operations that ONNX has: the rows that torch's adaptive pooling takes"
+    h = int(m.shape[2])
+    rows = [m[:,:,i*h//n:-(-(i+1)*h//n)] for i in range(n)]
+    return torch.stack([r.amax((2,3)) if kind=='max' else r.mean((2,3)) for r in rows], 1)

@@ -9,7 +9,7 @@ __all__ = ['open_onnx']
 
 # %% ../../nbs/models/onnx_networks.ipynb #a698b56b
 from pathlib import Path
-from ..files import shown
+from ..files import reading,shown
 from ..weights import need
 
 # %% ../../nbs/models/onnx_networks.ipynb #08f3fad5
@@ -18,7 +18,7 @@ def open_onnx(
     device:str='cpu', # `cpu` or `cuda`, with or without a number
     extra:str='faces', # The optional part of `ccreid` that brings onnxruntime
 ): # An onnxruntime session
-    "Open a network; `ImportError` without onnxruntime, `ValueError` in one line for what is no network"
+    "Open a network; `ImportError` without onnxruntime, else `ValueError` or `FileNotFoundError` in one line"
     need('onnxruntime', extra=extra)
     import onnxruntime
     kind,_,number = str(device).partition(':')
@@ -27,8 +27,8 @@ def open_onnx(
         raise ValueError('this onnxruntime has no CUDA: pip install onnxruntime-gpu, or choose device cpu')
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    try: return onnxruntime.InferenceSession(Path(path).read_bytes(), options, [*providers, 'CPUExecutionProvider'])
-    except OSError: raise
+    with reading(path, 'an ONNX file'): content = Path(path).read_bytes()
+    try: return onnxruntime.InferenceSession(content, options, [*providers, 'CPUExecutionProvider'])
     except Exception as e: # a kind of its own for each fault
         why = str(e).splitlines()[0][:120]
         raise ValueError(f'{shown(path)} is no network that onnxruntime opens: {why}') from None

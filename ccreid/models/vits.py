@@ -80,7 +80,7 @@ def feature_map(
     h,w = size[0]//patch[0],size[1]//patch[1]
     if features.shape[1]<h*w:
         raise ValueError(f'{type(net).__name__} gives {features.shape[1]} tokens for {h}x{w} patches')
-    return features[:, features.shape[1]-h*w:].transpose(1, 2).reshape(len(features), -1, h, w)
+    return features[:, features.shape[1]-h*w:].transpose(1, 2).reshape(features.shape[0], -1, h, w)
 
 # %% ../../nbs/models/vits.ipynb #5b741d9d
 def whole_vector(

@@ -84,7 +84,8 @@ def cluster_sheet(
 def _options(parser):
     "Options of `ccreid clusters`"
     add_data(parser); add_device(parser)
-    parser.add_argument('--model', type=place, required=True, help='a trained network (safetensors)')
+    parser.add_argument('--model', type=place, required=True, help=
+        'a trained network: a file (safetensors), a folder, a name on the Hugging Face hub, as ccreid embed takes it')
     parser.add_argument('--out', type=place, required=True, help='the table, a CSV file')
     parser.add_argument('--sheet', type=place, help='a PNG file too, the pictures by cluster with their names')
     parser.add_argument('--eps', type=of_rule(number(0, 1, below=True)), default=.4, help='largest distance (0.4)')
@@ -108,9 +109,9 @@ def _write_sheet(file, found, root):
 # %% ../../nbs/sync_person_cloud/labelling.ipynb #123bcaa1
 def _run(options):
     "Embed, cluster, write"
-    from ccreid.training.export import load_reid
+    from ccreid.commands.embed import model_of
     _check_files(options)
-    model,dataset = load_reid(options.model, options.device),read_dataset(options)
+    model,dataset = model_of(options.model, options.device)[0],read_dataset(options)
     if not len(dataset.train): raise ValueError(f'{dataset.name}: no picture is for training; try --split train')
     kw = {k: getattr(options, k) for k in ('eps','min_samples','k1','k2')}
     found = cluster_table(model, dataset.train, dataset.root, **kw)

@@ -22,7 +22,7 @@ from ..files import shown,to_json
 from ..models.backbones import create_backbone
 from ..models.onnx_networks import open_onnx
 from ..models.reid_model import ReIDModel,ask
-from ..models.vits import whole_vector
+from ..models.vits import preprocessing_of,whole_vector
 
 # %% ../../nbs/training/embedders.ipynb #6672a0c8
 @torch.no_grad()
@@ -95,7 +95,7 @@ class NetworkEmbedder(Embedder):
         transform=None, # Own function of (picture, 0) that gives float32 [3,H,W]; that of the preprocessing if `None`
         name:str='',    # A few words for people; those of the network if empty
     ): # Raises `ValueError` for a model without preprocessing
-        self.model,pre = model,getattr(model, 'preprocessing', None)
+        self.model,self.given,pre = model,transform,getattr(model, 'preprocessing', None)
         if pre is None:
             raise ValueError("The model carries no preprocessing: set `model.preprocessing = Preprocessing(size)`")
         self.flip,self.transform = pre.flip if flip is None else flip,transform or test_transform(pre)
@@ -154,6 +154,8 @@ def timm_embedder(
     "A pretrained network by name; `ValueError` for an unknown one, `WeightsNotFound` where its weights are not there"
     made = create_backbone(name, pretrained, last_stride=2, size=size or _DRAWN.get(name))
     net = TimmVector(made.net, size or made.size or _DRAWN.get(name)).eval()
+    if pretrained is True and name!='resnet_mini': # as these weights were trained, not others of that network
+        net.preprocessing = preprocessing_of(made, net.preprocessing.size, flip=False)
     return NetworkEmbedder(net, flip, name=name)
 
 # %% ../../nbs/training/embedders.ipynb #920a8bf8
@@ -170,6 +172,11 @@ def _size_of(shape, path, preprocessing):
     return tuple(asked or size),batch
 
 # %% ../../nbs/training/embedders.ipynb #74a3e8fb
+def _asks_modality(names, path):
+    "Is a second input the modality, as of a two-stream network of this library? `ValueError` for other inputs"
+    if names[1:] in ([], ['modality']): return len(names)>1
+    raise ValueError(f"{shown(path)} takes {', '.join(map(shown, names))}, not pictures alone")
+
 def _said(session, path):
     "The preprocessing that a file of this library carries, None for one of others"
     from ccreid.training.export import checked_preprocessing
@@ -180,7 +187,7 @@ def _said(session, path):
 
 # %% ../../nbs/training/embedders.ipynb #defbfcc8
 class OnnxEmbedder(Embedder):
-    "A network in an ONNX file; of several outputs the first counts"
+    "A network in an ONNX file, of one input, or with `modality` as the second; of several outputs the first counts"
     def __init__(self,
         path, # File
         preprocessing:Preprocessing|None=None, # None: what the file says, else its size and ImageNet's values
@@ -188,6 +195,7 @@ class OnnxEmbedder(Embedder):
     ): # Raises `ImportError` without onnxruntime, `ValueError` for a file of another kind
         self.session = open_onnx(path, device, extra='search')
         self.own,takes = _said(self.session, path),self.session.get_inputs()[0]
+        self.asks = _asks_modality([i.name for i in self.session.get_inputs()], path)
         preprocessing = preprocessing or self.own
         size,self.batch = _size_of(takes.shape, path, preprocessing)
         self.path,self.input = Path(path),takes.name
@@ -200,18 +208,28 @@ class OnnxEmbedder(Embedder):
         return torch.from_numpy(self.transform(picture))
 
 # %% ../../nbs/training/embedders.ipynb #0a6e30c8
-def _run(self, x):
+def _feed(self, x, modality):
+    "What the network of the file gives for as many pictures as it takes at a time"
+    n = self.batch or len(x)
+    parts = dict(((self.input, x), *[('modality', torch.zeros(len(x)) if modality is None else modality)]*self.asks))
+    if n>len(x): parts = {k: torch.cat([v, v.new_zeros(n-len(v), *v.shape[1:])]) for k,v in parts.items()}
+    if self.asks: parts['modality'] = parts['modality'].long()
+    return self.session.run(None, {k: v.numpy() for k,v in parts.items()})[0]
+
+def _run(self, x, modality):
     "What the network of the file gives for a stack; `ValueError` where that is no vector a picture"
-    parts = x.split(self.batch) if self.batch else [x]
-    if self.batch: parts = [torch.cat([p, p.new_zeros(self.batch-len(p), *p.shape[1:])]) for p in parts]
-    out = np.concatenate([self.session.run(None, {self.input: p.numpy()})[0] for p in parts])[:len(x)]
+    n = self.batch or len(x)
+    rest = (modality.split(n) if modality is not None else [None]*len(x))
+    out = np.concatenate([_feed(self, part, m) for part,m in zip(x.split(n), rest)])[:len(x)]
     if out.ndim!=2 or len(out)!=len(x):
         raise ValueError(f'{shown(self.path)} gives {list(out.shape)} for {len(x)} pictures, not one vector each')
     return torch.from_numpy(out.astype(np.float32))
 
+# %% ../../nbs/training/embedders.ipynb #99eb7013
 def _onnx_vectors(self, batch, modality=None):
     "What the network gives, mirrored views added if its preprocessing says so"
-    return _run(self, batch)+_run(self, batch.flip(-1)) if self.preprocessing.flip else _run(self, batch)
+    once = _run(self, batch, modality)
+    return once+_run(self, batch.flip(-1), modality) if self.preprocessing.flip else once
 
 OnnxEmbedder.vectors = _onnx_vectors
 

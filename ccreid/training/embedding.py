@@ -18,7 +18,7 @@ from ..data.loose_pictures import pictures_of
 from ..data.samples import DataError,MODALITIES
 from ..files import shown
 from .any_model import embedder
-from .embedders import embed_batch
+from .embedders import NetworkEmbedder,embed_batch
 from .progress import bar
 
 # %% ../../nbs/training/embedding.ipynb #e50cc163
@@ -101,10 +101,10 @@ def _loose(model, pictures, batch_size, num_workers, progress, skipped):
 def _labelled(pictures): # Is it a sample table?
     return isinstance(pictures, pd.DataFrame) and {'identity','clothes','camera'}<=set(pictures.columns)
 
-def _from_table(model, table, transform, batch_size, num_workers, progress):
+def _from_table(model, table, batch_size, num_workers, progress):
     "Features of the images of a sample table"
     if not len(table): raise ValueError("Nothing to embed: the table has no rows")
-    loader = embedding_loader(table, model.model.preprocessing, batch_size, num_workers, transform=transform)
+    loader = embedding_loader(table, model.model.preprocessing, batch_size, num_workers, transform=model.given)
     batches = zip(bar(loader, progress), torch.tensor(modality_of(table)).split(batch_size))
     return embed_loader(model.model, batches, model.flip)
 
@@ -121,8 +121,8 @@ def embed(
 )->Tensor: # [N,D] float32 on the CPU, L2-normalised, in the order of `pictures`
     "L2-normalised features; `ValueError` for a model without preprocessing, `DataError` names a picture that is bad"
     model = embedder(model_or_learner, flip, transform)
-    if _labelled(pictures) and skipped is None and hasattr(model, 'model'):
-        return F.normalize(_from_table(model, pictures, transform, batch_size, num_workers, progress))
+    if _labelled(pictures) and skipped is None and isinstance(model, NetworkEmbedder):
+        return F.normalize(_from_table(model, pictures, batch_size, num_workers, progress))
     return F.normalize(_loose(model, pictures, batch_size, num_workers, progress, skipped))
 
 # %% ../../nbs/training/embedding.ipynb #26668554

@@ -8,9 +8,11 @@ Docs: https://ccreid.github.io/ccreid/training/model_cards.html.md"""
 __all__ = ['SHOWN', 'TASK', 'TAGS', 'figures_of', 'model_card']
 
 # %% ../../nbs/training/model_cards.ipynb #d6375b07
-import ccreid
+import ccreid, re
+from numbers import Real
 from pathlib import Path
 from ..data.cards import card_names, load_card
+from ..data.dataset_cards import SITE
 from ..files import read_json, shown
 
 # %% ../../nbs/training/model_cards.ipynb #950cd13b
@@ -21,11 +23,11 @@ def _row(figures):
     if hasattr(figures, 'as_dict'): figures = figures.as_dict()
     if not isinstance(figures, dict): raise ValueError('figures are a dict by protocol')
     known = {f'R{k}': f'rank-{k}' for k in (1,5,10)}
-    row = {known.get(k, k): v for k,v in figures.items()}
-    row = {k: float(row[k]) for k in SHOWN if isinstance(row.get(k), (int,float)) and row[k]==row[k]}
+    row = {known.get(k, k): v for k,v in figures.items() if isinstance(v, Real) and not isinstance(v, bool)}
+    row = {k: float(row[k]) for k in SHOWN if k in row and row[k]==row[k]}
     if wrong := [k for k,v in row.items() if not 0<=v<=1]:
         raise ValueError(f'{wrong[0]} = {row[wrong[0]]} is no share between 0 and 1')
-    return row | ({'queries': int(figures['queries'])} if 'queries' in figures else {})
+    return row | ({'queries': n} if type(n := figures.get('queries')) is int else {})
 
 # %% ../../nbs/training/model_cards.ipynb #a7c5473a
 def figures_of(
@@ -34,11 +36,15 @@ def figures_of(
     "What a card shows of an evaluation; `ValueError` where that is none"
     if evaluation is None: return {},{}
     if isinstance(evaluation, (str,Path)): evaluation = read_json(evaluation, 'figures of an evaluation')
-    about = {k: evaluation[k] for k in ('data','method','seed','device_name') if 'protocols' in evaluation
+    run = isinstance(evaluation, dict) and 'protocols' in evaluation
+    rows = evaluation['protocols'] if run else evaluation
+    if not isinstance(rows, dict): raise ValueError('figures are a dict by protocol')
+    about = {k: evaluation[k] for k in ('data','method','seed','device_name') if run
              and isinstance(evaluation.get(k), (str,int))}
-    found = {k: _row(v) for k,v in evaluation.get('protocols', evaluation).items()}
-    if not found or not all(found.values()): raise ValueError('there are no figures in this evaluation')
-    return found,about
+    found = {shown(k): _row(v) for k,v in rows.items()}
+    some = any(row.keys()-{'queries'} for row in found.values())
+    if not some and not run: raise ValueError('there are no figures in this evaluation')
+    return found if some else {},about
 
 # %% ../../nbs/training/model_cards.ipynb #950dd7e4
 TASK,TAGS = 'image-feature-extraction',('person-re-identification','clothes-changing','ccreid')
@@ -51,13 +57,20 @@ def _results(found, data):
                        dataset_name=f'{data or "not named"}, {name}', dataset_config=name, **about)
             for name,row in found.items() for k,v in row.items() if k!='queries']
 
+# %% ../../nbs/training/model_cards.ipynb #8bb671dd
+_IDENTIFIER = re.compile(r'[a-z0-9][a-z0-9.+-]*') # of a licence on the hub
+
 def _licence(license, data):
-    "Head and sentence about the licence"
-    if license: return dict(license=license),f'The weights are offered under the licence `{license}`.'
+    "Head and sentence about the licence; the hub wants a name and a link beside `other`"
+    if license and license!='other':
+        if not _IDENTIFIER.fullmatch(license := license.lower()): raise ValueError(
+            f'{shown(license)} is no identifier of a licence on the hub, such as mit, apache-2.0 or cc-by-nc-4.0')
+        return dict(license=license),f'The weights are offered under the licence `{license}`.'
     if data:
-        card = load_card(data)
-        return (dict(license='other', license_name=f'terms-of-{data}'), 'No licence of their own was stated for these '
-                f'weights. They come from pictures whose terms are: {card.license_details}.')
+        terms = dict(license_name=f'terms-of-{data}', license_link=f'{SITE}data_cards/{data}.html')
+        return (dict(license='other', **terms), 'No licence of their own was stated for these weights. They come from '
+                f'pictures whose terms are: {load_card(data).license_details}.')
+    if license: raise ValueError('the licence `other` is that of a training set with a card: name it')
     return dict(license='unknown'),'No licence was stated.'
 
 # %% ../../nbs/training/model_cards.ipynb #4a1ec35f
@@ -76,7 +89,7 @@ def _facts(model):
 def _table(head, rows):
     "Markdown"
     lines = [head, ['---']*len(head), *rows]
-    return '\n'.join('| '+' | '.join(map(str, o))+' |' for o in lines)
+    return '\n'.join('| '+' | '.join(str(c).replace('|', r'\|') for c in o)+' |' for o in lines)
 
 # %% ../../nbs/training/model_cards.ipynb #c744f02c
 def _judged(found, about):
@@ -95,13 +108,14 @@ appearances and makes mistakes; cameras, seasons and people other than those it 
 _CODE = """from ccreid.training.hub import ReIDModel
 from ccreid.training.embedding import embed
 
-model = ReIDModel.from_pretrained('{name}')
+model = ReIDModel.from_pretrained({name!r})
 features = embed(model, 'folder/of/pictures') # [N,D], a row a picture"""
 
 # %% ../../nbs/training/model_cards.ipynb #83a6d05b
 def _trained_on(data):
     "The section on training data"
     if not data: return 'Not said.'
+    if data=='folder': return 'Pictures of its makers, which no card describes.' # the card of that name is a template
     card = load_card(data)
     return f'{card.pretty_name}: {card.head.get("description", "")}. {card.license_details[:1].upper()}' \
            f'{card.license_details[1:]}. Source: {card.source}.'
@@ -115,11 +129,11 @@ def model_card(
     license:str='', # Identifier as the hub knows it
     judged:str='', # Name of the data set of the figures; what the evaluation says, else the training set, if empty
 )->str: # Text of README.md
-    "A card that the hub can read; `ValueError` for figures that are none, `DataError` for a data set without a card"
-    found,about = figures_of(evaluation)
+    "A card that the hub can read; `ValueError` for what are no figures or licence, `DataError` for data without a card"
+    (found,about),name = figures_of(evaluation),shown(name) or 'model'
     data = data or (about.get('data', '') if about.get('data') in card_names() else '')
     judged = judged or about.get('data', data)
-    licence,words = _licence(license, data)
+    licence,words = _licence(license, '' if data=='folder' else data)
     head = _head(licence, _results(found, judged), name.rpartition('/')[2])
     about |= dict(data=judged) if judged else {}
     parts = {'The network': _table(['', ''], _facts(model).items()),

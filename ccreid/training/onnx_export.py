@@ -9,13 +9,15 @@ __all__ = ['EXPORTERS', 'Features', 'onnx_bytes', 'onnx_parity', 'export_onnx']
 
 # %% ../../nbs/training/onnx_export.ipynb #bbfa7fe1
 import ccreid.compat
-import copy, inspect, io, warnings
+import contextlib, copy, inspect, io, warnings
 import torch
 from pathlib import Path
 from torch import nn
 import ccreid
 from ..files import shown, to_json, write_whole
+from ..models.reid_model import ask
 from .embedders import embed_batch, weights_fingerprint
+from .export import ready_to_write
 from ..weights import _first_line, need
 
 # %% ../../nbs/training/onnx_export.ipynb #44ec75d8
@@ -25,29 +27,50 @@ class Features(nn.Module):
         model:nn.Module, # Gives a dict with `features`, or the features themselves
     ):
         super().__init__()
-        self.model = model
+        self.model,self.wants_modality = model,getattr(model, 'wants_modality', False)
 
-    def forward(self, image):
-        "[B,3,H,W] → [B,D]"
-        out = self.model(image)
+    def forward(self, image, modality=None):
+        "[B,3,H,W], and [B] of a model that `wants_modality` → [B,D]"
+        out = ask(self.model, image, modality)
         return (out['features'] if isinstance(out, dict) else out).float()
+
+    def example(self,
+        n:int, # B
+        seed:int, # Of the images
+    )->dict: # By name of an input: a tensor; every second image is infrared
+        "A batch of fixed random images"
+        size,seed = self.model.preprocessing.size,torch.Generator().manual_seed(seed)
+        return dict(image=torch.randn(n, 3, *size, generator=seed),
+                    **(dict(modality=torch.arange(n)%2) if self.wants_modality else {}))
+
+# %% ../../nbs/training/onnx_export.ipynb #e384ba77
+@contextlib.contextmanager
+def _without_listing():
+    "Where torch 2.13 cannot write a network it prints all of it, and its switch for that is always on: not here"
+    log = getattr(torch._C, '_jit_onnx_log', None)
+    if log is not None: torch._C._jit_onnx_log = lambda *words: None
+    try: yield
+    finally:
+        if log is not None: torch._C._jit_onnx_log = log
 
 # %% ../../nbs/training/onnx_export.ipynb #d0e76054
 EXPORTERS,_OPSET = ('torchscript','dynamo'),17 # Of torch; the version of ONNX's operations that the first writes
 
 def _traced(net, x):
     "By the older exporter"
-    out = io.BytesIO()
+    out,names = io.BytesIO(),dict(input_names=[*x], output_names=['features'])
     older = dict(dynamo=False) if 'dynamo' in inspect.signature(torch.onnx.export).parameters else {}
-    torch.onnx.export(net, (x,), out, input_names=['image'], output_names=['features'], opset_version=_OPSET,
-                      dynamic_axes={k: {0: 'batch'} for k in ('image','features')}, **older)
+    with _without_listing():
+        torch.onnx.export(net, tuple(x.values()), out, opset_version=_OPSET, **names, **older,
+                          dynamic_axes={k: {0: 'batch'} for k in (*x,'features')})
     return out.getvalue()
 
 def _captured(net, x):
     "By the newer exporter"
     need('onnxscript', extra='onnx')
-    program = torch.onnx.export(net, (x,), input_names=['image'], output_names=['features'], dynamo=True, verbose=False,
-                                dynamic_shapes={'image': {0: torch.export.Dim('batch', min=1)}})
+    batch = torch.export.Dim('batch', min=1)
+    program = torch.onnx.export(net, tuple(x.values()), input_names=[*x], output_names=['features'], dynamo=True,
+                                verbose=False, dynamic_shapes={k: {0: batch} for k in x})
     return program.model_proto.SerializeToString()
 
 # %% ../../nbs/training/onnx_export.ipynb #2188e78a
@@ -68,16 +91,21 @@ def onnx_bytes(
 )->bytes: # Content of a file
     "A model as ONNX, not compared yet; `ValueError` in a line where the exporter cannot write it"
     if exporter not in EXPORTERS: raise ValueError(f'exporter is {" or ".join(EXPORTERS)}, not {exporter!r}')
-    if getattr(model, 'wants_modality', False): raise ValueError(
-        f'{type(model).__name__} asks for the modality of each picture, for which a file with one input has no place')
+    model = ready_to_write(model, described=False)
     net = Features(copy.deepcopy(model).cpu()).eval()
-    x = torch.randn(2, 3, *model.preprocessing.size, generator=torch.Generator().manual_seed(0))
+    x = net.example(2, 0)
     try:
         with warnings.catch_warnings(action='ignore'), torch.no_grad():
             return _with_words((_traced if exporter=='torchscript' else _captured)(net, x), model)
     except ImportError: raise
     except Exception as e: raise ValueError(
         f'the exporter {exporter} cannot write {type(model).__name__}: {_first_line(e)[:200]}') from None
+
+# %% ../../nbs/training/onnx_export.ipynb #732fabf7
+def _answer(session, x):
+    "What a file gives for a batch"
+    feed = {i.name: v.numpy() for i,v in zip(session.get_inputs(), x.values())}
+    return torch.from_numpy(session.run(None, feed)[0])
 
 # %% ../../nbs/training/onnx_export.ipynb #6b41365f
 @torch.no_grad()
@@ -89,13 +117,13 @@ def onnx_parity(
     "How far a file is from the model it came from; `ValueError` where it does not run"
     need('onnxruntime', extra='onnx')
     import onnxruntime
-    net,seed,worst = Features(copy.deepcopy(model).cpu()).eval(),torch.Generator().manual_seed(1),0.
+    net,worst = Features(copy.deepcopy(model).cpu()).eval(),0.
     try: session = onnxruntime.InferenceSession(content, providers=['CPUExecutionProvider'])
     except Exception as e: raise ValueError(f'onnxruntime does not open it ({_first_line(e)[:200]})') from None
     for n in batches:
-        x = torch.randn(n, 3, *model.preprocessing.size, generator=seed)
-        f = embed_batch(net, x, False)
-        try: g = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
+        x = net.example(n, n)
+        f = embed_batch(net, x['image'], False, x.get('modality'))
+        try: g = _answer(session, x)
         except Exception as e: raise ValueError(f'it does not run on a batch of {n} ({_first_line(e)[:200]})') from None
         if f.shape!=g.shape: raise ValueError(f'it gives {list(g.shape)} for a batch of {n}, not {list(f.shape)}')
         worst = max(worst, ((f-g).abs().max()/f.abs().max()).nan_to_num(torch.inf).item())
@@ -110,9 +138,10 @@ def export_onnx(
     batches:tuple=(1,2,5), # Lengths of batches to compare
 )->float: # The difference that was found
     "Write a model as ONNX, features compared; `ValueError` where they differ or it cannot be, and no file then"
-    model,path = getattr(model_or_learner, 'model', model_or_learner),Path(path)
+    path = Path(path)
     if path.suffix.lower()!='.onnx': raise ValueError(f'{shown(path)}: an ONNX file ends in .onnx')
     need('onnx', 'onnxruntime', extra='onnx')
+    model = ready_to_write(model_or_learner, described=False)
     content = onnx_bytes(model, exporter)
     try: difference = onnx_parity(model, content, batches)
     except ValueError as e: raise ValueError(f'The exported network is another one: {e}. Nothing was written') from None

@@ -73,6 +73,8 @@ def load_other(
     "A ResNet of another library; `ValueError` in a line for what is none, with the number of names that do not fit"
     state = _table(path)
     if any(k.startswith('base.') for k in state): state = {k.removeprefix('base.'): v for k,v in state.items()}
+    if any(k.startswith('backbone.net.') for k in state): raise ValueError(
+        f'{shown(path)} is a checkpoint of ccreid itself: give the .safetensors file that training writes beside it')
     if other := _refused(state): raise ValueError(f'{shown(path)} is {other}: {_WAY}')
     if (name := resnet_of(state)) is None:
         raise ValueError(f'{shown(path)} holds no ResNet of torchreid or open-reid, but {shown(min(state))}: {_WAY}')
