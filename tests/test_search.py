@@ -568,6 +568,13 @@ def test_parts_of_another_job_are_refused_until_told(folder, tmp_path, change):
     assert len(whole)==len([*folder.iterdir()]) and sum(model.calls)==len(whole)
 
 
+def test_a_job_that_did_nothing_stands_in_nobodys_way(folder, tmp_path):
+    out = tmp_path/'v.npz'
+    with pytest.raises(Stop): embed_to_file(stopping(0), folder, out, part=2)
+    assert not [*parts_of(out).glob('*.npz')]
+    assert len(embed_to_file(stopping(99, 'other'), folder, out, part=5))==len([*folder.iterdir()])
+
+
 def test_a_file_that_is_there_stays_or_is_replaced_whole(folder, tmp_path):
     out = tmp_path/'v.npz'
     first,again = stopping(99),stopping(99)

@@ -58,10 +58,10 @@ def _begin(folder, job, part, restart):
     file = folder/'job.json'
     if file.exists() and not restart:
         found = read_json(file, 'the record of a job', _AFRESH)
-        if found!=dict(job=job, part=part): raise ValueError(
+        if found==dict(job=job, part=part): return
+        if any(folder.glob('*.npz')): raise ValueError(
             f'{shown(folder)} holds parts of another job (other pictures or settings, another model, or pictures that '
             f'have changed since): {_AFRESH}')
-        return
     for p in folder.glob('*.npz'): p.unlink()
     write_whole(file, to_json(dict(job=job, part=part)))
 
