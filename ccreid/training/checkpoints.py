@@ -112,8 +112,13 @@ class Checkpoint(Callback):
 # %% ../../nbs/training/checkpoints.ipynb #6902f60f
 @patch
 def _states(self:Checkpoint):
-    "The callbacks that have a state, by name"
-    return {cb.name: cb for cb in self.learn.cbs if hasattr(type(cb), 'load_state_dict')}
+    "The callbacks that have a state, by name; the second of a name is called `name 2`"
+    states = {}
+    for cb in self.learn.cbs:
+        if not ('load_state_dict' in vars(cb) or hasattr(type(cb), 'load_state_dict')): continue
+        n = sum(o.name==cb.name for o in states.values())
+        states[f'{cb.name} {n+1}' if n else cb.name] = cb
+    return states
 
 @patch
 def _plan(self:Checkpoint):

@@ -77,6 +77,8 @@ def add_cb(self:ReIDLearner,
 )->ReIDLearner: # This one
     "Add a callback; one with `attach` is attached, and leaves nothing behind where that fails"
     cb = fitted(cb() if isinstance(cb, type) else cb)
+    if any(o is cb for o in self.cbs): raise ValueError(f'this {type(cb).__name__} is there already: take it away with '
+                                                        f'learn.remove_cb({type(cb).__name__}) first, or make another')
     Learner.add_cb(self, cb)
     if 'attach' in vars(cb) or hasattr(type(cb), 'attach'):
         self._attaching = self._undo.setdefault(cb, [])
@@ -85,6 +87,19 @@ def add_cb(self:ReIDLearner,
             self.remove_cb(cb)
             raise
         finally: self._attaching = None
+    return self
+
+# %% ../../nbs/training/learner.ipynb #7fca18de
+@patch
+def add_cbs(self:ReIDLearner,
+    cbs, # A callback, or several
+)->ReIDLearner: # This one
+    "Add callbacks, all of them or, where one fails, none"
+    before = list(self.cbs)
+    try: L(cbs).map(self.add_cb)
+    except Exception:
+        for cb in [o for o in self.cbs if all(o is not b for b in before)]: self.remove_cb(cb)
+        raise
     return self
 
 # %% ../../nbs/training/learner.ipynb #877a1b05
