@@ -281,7 +281,7 @@ class Falls(Callback):
         learn.metrics = [ValueMetric(lambda: self.figures[learn.epoch], 'figure')]
 
 REMEMBER = dict(best=lambda: SaveModelCallback('figure'), early=lambda: EarlyStoppingCallback('figure', patience=1),
-                plateau=lambda: ReduceLROnPlateau('figure', patience=1), accumulate=lambda: GradientAccumulation(24))
+                plateau=lambda: ReduceLROnPlateau('figure', patience=1), accumulate=lambda: GradientAccumulation(30))
 
 @pytest.mark.parametrize('name', REMEMBER)
 def test_what_a_callback_remembers_survives_a_kill(name, learner, tmp_path):
