@@ -575,6 +575,30 @@ def test_mlflow(learner, dataset, tmp_path, monkeypatch):
     assert run.info.status=='FAILED' and run.data.metrics['identity']>0
     assert run.info.experiment_id==cb.experiment
 
+def test_where_mlflow_cannot_write_is_said_before_training(learner, tmp_path, monkeypatch):
+    pytest.importorskip('mlflow')
+    from importlib.util import find_spec
+    from ccreid.training.loggers import MLflowLogger
+    monkeypatch.setenv('MLFLOW_ALLOW_FILE_STORE', 'true')
+    cb = MLflowLogger('gone', uri=tmp_path/'runs ü', values={'a?b': 1, 'ä b': 2})             # a folder, and names that MLflow refuses
+    quiet(learner(cb))
+    assert {'a_b','ä b'}<=set(cb.client.get_run(cb.run_id).data.params) and list((tmp_path/'runs ü').iterdir())
+    cb.client.delete_experiment(cb.experiment)
+    refused(["'gone' was deleted", 'another name'], lambda: MLflowLogger('gone', uri=tmp_path/'runs ü'))
+    (tmp_path/'file').write_text('')
+    refused(['MLflow cannot write'], lambda: MLflowLogger(uri=tmp_path/'file'/'x'))
+    if not find_spec('sqlalchemy'): refused(['pip install mlflow'], lambda: MLflowLogger(uri=f'sqlite:///{tmp_path}/m.db'))
+    refused(['MLflow cannot write'], lambda: MLflowLogger('', uri=tmp_path/'runs ü'))
+
+def test_of_several_processes_the_first_one_logs(learner, tmp_path, monkeypatch):
+    pytest.importorskip('mlflow')
+    from ccreid.training import loggers
+    monkeypatch.setenv('MLFLOW_ALLOW_FILE_STORE', 'true')
+    monkeypatch.setattr(loggers, 'first', lambda: False)
+    cb = loggers.MLflowLogger(uri=tmp_path/'runs')
+    quiet(learner(cb))
+    assert cb.run_id is None and not cb.client.search_runs([cb.experiment])
+
 def test_a_logger_that_is_not_installed_is_named(monkeypatch):
     from ccreid.training.loggers import MLflowLogger
     monkeypatch.setitem(sys.modules, 'mlflow', None)
