@@ -321,6 +321,22 @@ def test_callbacks_of_a_fit_are_added_all_or_none(learner):
     assert names()==before and list(learn.loss_func.terms)==['identity'] and len(learn.model.aux)==0
     assert set(quiet(learn, cbs=CAL(0)).history[0])=={'epoch','lr','identity','cal'}
 
+@pytest.mark.parametrize('change', [lambda l: l.wrap_sampler(lambda s: s), lambda l: l.add_view('second'), lambda l: l.add_clean_view((8,4))],
+                         ids=['sampler','view','clean'])
+def test_loaders_that_another_learner_changed_are_named(change, dataset, recwarn):
+    class Changes(Method):
+        def attach(self, learn): change(learn)
+    dls = reid_dataloaders(dataset, PRE, 3, 2, num_workers=0, device='cpu')
+    def make(*cbs): return reid_learner(dls, 'resnet_mini', cbs)
+    make(), make(CAL(0))
+    first = make(Changes())
+    assert not [w for w in recwarn if 'another learner' in str(w.message)]
+    with pytest.warns(UserWarning, match='Changes of another learner .* reid_dataloaders'): make()
+    first.remove_cb(Changes)
+    recwarn.clear()
+    make()
+    assert not [w for w in recwarn if 'another learner' in str(w.message)]
+
 def other_losses():
     from fastai.losses import CrossEntropyLossFlat, LabelSmoothingCrossEntropy
     return CrossEntropyLossFlat(), LabelSmoothingCrossEntropy(), torch.nn.CrossEntropyLoss(), F.cross_entropy, lambda out,labels: out['features'].mean()

@@ -219,6 +219,7 @@ def _mixed(learn, cb):
     if alone: return (f'{cb} makes pictures of two people, and {", ".join(map(repr, alone))} {know} one alone: it goes '
                       'with identity terms, if it is added after them')
 
+# %% ../../nbs/training/adapting.ipynb #d2f8021b
 def two_rates(
     learn, # `ReIDLearner`
     *more, # Names of others that are about to come

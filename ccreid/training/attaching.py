@@ -9,6 +9,7 @@ __all__ = ['Attaching', 'named_loss']
 
 # %% ../../nbs/training/attaching.ipynb #9aa04c01
 import ccreid.compat
+import warnings
 from torch import nn
 from fastcore.basics import patch
 from ..data.samplers import Draw
@@ -34,9 +35,9 @@ def named_loss(
     "The loss with named terms; `ValueError` where there is another"
     if isinstance(loss := learn.loss_func, ReIDLoss): return loss
     name = getattr(loss, '__name__', type(loss).__name__)
-    raise ValueError(f"the loss is {name}, and pictures have dictionaries of outputs and labels: identity_term(smoothing) "
-                     "is the usual one, any other goes as "
-                     "ReIDLoss(identity=lambda out,labels: loss(out['logits'], labels['identity']))")
+    raise ValueError(
+        f'the loss is {name}, and pictures have dictionaries of outputs and labels: identity_term(smoothing) is the '
+        "usual one, any other goes as ReIDLoss(identity=lambda out,labels: loss(out['logits'], labels['identity']))")
 
 # %% ../../nbs/training/attaching.ipynb #e54bd068
 @patch
@@ -91,12 +92,29 @@ def add_module(self:Attaching,
     self._record(lambda: (self.model.aux.pop(name), setattr(self, 'opt', None), thawed and thaw(module)))
     return module
 
+# %% ../../nbs/training/attaching.ipynb #5bc7ec71
+@patch
+def _change_loader(self:Attaching):
+    "Note down, with the loader, that a method changes it"
+    changes = vars(self.dls.train).setdefault('changes', [])
+    name = next((type(cb).__name__ for cb,undo in self._undo.items() if undo is self._attaching), 'a method')
+    changes.append(name)
+    self._record(lambda: changes.remove(name))
+
+@patch
+def _look_for_changes(self:Attaching, dls):
+    "Warn of loaders that methods of another learner have changed"
+    names = ', '.join(dict.fromkeys(getattr(dls.train, 'changes', [])))
+    if names: warnings.warn(f'{names} of another learner changed these loaders, and this learner draws from what they '
+                            'are now: make new ones with reid_dataloaders, or remove_cb there first')
+
 # %% ../../nbs/training/attaching.ipynb #e8e47cce
 @patch
 def wrap_sampler(self:Attaching,
     fn, # Takes the sampler, gives one with the same two members, `batch_size` and `epoch(e)`
 ):
     "Put a sampler around the training sampler; removing the callback takes only its own away"
+    self._change_loader()
     if not self._wrappers: self._innermost = self.dls.train.sampler
     entry = (fn, object())
     self._wrappers.append(entry)
@@ -115,6 +133,7 @@ def add_clean_view(self:Attaching,
     size:tuple, # Height and width, in pixels
 ):
     "Ask the loader for a second picture of each image, resized only: `labels['clean']` [B,3,h,w], values in [0,1]"
+    self._change_loader()
     images, view = self.dls.train.dataset, Preprocessing(size)
     if not self._views: self._own_view = images.clean
     self._views.append(view)
@@ -134,5 +153,6 @@ def add_view(self:Attaching,
     images = self.dls.train.dataset
     if name in {'clean', *images.labels_of(Draw(0)), *images.views}:
         raise ValueError(f'The labels have a {name!r} already')
+    self._change_loader()
     images.views[name] = transform or images.transform
     self._record(lambda: images.views.pop(name))

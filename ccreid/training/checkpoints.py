@@ -120,6 +120,7 @@ def _states(self:Checkpoint):
         states[f'{cb.name} {n+1}' if n else cb.name] = cb
     return states
 
+# %% ../../nbs/training/checkpoints.ipynb #444267ca
 @patch
 def _plan(self:Checkpoint):
     "What must be the same, as plain values"

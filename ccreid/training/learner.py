@@ -55,20 +55,21 @@ class ReIDLearner(Attaching, Predicting, Learner):
         cbs=None, # Papers and other callbacks
         splitter=trained_parameters, # As for `parameter_groups`
         **kwargs, # Of fastai's `Learner`
-    ):
-        self._prepare(seed)
+    ): # Warns where methods of another learner changed the loaders
+        self._prepare(seed, dls)
         super().__init__(dls, model, _loss_or_default(loss_func), opt_func=opt_func, lr=lr, wd=wd,
                          wd_bn_bias=wd_bn_bias, train_bn=train_bn, splitter=splitter, **kwargs)
         self.remove_cb(self.recorder).add_cbs([ReIDRecorder(), Bookkeeping()]).add_cbs(cbs)
 
 # %% ../../nbs/training/learner.ipynb #84432774
 @patch
-def _prepare(self:ReIDLearner, seed):
+def _prepare(self:ReIDLearner, seed, dls):
     "What is there before the first callback is added"
     import fastai.callback.hook, fastai.callback.progress, fastai.callback.schedule # bars, lr_find and others
     self.seed, self.first_epoch, self.history, self.counts = seed, 0, [], []
     self.step_taken, self.group_names, self._at_end = True, [], []
     self._start()
+    self._look_for_changes(dls)
 
 # %% ../../nbs/training/learner.ipynb #4242670e
 @patch

@@ -60,7 +60,7 @@ def _through(learn, batches, keep):
     return torch.cat(images) if keep else None, _together(out), _together(labels)
 
 # %% ../../nbs/training/predicting.ipynb #ddef7019
-def _asked(learn, ds_idx, dl, reorder):
+def _asked(learn, ds_idx, dl, reorder, with_loss=False):
     "The batches that are asked for; `ValueError` where there are none, `TypeError` for what is no loader"
     if dl is None and ds_idx not in range(len(learn.dls.loaders)):
         raise ValueError(f'ds_idx={ds_idx!r}: 0 asks for the training pictures, 1 for those of the test')
@@ -70,6 +70,7 @@ def _asked(learn, ds_idx, dl, reorder):
         transform = None if isinstance(dl.sampler, InOrder) else learn.dls.valid.dataset.transform
         dl = dl.in_order(transform) if reorder else dl.new()
     if not len(dl): raise ValueError('this loader has no pictures: ds_idx=0 asks for those of training')
+    if with_loss: _check_known(learn, dl)
     return dl
 
 # %% ../../nbs/training/predicting.ipynb #078baf79
@@ -111,16 +112,15 @@ def get_preds(self:Predicting,
 )->tuple: # Outputs by name: `features` [N,D], `logits` [N,C], ...; labels by name, `None` where there are none
     "What the model says about each picture; `ValueError` where a question has no answer"
     if cbs: raise ValueError('get_preds runs no callbacks here: put a hook on learn.model, or use what it gives back')
-    dl = _asked(self, ds_idx, dl, reorder)
-    if with_loss: _check_known(self, dl)
+    dl = _asked(self, ds_idx, dl, reorder, with_loss)
     x,out,labels = _through(self, dl, with_input)
     losses = _losses(self, out, labels) if with_loss else None
-    if act is not None and 'logits' in out: out['logits'] = act(out['logits'])
-    return _answer(x, out, labels, losses, with_decoded, with_preds, with_targs)
+    return _answer(x, out, labels, losses, act, with_decoded, with_preds, with_targs)
 
 # %% ../../nbs/training/predicting.ipynb #ebe577a6
-def _answer(x, out, labels, losses, with_decoded, with_preds, with_targs):
+def _answer(x, out, labels, losses, act, with_decoded, with_preds, with_targs):
     "The parts that are asked for, in fastai's order"
+    if act is not None and 'logits' in out: out['logits'] = act(out['logits'])
     res = [] if x is None else [x]
     res += [out if with_preds else None, labels if with_targs and 'identity' in labels else None]
     if with_decoded: res.append(found_in(out))
