@@ -296,6 +296,28 @@ def test_what_a_callback_remembers_survives_a_kill(name, learner, tmp_path):
     assert rest.history==whole.history and [c['steps'] for c in rest.counts]==[c['steps'] for c in whole.counts]
     assert all(torch.equal(v, rest.model.state_dict()[k]) for k,v in whole.model.state_dict().items())
 
+@pytest.mark.parametrize('how', ['fit_one_cycle','fit_flat_cos'])
+def test_a_schedule_of_fastai_goes_on_where_it_stopped(how, learner, tmp_path):
+    class Stop(Callback):
+        def before_epoch(self):
+            if self.epoch==1: raise KeyboardInterrupt
+    def run(file, *cbs):
+        learn = learner(Checkpoint(tmp_path/file), *cbs)
+        with learn.no_bar(), learn.no_logging(): getattr(learn, how)(3, 1e-3)
+        return learn
+    whole = run('a.pt')
+    with pytest.raises(KeyboardInterrupt): run('b.pt', Stop())
+    rest = run('b.pt')
+    assert rest.history==whole.history and len({h['lr'] for h in whole.history})>1 and all(type(h['lr']) is float for h in whole.history)
+    assert all(torch.equal(v, rest.model.state_dict()[k]) for k,v in whole.model.state_dict().items())
+
+def test_fine_tune_is_two_fits_and_no_checkpoint_goes_through_both(learner, tmp_path):
+    learn = learner(splitter=dict(body='backbone'))
+    refused(['two fits', 'Checkpoint'], lambda: learn.fine_tune(1, cbs=Checkpoint(tmp_path/'a.pt')))
+    learn.add_cb(Checkpoint(tmp_path/'a.pt'))
+    refused(['two fits', 'Checkpoint'], lambda: learn.fine_tune(1))
+    assert all(p.requires_grad for p in learn.model.parameters()) and not (tmp_path/'a.pt').exists()
+
 def test_two_callbacks_of_a_class_both_have_their_state(learner, dataset, tmp_path):
     class Stop(Callback):
         def before_epoch(self):

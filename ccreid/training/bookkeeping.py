@@ -99,7 +99,7 @@ def after_train(self:Bookkeeping):
     means = {k: float(v)/self.batches for k,v in self.sums.items()}
     for k,v in means.items():
         if v!=v: warnings.warn(f"Loss term {k!r} was not a number in epoch {self.epoch}")
-    self.learn.history.append(dict(epoch=self.epoch, lr=self.opt.hypers[-1]['lr'], **means))
+    self.learn.history.append(dict(epoch=self.epoch, lr=float(self.opt.hypers[-1]['lr']), **means))
     self.learn.counts.append(dict(epoch=self.epoch, steps=self.steps, images=self.images))
 
 # %% ../../nbs/training/bookkeeping.ipynb #ad7430d7

@@ -112,6 +112,16 @@ def parity(
     fa, fb = features(a), features(b)
     return ((fa-fb).abs().max()/fa.abs().max()).item()
 
+# %% ../../nbs/training/export.ipynb #920a4bf5
+def _check_exportable(model):
+    "`ValueError` for what has no description, or no preprocessing"
+    if not (isinstance(model, nn.Module) and isinstance(getattr(model, 'config', None), dict)): raise ValueError(
+        f'export_reid writes a ReIDModel, or a learner that holds one, not a {type(model).__name__}')
+    if not hasattr(model, 'preprocessing'):
+        raise ValueError('the model has no preprocessing: give it one, model.preprocessing = Preprocessing(size)')
+    if model.config.get('backbone', '') is None: raise ValueError(
+        'a backbone of your own has no name by which load_reid could build it again: export_onnx writes the network')
+
 # %% ../../nbs/training/export.ipynb #131f6e5a
 def export_reid(
     model_or_learner, # A `ReIDModel` with `.preprocessing`, or a learner that holds one
@@ -120,6 +130,7 @@ def export_reid(
 )->Path: # The file
     "Write a model for retrieval, features compared; `ValueError` where they differ, `OSError` where nothing is written"
     model, path = getattr(model_or_learner, 'model', model_or_learner), Path(path)
+    _check_exportable(model)
     config = {**model.config, 'classes': None}
     keep = ReIDModel.from_config(config).state_dict().keys()
     about = dict(model=config, preprocessing=model.preprocessing.to_dict(), version=ccreid.__version__)

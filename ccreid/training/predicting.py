@@ -225,9 +225,12 @@ def fine_tune(self:Predicting,
     pct_start:float=.3, # Share of the epochs in which the rate climbs
     div:float=5., # The rate begins so many times lower
     **kwargs, # Of `fit_one_cycle`
-): # Raises `ValueError`, and freezes nothing, without groups or where a callback sets the rate
+): # Raises `ValueError`, and freezes nothing, without groups, beside a schedule or a `Checkpoint`
     "As fastai's: the last group alone, then all of them"
     if said := two_rates(self, 'ParamScheduler'): raise ValueError(said)
+    if any(getattr(type(cb), 'goes_on', False) for cb in [*self.cbs, *L(kwargs.get('cbs'))]): raise ValueError(
+        'fine_tune is two fits, and a Checkpoint would go on in the second where the first ended: call freeze and '
+        'fit_one_cycle, then unfreeze and fit_one_cycle, each with cbs=Checkpoint(...) of its own')
     Learner.fine_tune(self, epochs, base_lr, freeze_epochs, lr_mult, pct_start, div, **kwargs)
 
 # %% ../../nbs/training/predicting.ipynb #a33ef94e
