@@ -318,6 +318,23 @@ def test_fine_tune_is_two_fits_and_no_checkpoint_goes_through_both(learner, tmp_
     refused(['two fits', 'Checkpoint'], lambda: learn.fine_tune(1))
     assert all(p.requires_grad for p in learn.model.parameters()) and not (tmp_path/'a.pt').exists()
 
+def test_half_precision_goes_on_with_its_factor(learner, tmp_path):
+    "By the scaler alone, as there is no CUDA here; and through a checkpoint, where it is switched off"
+    from types import SimpleNamespace
+    from fastai.callback.fp16 import MixedPrecision
+    one,other = fitted(MixedPrecision()),fitted(MixedPrecision())
+    for cb,scale in ((one, 4.), (other, 1024.)): cb.learn = SimpleNamespace(scaler=torch.amp.GradScaler('cpu', init_scale=scale))
+    one.learn.scaler.scale(torch.ones(()))
+    other.load_state_dict(one.state_dict())
+    assert other.learn.scaler.get_scale()==4.
+    if torch.cuda.is_available(): return
+    class Stop(Callback):
+        def before_epoch(self):
+            if self.epoch==1: raise KeyboardInterrupt
+    whole = quiet(learner(Checkpoint(tmp_path/'a.pt')).to_fp16(), 2)
+    with pytest.raises(KeyboardInterrupt): quiet(learner(Checkpoint(tmp_path/'b.pt'), Stop()).to_fp16(), 2)
+    assert quiet(learner(Checkpoint(tmp_path/'b.pt')).to_fp16(), 2).history==whole.history
+
 def test_two_callbacks_of_a_class_both_have_their_state(learner, dataset, tmp_path):
     class Stop(Callback):
         def before_epoch(self):

@@ -107,7 +107,11 @@ def _take_accumulated(self, state):
     for k,p in self.learn.model.named_parameters():
         if k in grads: p.grad = grads[k].to(p.device)
 
+def _scale(self): return self.learn.scaler.state_dict()
+def _take_scale(self, state): self.learn.scaler.load_state_dict(state)
+
 _ACCUMULATED = dict(state_dict=_accumulated, load_state_dict=_take_accumulated)
+_HALF = dict(state_dict=_scale, load_state_dict=_take_scale)
 
 # %% ../../nbs/training/adapting.ipynb #0b83d353
 def _is_number(v): return isinstance(v, Real) and not isinstance(v, bool)
@@ -187,6 +191,7 @@ _OURS = {'fastai.callback.mixup.MixUp': _MIX, 'fastai.callback.mixup.CutMix': _M
          'fastai.callback.tracker.EarlyStoppingCallback': _TRACKER, 'fastai.callback.tracker.SaveModelCallback': _BEST,
          'fastai.callback.tracker.ReduceLROnPlateau': dict(_TRACKER, after_epoch=_plateau_after_epoch),
          'fastai.callback.training.GradientAccumulation': _ACCUMULATED,
+         'fastai.callback.fp16.MixedPrecision': _HALF,
          'fastai.callback.tensorboard.TensorBoardCallback': _BOARD,
          'fastai.callback.wandb.WandbCallback': dict(before_fit=_wandb_before_fit, after_epoch=_wandb_after_epoch)}
 
