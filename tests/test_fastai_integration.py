@@ -376,6 +376,24 @@ def test_loaders_that_another_learner_changed_are_named(change, dataset, recwarn
     make()
     assert not [w for w in recwarn if 'another learner' in str(w.message)]
 
+def test_other_loaders_do_not_lose_a_method_quietly(dataset, learner, recwarn):
+    class Wraps(Method):
+        def attach(self, learn): learn.wrap_sampler(lambda s: s)
+    bigger = reid_dataloaders(dataset, Preprocessing((96,48)), 3, 2, num_workers=0, device='cpu')
+    learn = quiet(learner(Wraps()))
+    old,learn.dls = learn.dls,bigger
+    refused(['Wraps changed the loaders', 'make another learner'], lambda: quiet(learn))
+    learn.dls = old
+    learn.remove_cb(Wraps)
+    recwarn.clear()
+    quiet(learn)
+    assert not [w for w in recwarn if 'preprocessing' in str(w.message)]
+    learn.dls = bigger
+    with pytest.warns(UserWarning, match=r'\(96, 48\), and the model asks for \(64, 32\)'): quiet(learn)
+    learn.model.preprocessing = bigger.preprocessing
+    recwarn.clear()
+    assert quiet(learn).history[0]['identity']>0 and not [w for w in recwarn if 'preprocessing' in str(w.message)]
+
 def other_losses():
     from fastai.losses import CrossEntropyLossFlat, LabelSmoothingCrossEntropy
     return CrossEntropyLossFlat(), LabelSmoothingCrossEntropy(), torch.nn.CrossEntropyLoss(), F.cross_entropy, lambda out,labels: out['features'].mean()

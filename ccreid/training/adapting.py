@@ -16,7 +16,7 @@ from types import MethodType
 import torch, torch.nn.functional as F
 from fastai.learner import AvgMetric
 from torch import Tensor
-from .attaching import named_loss
+from .attaching import check_loaders, named_loss
 from .terms import IdentityTerm
 
 # %% ../../nbs/training/adapting.ipynb #82b0384c
@@ -265,6 +265,7 @@ def check_fit(
 ): # Raises `ValueError` in one line
     "Refuse what cannot work, before the first event"
     named_loss(learn)
+    check_loaders(learn)
     if said := two_rates(learn): raise ValueError(said)
     if averaged := _averaged(learn): raise ValueError(
         f'the metric {averaged[0]!r} averages over validated batches, and the classifier does not know the people of '
