@@ -350,6 +350,17 @@ def test_a_callback_is_there_once(learner):
     refused(['CAL is there already', 'remove_cb(CAL)'], lambda: learn.add_cb(cal))
     assert list(learn.loss_func.terms)==['identity','cal'] and quiet(learn).history[0]['cal']>0
 
+def test_what_a_learner_cannot_be_made_of(learner, dataset):
+    from fastai.data.core import DataLoaders
+    for wrong in ('csv', 3, torch.nn.ReLU()):
+        refused(['cbs are callbacks', 'such as CAL()'], lambda: learner(wrong), TypeError)
+        refused(['cbs are callbacks'], lambda: quiet(learner(), cbs=[CSVLogger(), wrong]), TypeError)
+    for dls in (None, DataLoaders.from_dsets([1,2], [1,2], bs=1)): refused(['reid_dataloaders'], lambda: reid_learner(dls, 'resnet_mini'), TypeError)
+    learn = learner(opt_func=torch.optim.SGD)
+    for _ in range(2): refused(['partial(OptimWrapper, opt=torch.optim.SGD)'], lambda: quiet(learn))
+    assert learn.opt is None
+    refused(['call fit'], learn.plot_terms)
+
 def test_callbacks_of_a_fit_are_added_all_or_none(learner):
     class Cannot(Method):
         def attach(self, learn): raise ValueError('not here')

@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from functools import partial
 import pandas as pd, torch
 from torch import nn
-from fastai.callback.core import CancelEpochException, CancelValidException
+from fastai.callback.core import Callback, CancelEpochException, CancelValidException
 from fastai.learner import Learner, defaults
 from fastai.optimizer import OptimWrapper
 from fastcore.basics import noop, patch
@@ -71,15 +71,22 @@ def _prepare(self:ReIDLearner, seed, dls):
     self._start()
     self._look_for_changes(dls)
 
+# %% ../../nbs/training/learner.ipynb #554ec99a
+def _new_callback(learn, cb):
+    "A callback that is not there yet; `TypeError` for what is none, `ValueError` for one that is"
+    name = type(cb).__name__
+    if not isinstance(cb, Callback): raise TypeError(f'cbs are callbacks, such as CAL(), and {cb!r} is of type {name}')
+    if any(o is cb for o in learn.cbs): raise ValueError(
+        f'this {name} is there already: take it away with learn.remove_cb({name}) first, or make another')
+    return cb
+
 # %% ../../nbs/training/learner.ipynb #4242670e
 @patch
 def add_cb(self:ReIDLearner,
     cb, # A callback, or the class of one
 )->ReIDLearner: # This one
     "Add a callback; one with `attach` is attached, and leaves nothing behind where that fails"
-    cb = fitted(cb() if isinstance(cb, type) else cb)
-    if any(o is cb for o in self.cbs): raise ValueError(f'this {type(cb).__name__} is there already: take it away with '
-                                                        f'learn.remove_cb({type(cb).__name__}) first, or make another')
+    cb = fitted(_new_callback(self, cb() if isinstance(cb, type) else cb))
     Learner.add_cb(self, cb)
     if 'attach' in vars(cb) or hasattr(type(cb), 'attach'):
         self._attaching = self._undo.setdefault(cb, [])
@@ -116,12 +123,15 @@ def remove_cb(self:ReIDLearner,
 # %% ../../nbs/training/learner.ipynb #7a543293
 @patch
 def create_opt(self:ReIDLearner):
-    "Make the main optimiser, with the groups of the splitter"
+    "Make the main optimiser, with the groups of the splitter; `ValueError` for one that fastai cannot steer"
     splitter = self.splitter
     self.group_names,groups = parameter_groups(self.model, splitter)
     self.splitter = lambda _: groups
     try: Learner.create_opt(self)
     finally: self.splitter = splitter
+    if hasattr(self.opt, 'set_hypers'): return
+    name,self.opt = type(self.opt).__name__,None
+    raise ValueError(f'an optimiser of torch is wrapped: opt_func=partial(OptimWrapper, opt=torch.optim.{name})')
 
 # %% ../../nbs/training/learner.ipynb #d548fb2b
 @patch
@@ -208,7 +218,8 @@ def __repr__(self:ReIDLearner):
 def plot_terms(self:ReIDLearner,
     ax=None, # A matplotlib axis; a new one if `None`
 ): # The axis
-    "Mean of each loss term by epoch"
+    "Mean of each loss term by epoch; `ValueError` before the first"
+    if not self.history: raise ValueError('no epoch has been trained, so there is nothing to draw: call fit')
     table = pd.DataFrame(self.history).set_index('epoch').drop(columns='lr')
     ax = table.plot(ax=ax, marker='.', figsize=(6,3) if ax is None else None)
     ax.set(xlabel='epoch', ylabel='mean of the term')
@@ -217,6 +228,8 @@ def plot_terms(self:ReIDLearner,
 # %% ../../nbs/training/learner.ipynb #f772a006
 def _model_for(dls, backbone, pretrained, pool):
     "The model that these loaders need, of a backbone's name, or the one that is ready"
+    if not hasattr(dls, 'preprocessing'):
+        raise TypeError(f'dls are loaders of reid_dataloaders(dataset), not a {type(dls).__name__}')
     model = backbone
     if not isinstance(backbone, nn.Module):
         network = create_backbone(backbone, pretrained=pretrained, size=dls.preprocessing.size)
