@@ -18,9 +18,11 @@ from ccreid.hsgl.hsal import HSAL
 from ccreid.models.reid_model import ReIDModel
 from ccreid.training.adapting import MixedIdentity, epoch_figures, fitted
 from ccreid.training.checkpoints import Checkpoint
+from ccreid.recipes import build, recipe
 from ccreid.training.embedding import embed
 from ccreid.training.learner import Method, reid_learner
 from ccreid.training.retrieval import RetrievalEval
+from ccreid.training.schedules import EpochSchedule, warmup_multistep
 from ccreid.training.terms import ReIDLoss, identity_term, triplet_term
 
 PRE = Preprocessing((64,32))
@@ -87,6 +89,46 @@ def test_parts_that_are_not_asked_for_are_none(trained):
     assert trained.get_preds(with_preds=False, with_targs=False)==(None,None)
     out,_ = trained.get_preds(act=lambda z: z.softmax(1))
     torch.testing.assert_close(out['logits'].sum(1), torch.ones(len(out['logits'])))
+
+def test_an_activation_leaves_the_losses_alone(trained):
+    from fastai.interpret import Interpretation
+    plain,soft = (trained.get_preds(ds_idx=0, act=act, with_loss=True) for act in (None, lambda z: z.softmax(1)))
+    assert torch.equal(plain[2], soft[2]) and not torch.equal(plain[0]['logits'], soft[0]['logits'])
+    assert torch.equal(Interpretation.from_learner(trained, ds_idx=0, act=lambda z: z.softmax(1)).losses, plain[2])
+
+@pytest.mark.parametrize('wrong', [lambda ds: 'x', lambda ds: ds.query, lambda ds: ds.query.path.tolist(), lambda ds: Path(ds.root),
+    lambda ds: (o for o in ()), lambda ds: [torch.zeros(2,3,64,32)], lambda ds: [(torch.zeros(2,3,64,32),)], lambda ds: [(torch.zeros(2,3,64,32), torch.zeros(2))]],
+    ids=['text','table','paths','folder','generator','pictures','no labels','labels'])
+def test_what_is_no_loader_is_refused(wrong, trained, dataset):
+    refused(['dl is a loader', 'dls.test_dl(pictures)'], lambda: trained.get_preds(dl=wrong(dataset)), TypeError)
+    refused(['dl is a loader'], lambda: trained.show_results(dl=wrong(dataset)), TypeError)
+
+def test_other_questions_that_have_no_answer(trained, dataset):
+    for i in (2, -1, 'train'): refused(['ds_idx=', '0 asks for'], lambda: trained.get_preds(ds_idx=i))
+    refused(['ds_idx=2'], lambda: trained.show_results(ds_idx=2))
+    refused(['one picture', 'get_preds'], lambda: trained.predict(Path(dataset.train.path.iloc[0]).parent))
+    refused(['max_n=0'], lambda: trained.show_losses(0))
+    refused(['max_n=0'], lambda: trained.dls.show_batch(max_n=0))
+    for columns in (['path'], ['path','identity','clothes']):
+        refused(['no camera', 'with_labels'], lambda: trained.dls.test_dl(dataset.query[columns], with_labels=True), DataError)
+
+def test_what_is_not_known_is_left_out(learner, dataset):
+    "New pictures have no person, a model without classifier finds none"
+    import matplotlib.pyplot as plt
+    def titles():
+        said = [a.get_title() for a in plt.gcf().axes]
+        plt.close('all')
+        return said
+    blind = learner(backbone=ReIDModel('resnet_mini'), loss_func=ReIDLoss(triplet=triplet_term()))
+    blind.show_results(ds_idx=0, max_n=2)
+    assert titles()==['person 0']*2
+    blind.show_results(dl=blind.dls.test_dl(dataset.query), max_n=2)
+    assert titles()==['']*2
+    seeing = learner()
+    seeing.show_results(dl=seeing.dls.test_dl(dataset.query), max_n=2)
+    assert all(t.startswith('like person ') for t in titles())
+    pairs = seeing.dls.decode_batch(seeing.dls.valid.one_batch(), max_n=2)
+    assert [str(t) for _,t in pairs]==[f'person {i}' for i in dataset.query.identity[:2]] and pairs[0][0].shape==(3,64,32)
 
 def test_a_question_changes_nothing(learner, dataset, tmp_path):
     "Neither the history nor the file of a checkpoint, nor the training that follows"
@@ -199,6 +241,184 @@ def test_a_figure_to_watch_must_be_there_in_each_epoch(cb, learner, dataset):
     refused(['every=1'], lambda: quiet(learn, cbs=cb(WATCHED)))
     assert all(torch.equal(v, state[k]) for k,v in learn.model.state_dict().items()) and not learn.history
 
+@pytest.mark.parametrize('groups', [None, dict(body='backbone')])
+def test_a_rate_that_is_reduced_is_reduced(groups, learner):
+    learn = learner(**dict(splitter=groups) if groups else {})
+    quiet(learn, 5, cbs=ReduceLROnPlateau('train_loss', min_delta=99., factor=2., min_lr=1e-4, patience=1), lr=slice(1e-5,4e-4) if groups else 4e-4)
+    assert [h['lr'] for h in learn.history]==pytest.approx([4e-4,4e-4,2e-4,1e-4,1e-4])
+    assert len({h['lr'] for h in learn.opt.hypers})==1                      # the body's rate was below the least already
+
+def test_one_callback_sets_the_rate(learner, dataset):
+    schedule = lambda: EpochSchedule(warmup_multistep(1e-3))
+    says = ['two callbacks set the learning rate', 'remove_cb(EpochSchedule)']
+    refused([*says, 'ReduceLROnPlateau'], lambda: quiet(learner(schedule()), cbs=ReduceLROnPlateau('train_loss')))
+    learn = learner(schedule(), splitter=dict(body='backbone'))
+    for f in (learn.fit_one_cycle, learn.fine_tune): refused([*says, 'fit_one_cycle and the like'], lambda: f(1))
+    assert all(p.requires_grad for p in learn.model.parameters()) and not learn.history
+    refused(['remove_cb(ReduceLROnPlateau)'], lambda: learner(ReduceLROnPlateau('train_loss')).fit_one_cycle(1))
+    with learn.no_bar(): learn.lr_find(num_it=8, show_plot=False)           # the search goes beside a schedule
+    learn.remove_cb(EpochSchedule)
+    with learn.no_bar(), learn.no_logging(): learn.fine_tune(1)
+
+def test_weights_of_an_earlier_run_are_not_taken_for_the_best(learner, tmp_path, capsys):
+    class NoNumber(Callback):
+        order = -1
+        def after_loss(self): self.learn.loss = self.learn.loss*float('nan')
+    quiet(learner(seed=1)).save('model')
+    learn = quiet(learner(), cbs=[NoNumber(), TerminateOnNaNCallback(), SaveModelCallback('train_loss')])
+    old = torch.load(tmp_path/'models'/'model.pth', weights_only=True)['model']
+    assert not torch.equal(learn.model.classifier.weight, old['classifier.weight']) and 'no weights were saved' in capsys.readouterr().out
+
+def test_all_epochs_may_be_saved_where_few_are_looked_at(learner, dataset, tmp_path):
+    quiet(learner(looking(dataset, every=2)), 2, cbs=SaveModelCallback(WATCHED, every_epoch=True, fname='e'))
+    assert sorted(p.name for p in (tmp_path/'models').iterdir())==['e_0.pth','e_1.pth']
+
+class Falls(Callback):
+    "Figures of a table that get better, then worse"
+    order,figures = 45,[5.,9.,7.,8.]
+    def attach(self, learn):
+        from fastai.learner import ValueMetric
+        learn.metrics = [ValueMetric(lambda: self.figures[learn.epoch], 'figure')]
+
+REMEMBER = dict(best=lambda: SaveModelCallback('figure'), early=lambda: EarlyStoppingCallback('figure', patience=1),
+                plateau=lambda: ReduceLROnPlateau('figure', patience=1), accumulate=lambda: GradientAccumulation(30))
+
+@pytest.mark.parametrize('name', REMEMBER)
+def test_what_a_callback_remembers_survives_a_kill(name, learner, tmp_path):
+    "Killed after the best epoch, and gone on: what the uninterrupted run is"
+    class Stop(Callback):
+        def before_epoch(self):
+            if self.epoch==2: raise KeyboardInterrupt
+    def run(file, *cbs): return quiet(learner(Falls(), REMEMBER[name](), Checkpoint(tmp_path/file), *cbs, lr=1e-3), 4)
+    whole = run('a.pt')
+    with pytest.raises(KeyboardInterrupt): run('b.pt', Stop())
+    rest = run('b.pt')
+    assert rest.history==whole.history and [c['steps'] for c in rest.counts]==[c['steps'] for c in whole.counts]
+    assert all(torch.equal(v, rest.model.state_dict()[k]) for k,v in whole.model.state_dict().items())
+
+@pytest.mark.parametrize('how', ['fit_one_cycle','fit_flat_cos'])
+def test_a_schedule_of_fastai_goes_on_where_it_stopped(how, learner, tmp_path):
+    class Stop(Callback):
+        def before_epoch(self):
+            if self.epoch==1: raise KeyboardInterrupt
+    def run(file, *cbs):
+        learn = learner(Checkpoint(tmp_path/file), *cbs)
+        with learn.no_bar(), learn.no_logging(): getattr(learn, how)(3, 1e-3)
+        return learn
+    whole = run('a.pt')
+    with pytest.raises(KeyboardInterrupt): run('b.pt', Stop())
+    rest = run('b.pt')
+    assert rest.history==whole.history and len({h['lr'] for h in whole.history})>1 and all(type(h['lr']) is float for h in whole.history)
+    assert all(torch.equal(v, rest.model.state_dict()[k]) for k,v in whole.model.state_dict().items())
+
+def test_fine_tune_is_two_fits_and_no_checkpoint_goes_through_both(learner, tmp_path):
+    learn = learner(splitter=dict(body='backbone'))
+    refused(['two fits', 'Checkpoint'], lambda: learn.fine_tune(1, cbs=Checkpoint(tmp_path/'a.pt')))
+    learn.add_cb(Checkpoint(tmp_path/'a.pt'))
+    refused(['two fits', 'Checkpoint'], lambda: learn.fine_tune(1))
+    assert all(p.requires_grad for p in learn.model.parameters()) and not (tmp_path/'a.pt').exists()
+
+def test_half_precision_goes_on_with_its_factor(learner, tmp_path):
+    "By the scaler alone, as there is no CUDA here; and through a checkpoint, where it is switched off"
+    from types import SimpleNamespace
+    from fastai.callback.fp16 import MixedPrecision
+    one,other = fitted(MixedPrecision()),fitted(MixedPrecision())
+    for cb,scale in ((one, 4.), (other, 1024.)): cb.learn = SimpleNamespace(scaler=torch.amp.GradScaler('cpu', init_scale=scale))
+    one.learn.scaler.scale(torch.ones(()))
+    other.load_state_dict(one.state_dict())
+    assert other.learn.scaler.get_scale()==4.
+    if torch.cuda.is_available(): return
+    class Stop(Callback):
+        def before_epoch(self):
+            if self.epoch==1: raise KeyboardInterrupt
+    whole = quiet(learner(Checkpoint(tmp_path/'a.pt')).to_fp16(), 2)
+    with pytest.raises(KeyboardInterrupt): quiet(learner(Checkpoint(tmp_path/'b.pt'), Stop()).to_fp16(), 2)
+    assert quiet(learner(Checkpoint(tmp_path/'b.pt')).to_fp16(), 2).history==whole.history
+
+def test_two_callbacks_of_a_class_both_have_their_state(learner, dataset, tmp_path):
+    class Stop(Callback):
+        def before_epoch(self):
+            if self.epoch==1: raise KeyboardInterrupt
+    def make(*cbs): return learner(looking(dataset), RetrievalEval(dataset, 'same-clothes', every=1), Checkpoint(tmp_path/'c.pt'), *cbs)
+    with pytest.raises(KeyboardInterrupt): quiet(make(Stop()), 2)
+    curves = [cb.curve for cb in quiet(make(), 2).cbs if isinstance(cb, RetrievalEval)]
+    assert [[c['epoch'] for c in curve] for curve in curves]==[[0,1],[0,1]] and all('same-clothes R1' in c for c in curves[1])
+
+def test_a_callback_is_there_once(learner):
+    cal = CAL(0)
+    learn = learner(cal)
+    refused(['CAL is there already', 'remove_cb(CAL)'], lambda: learn.add_cb(cal))
+    assert list(learn.loss_func.terms)==['identity','cal'] and quiet(learn).history[0]['cal']>0
+
+def test_what_a_learner_cannot_be_made_of(learner, dataset):
+    from fastai.data.core import DataLoaders
+    for wrong in ('csv', 3, torch.nn.ReLU()):
+        refused(['cbs are callbacks', 'such as CAL()'], lambda: learner(wrong), TypeError)
+        refused(['cbs are callbacks'], lambda: quiet(learner(), cbs=[CSVLogger(), wrong]), TypeError)
+    for dls in (None, DataLoaders.from_dsets([1,2], [1,2], bs=1)): refused(['reid_dataloaders'], lambda: reid_learner(dls, 'resnet_mini'), TypeError)
+    learn = learner(opt_func=torch.optim.SGD)
+    for _ in range(2): refused(['partial(OptimWrapper, opt=torch.optim.SGD)'], lambda: quiet(learn))
+    assert learn.opt is None
+    refused(['call fit'], learn.plot_terms)
+
+def test_callbacks_of_a_fit_are_added_all_or_none(learner):
+    class Cannot(Method):
+        def attach(self, learn): raise ValueError('not here')
+    learn = learner()
+    names = lambda: sorted(type(cb).__name__ for cb in learn.cbs)
+    before = names()
+    refused(['not here'], lambda: quiet(learn, cbs=[CAL(0), CSVLogger(), Cannot()]))
+    assert names()==before and list(learn.loss_func.terms)==['identity'] and len(learn.model.aux)==0
+    assert set(quiet(learn, cbs=CAL(0)).history[0])=={'epoch','lr','identity','cal'}
+
+@pytest.mark.parametrize('change', [lambda l: l.wrap_sampler(lambda s: s), lambda l: l.add_view('second'), lambda l: l.add_clean_view((8,4))],
+                         ids=['sampler','view','clean'])
+def test_loaders_that_another_learner_changed_are_named(change, dataset, recwarn):
+    class Changes(Method):
+        def attach(self, learn): change(learn)
+    dls = reid_dataloaders(dataset, PRE, 3, 2, num_workers=0, device='cpu')
+    def make(*cbs): return reid_learner(dls, 'resnet_mini', cbs)
+    make(), make(CAL(0))
+    first = make(Changes())
+    assert not [w for w in recwarn if 'another learner' in str(w.message)]
+    with pytest.warns(UserWarning, match='Changes of another learner .* reid_dataloaders'): make()
+    first.remove_cb(Changes)
+    recwarn.clear()
+    make()
+    assert not [w for w in recwarn if 'another learner' in str(w.message)]
+
+def test_other_loaders_do_not_lose_a_method_quietly(dataset, learner, recwarn):
+    class Wraps(Method):
+        def attach(self, learn): learn.wrap_sampler(lambda s: s)
+    bigger = reid_dataloaders(dataset, Preprocessing((96,48)), 3, 2, num_workers=0, device='cpu')
+    learn = quiet(learner(Wraps()))
+    old,learn.dls = learn.dls,bigger
+    refused(['Wraps changed the loaders', 'make another learner'], lambda: quiet(learn))
+    learn.dls = old
+    learn.remove_cb(Wraps)
+    recwarn.clear()
+    quiet(learn)
+    assert not [w for w in recwarn if 'preprocessing' in str(w.message)]
+    learn.dls = bigger
+    with pytest.warns(UserWarning, match=r'\(96, 48\), and the model asks for \(64, 32\)'): quiet(learn)
+    learn.model.preprocessing = bigger.preprocessing
+    recwarn.clear()
+    assert quiet(learn).history[0]['identity']>0 and not [w for w in recwarn if 'preprocessing' in str(w.message)]
+
+def other_losses():
+    from fastai.losses import CrossEntropyLossFlat, LabelSmoothingCrossEntropy
+    return CrossEntropyLossFlat(), LabelSmoothingCrossEntropy(), torch.nn.CrossEntropyLoss(), F.cross_entropy, lambda out,labels: out['features'].mean()
+
+@pytest.mark.parametrize('i', range(5))
+def test_a_loss_without_terms_is_refused_and_goes_as_a_term(i, learner):
+    loss = other_losses()[i]
+    learn = learner(loss_func=loss)
+    refused(['the loss is', 'identity_term(smoothing)', 'ReIDLoss(identity='], lambda: quiet(learn))
+    refused(['ReIDLoss(identity='], lambda: learner(CAL(0), loss_func=loss))
+    if i==4: return
+    learn.loss_func = ReIDLoss(identity=lambda out,labels: loss(out['logits'], labels['identity']))
+    assert quiet(learn).history[0]['identity']>0
+
 def test_the_csv_has_our_columns(learner, dataset, tmp_path):
     learn = quiet(learner(looking(dataset)), 2, cbs=CSVLogger())
     head,*rows = (tmp_path/'history.csv').read_text().split('\n')[:3]
@@ -297,6 +517,71 @@ def test_freezing_holds_the_body_still(learner):
     with learn.no_bar(), learn.no_logging(): learn.fine_tune(1)
     assert any(not torch.equal(v, body[k]) for k,v in learn.model.backbone.named_parameters())
 
+def test_what_was_frozen_thaws_with_an_optimiser_that_did_not_know_it(learner):
+    learn = learner(splitter=dict(body='backbone'))
+    learn.freeze()
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, reset_opt=True)
+    body = {k: v.clone() for k,v in learn.model.backbone.named_parameters()}
+    learn.add_cb(CAL(0))                                                    # brings a module: another optimiser
+    quiet(learn)
+    assert all(torch.equal(v, body[k]) for k,v in learn.model.backbone.named_parameters())
+    learn.unfreeze()
+    assert all(p.requires_grad for p in learn.model.parameters())
+    assert len({id(p) for g in learn.opt.param_lists for p in g})==len([*learn.model.parameters()])-len([*learn.model.aux.parameters()])
+    quiet(learn)
+    assert all(not torch.equal(v, body[k]) for k,v in learn.model.backbone.named_parameters() if 'conv' in k)
+
+def test_weights_that_do_not_fit_change_nothing(learner):
+    quiet(learner(CAL(0))).save('cal')
+    for other in (learner(seed=1), learner(CAL(0), seed=1, pool='avg')):
+        before = {k: v.clone() for k,v in other.model.state_dict().items()}
+        refused(['cal does not fit', 'the network and the methods'], lambda: other.load('cal'))
+        assert all(torch.equal(v, before[k]) for k,v in other.model.state_dict().items())
+    with pytest.raises(FileNotFoundError, match='nothing.pth'): learner().load('nothing')
+    assert learner(CAL(0), seed=1).load('cal').get_preds()[0]['features'].isfinite().all()
+
+def test_the_recorder_draws(learner):
+    import matplotlib.pyplot as plt
+    learn = quiet(learner())
+    assert len(learn.recorder.plot_loss(0, show_epochs=True).lines[0].get_ydata())==len(learn.dls.train)
+    refused(['no validation loss', 'plot_terms'], lambda: learn.recorder.plot_loss(with_valid=True))
+    learn.recorder.plot_sched()
+    assert plt.gcf().axes[0].lines[0].get_ydata().tolist()==learn.recorder.lrs
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(1)
+    learn.recorder.plot_sched()
+    assert len(plt.gcf().axes)==2                                           # rate and momentum
+    plt.close('all')
+
+# --- every chain
+
+CHAINS = {'cal+hsal': {}, 'cal+pairs': dict(pairs_mode='real'), 'pia': {}, 'sync_person_cloud': dict(spc_k1=12, spc_eps=.5), 'pcl': dict(backbone='vit_mini')}
+
+@pytest.mark.parametrize('name', CHAINS)
+@pytest.mark.filterwarnings('ignore')
+def test_the_learner_of_a_chain_answers(name, dataset, tmp_path):
+    import matplotlib.pyplot as plt
+    table = dataset.samples.assign(modality=[('visible','infrared')[i%2] for i in range(len(dataset.samples))]) if name=='pia' else dataset.samples
+    data = ReIDDataset(dataset.name, dataset.root, table, dataset.protocols)
+    settings = dict(backbone='resnet_mini', pretrained=False, size=(64,32), identities=2, images=2, epochs=2, start_epoch=0)
+    def make():
+        learn = build(recipe('mannequins-cmcc' if name=='pia' else 'prcc', name, **settings|CHAINS[name]), data, device='cpu', num_workers=0)
+        learn.path = tmp_path
+        return learn
+    learn = quiet(make(), cbs=[SaveModelCallback('train_loss', fname='m'), GradientClip(), TerminateOnNaNCallback(), CSVLogger()])
+    assert learn.history and all(torch.equal(v, learn.model.state_dict()[k]) for k,v in torch.load(tmp_path/'models'/'m.pth', weights_only=True).items())
+    out,labels,found = learn.get_preds(ds_idx=0, with_decoded=True)
+    assert len(out['features'])==len(labels['row'])==len(data.train) and (found is None)==(name=='sync_person_cloud')
+    assert len(learn.predict(data.query.path.iloc[0]))==3 and 'Total params' in str(learn.summary())
+    for kwargs in (dict(), dict(ds_idx=0), dict(dl=learn.dls.test_dl(data.query))): learn.show_results(max_n=2, **kwargs)
+    if found is None: refused(['no classifier', 'learn.show_ranked'], learn.show_losses)
+    else: learn.show_losses(2)
+    plt.close('all')
+    with learn.no_bar(): assert learn.lr_find(num_it=8, show_plot=False, stop_div=False).valley>0
+    refused(['export_reid'], learn.export)
+    refused(['remove_cb(EpochSchedule)'], lambda: learn.fit_one_cycle(1))
+    refused(['remove_cb(EpochSchedule)'], lambda: quiet(learn, cbs=ReduceLROnPlateau('train_loss')))
+    refused(['two people'], lambda: quiet(make(), cbs=MixUp()))
+
 @pytest.mark.parametrize('name,args', [('fit_one_cycle',dict(n_epoch=1)), ('fit_flat_cos',dict(n_epoch=1)),
     ('fit_sgdr',dict(n_cycles=1, cycle_len=1)), ('lr_find',dict(num_it=8, show_plot=False))])
 def test_ways_to_fit(name, args, learner):
@@ -373,6 +658,30 @@ def test_mlflow(learner, dataset, tmp_path, monkeypatch):
     run = cb.client.get_run(other.run_id)
     assert run.info.status=='FAILED' and run.data.metrics['identity']>0
     assert run.info.experiment_id==cb.experiment
+
+def test_where_mlflow_cannot_write_is_said_before_training(learner, tmp_path, monkeypatch):
+    pytest.importorskip('mlflow')
+    from importlib.util import find_spec
+    from ccreid.training.loggers import MLflowLogger
+    monkeypatch.setenv('MLFLOW_ALLOW_FILE_STORE', 'true')
+    cb = MLflowLogger('gone', uri=tmp_path/'runs ü', values={'a?b': 1, 'ä b': 2})             # a folder, and names that MLflow refuses
+    quiet(learner(cb))
+    assert {'a_b','ä b'}<=set(cb.client.get_run(cb.run_id).data.params) and list((tmp_path/'runs ü').iterdir())
+    cb.client.delete_experiment(cb.experiment)
+    refused(["'gone' was deleted", 'another name'], lambda: MLflowLogger('gone', uri=tmp_path/'runs ü'))
+    (tmp_path/'file').write_text('')
+    refused(['MLflow cannot write'], lambda: MLflowLogger(uri=tmp_path/'file'/'x'))
+    if not find_spec('sqlalchemy'): refused(['pip install mlflow'], lambda: MLflowLogger(uri=f'sqlite:///{tmp_path}/m.db'))
+    refused(['MLflow cannot write'], lambda: MLflowLogger('', uri=tmp_path/'runs ü'))
+
+def test_of_several_processes_the_first_one_logs(learner, tmp_path, monkeypatch):
+    pytest.importorskip('mlflow')
+    from ccreid.training import loggers
+    monkeypatch.setenv('MLFLOW_ALLOW_FILE_STORE', 'true')
+    monkeypatch.setattr(loggers, 'first', lambda: False)
+    cb = loggers.MLflowLogger(uri=tmp_path/'runs')
+    quiet(learner(cb))
+    assert cb.run_id is None and not cb.client.search_runs([cb.experiment])
 
 def test_a_logger_that_is_not_installed_is_named(monkeypatch):
     from ccreid.training.loggers import MLflowLogger

@@ -227,6 +227,20 @@ def test_parts_of_the_network_itself_can_be_frozen(dataset, tmp_path):
     torch.testing.assert_close(embed(learn, dataset.query), again, rtol=1e-4, atol=1e-6)
     assert thaw(stem).training
 
+@pytest.mark.parametrize('every', [0, -1, 1.5, '1', None])
+def test_a_checkpoint_counts_epochs(every, tmp_path):
+    with pytest.raises(ValueError, match=f'every counts epochs .* not {every!r}'): Checkpoint(tmp_path/'c.pth', every=every)
+
+def test_what_cannot_be_exported_is_named(tmp_path):
+    class Own(nn.Module):
+        channels = 3
+        def forward(self, x): return x
+    own = ReIDModel(Own())
+    own.preprocessing = PRE
+    for model,says in ((nn.Linear(2,2), 'not a Linear'), ('x', 'not a str'), (ReIDModel('resnet_mini'), 'preprocessing'), (own, 'export_onnx')):
+        with pytest.raises(ValueError, match=says): export_reid(model, tmp_path/'m.safetensors')
+    assert not list(tmp_path.iterdir())
+
 # --- fastai's helpers
 
 def test_lr_find_leaves_no_trace(dataset, tmp_path, monkeypatch):
@@ -266,6 +280,20 @@ def test_lr_find_puts_back_what_a_method_exchanges(dataset):
             assert [cb for cb in learn.cbs if hasattr(cb, 'clusters')][0].clusters==[]
         histories.append(quiet(learn, 2).history)
     assert histories[0]==histories[1]
+
+def test_a_search_that_is_too_short_says_so(dataset):
+    "As with memories that are empty in the first batch: the loss is many times larger in the second"
+    class Grows(Method):
+        seen = 0
+        def attach(self, learn): learn.add_term('grows', self.term)
+        def term(self, output, labels):
+            self.seen += 1
+            return 50.*(self.seen>1)+0.*output['features'].mean()
+    learn = learner(dataset, [Grows()])
+    before = weights(learn)
+    with pytest.raises(ValueError, match='ended after 2 batches.*num_it.*stop_div=False') as e, learn.no_bar(): learn.lr_find(num_it=16, show_plot=False)
+    assert '\n' not in str(e.value) and equal(before, weights(learn)) and learn.opt is None and learn.grows.seen==0
+    with learn.no_bar(): assert learn.lr_find(num_it=16, show_plot=False, stop_div=False).valley>0
 
 def test_one_cycle_and_a_schedule_do_not_go_together(dataset):
     learn = learner(dataset)

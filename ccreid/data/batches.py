@@ -156,6 +156,7 @@ def show_batch(self:ReIDLoader,
     **kwargs,      # Of `show_pictures`
 ):
     "Show pictures of a batch with identity, clothes and camera"
+    if max_n<1: raise ValueError(f'max_n={max_n}: at least one picture is needed')
     x,labels = to_cpu(self.one_batch() if b is None else b)
     x = x[:max_n].float()
     show_pictures(self.preprocessing.denormalise(x), [describe(labels, i) for i in range(len(x))], ncols, **kwargs)

@@ -17,7 +17,7 @@ from fastcore.foundation import L
 from .batches import InOrder, ReIDLoader
 from .loose_pictures import pictures_of
 from .pictures import ReIDImages, transformed
-from .samples import DataError, MODALITIES
+from .samples import DataError, LABELS, MODALITIES
 from .sheets import show_pictures
 
 # %% ../../nbs/data/in_order.ipynb #1f7cd848
@@ -68,6 +68,8 @@ def _pictures(items, labelled, transform):
     if isinstance(items, (list,L)) and len(items) and isinstance(items[0], pd.Series): items = pd.DataFrame(list(items))
     if not labelled: return Unlabelled(items, transform)
     if not isinstance(items, pd.DataFrame): raise DataError('labels stand in a sample table: give one, or its rows')
+    lacks = [k for k in ('path',*LABELS) if k not in items.columns]
+    if lacks: raise DataError(f"this table has no {', no '.join(lacks)}: without labels, leave with_labels out")
     return ReIDImages(items.reset_index(drop=True), transform)
 
 def test_loader(
@@ -94,10 +96,11 @@ def found_in(
     if isinstance(out, dict): out = out['logits'].argmax(1) if 'logits' in out else None
     return out
 
-def _said(what):
-    "A title each: who it is, or like whom"
+def _said(what, n):
+    "A title for each of `n`: who it is, or like whom, or nothing; and the numbers, -1 where there is nothing"
     like,people = ('',what['identity']) if isinstance(what, dict) and 'identity' in what else ('like ',found_in(what))
-    return [TitledStr(f'{like}person {int(i)}') for i in people], TensorCategory(torch.as_tensor(people))
+    if people is None: return [TitledStr('')]*n, TensorCategory(torch.full((n,), -1))
+    return [TitledStr(f'{like}person {int(i)}') for i in people[:n]], TensorCategory(torch.as_tensor(people)[:n])
 
 # %% ../../nbs/data/in_order.ipynb #66f095cc
 @patch
@@ -108,9 +111,18 @@ def _pre_show_batch(self:ReIDLoader, b, max_n=9):
 def _sheet(self, b, max_n):
     "Pictures, numbers of people, and pairs of both"
     x,what = to_cpu(b[0])[:max_n].float(),to_cpu(b[1])
-    titles,people = _said(what)
+    titles,people = _said(what, len(x))
     x = PersonPicture(torch.from_numpy(np.moveaxis(self.preprocessing.denormalise(x), -1, -3).copy()))
-    return x, people[:len(x)], L((PersonPicture(p),t) for p,t in zip(x, titles))
+    return x, people, L((PersonPicture(p),t) for p,t in zip(x, titles))
+
+@patch
+def decode_batch(self:ReIDLoader,
+    b, # A batch
+    max_n:int=9, # Pictures at most
+    full:bool=True, # Not used
+)->L: # Of pairs
+    "Pictures with values in [0,1], and who each is"
+    return _sheet(self, b, max_n)[2]
 
 # %% ../../nbs/data/in_order.ipynb #e8b09f53
 @patch
@@ -124,6 +136,7 @@ def show_results(self:ReIDLoader,
 ):
     "Pictures with who it is, and whom the classifier takes it for"
     x,people,pairs = _sheet(self, b, max_n)
-    outs = L((t,) for t in _said(found_in(out))[0][:len(pairs)])
+    outs = L((t,) for t in _said(found_in(out), len(pairs))[0])
     if not show: return x, people, pairs, outs
-    show_pictures([p.permute(1,2,0).numpy() for p,_ in pairs], [f'{t}\n{o}' for (_,t),(o,) in zip(pairs, outs)], ncols)
+    titles = [f'{t}\n{o}'.strip() for (_,t),(o,) in zip(pairs, outs)]
+    show_pictures([p.permute(1,2,0).numpy() for p,_ in pairs], titles, ncols)

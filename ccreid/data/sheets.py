@@ -17,7 +17,8 @@ def show_pictures(
     ncols:int=8,    # Pictures in a row
     height:float=1.9, # Of a row, in inches
 ):                  # matplotlib figure
-    "A sheet of pictures"
+    "A sheet of pictures; `ValueError` where there are none"
+    if not len(images): raise ValueError('there are no pictures to show')
     import matplotlib.pyplot as plt
     ncols = min(ncols, len(images))
     nrows = -(-len(images)//ncols)

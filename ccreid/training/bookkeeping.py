@@ -99,7 +99,7 @@ def after_train(self:Bookkeeping):
     means = {k: float(v)/self.batches for k,v in self.sums.items()}
     for k,v in means.items():
         if v!=v: warnings.warn(f"Loss term {k!r} was not a number in epoch {self.epoch}")
-    self.learn.history.append(dict(epoch=self.epoch, lr=self.opt.hypers[-1]['lr'], **means))
+    self.learn.history.append(dict(epoch=self.epoch, lr=float(self.opt.hypers[-1]['lr']), **means))
     self.learn.counts.append(dict(epoch=self.epoch, steps=self.steps, images=self.images))
 
 # %% ../../nbs/training/bookkeeping.ipynb #ad7430d7
@@ -122,14 +122,17 @@ class ReIDRecorder(Recorder):
         "As fastai's, without the name of that column"
         super().before_fit()
         self.metric_names = self.metric_names.filter(lambda o: o!='valid_loss')
+        self.hps = dict(lr=self.lrs) # for `plot_sched`, where no schedule of fastai puts more
 
     @property
     def _valid_mets(self): return L() if getattr(self, 'cancel_valid', False) else L(self.metrics)
 
     def plot_loss(self,
         skip_start=5, # Batches to leave out at the beginning
-        with_valid=False, # Is there a validation loss to draw?
+        with_valid=False, # Not there: `True` is refused
         **kwargs, # Of fastai's `plot_loss`
-    ):
+    ): # Raises `ValueError` where a validation loss is asked for
         "The loss by batch"
+        if with_valid: raise ValueError('there is no validation loss to draw: leave with_valid out, '
+                                        'learn.plot_terms() draws the loss terms by epoch')
         return super().plot_loss(skip_start, with_valid, **kwargs)

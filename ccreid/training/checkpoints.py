@@ -12,6 +12,7 @@ import ccreid.compat
 import copy, io, os, re, time, torch
 from functools import partial
 import numpy as np
+from numbers import Integral
 from pathlib import Path, PurePath
 from types import SimpleNamespace
 from fastai.callback.core import Callback
@@ -98,23 +99,30 @@ _FIELDS = dict(plan=dict, epoch=int, seconds=(int,float), model=dict, opt=dict, 
 
 class Checkpoint(Callback):
     "Save after each epoch; go on from the file if it is there; one process at a time"
-    order = 90
+    order,goes_on = 90,True
     def __init__(self,
         path, # The checkpoint's file
         every:int=1, # Epochs between two savings, at least 1; the last epoch is always saved
         resume:bool=True, # Go on from the file if there is one
         plan:dict|None=None, # Plain values that must be the same when going on, such as the hash of a recipe
     ):
-        if every<1: raise ValueError(f'every counts epochs between two savings, at least 1, not {every}')
+        if not (isinstance(every, Integral) and every>=1):
+            raise ValueError(f'every counts epochs between two savings, at least 1, not {every!r}')
         self.path, self.every, self.resume, self.plan = Path(path), every, resume, plan or {}
         self.seconds, self.tried = 0., False
 
 # %% ../../nbs/training/checkpoints.ipynb #6902f60f
 @patch
 def _states(self:Checkpoint):
-    "The callbacks that have a state, by name"
-    return {cb.name: cb for cb in self.learn.cbs if hasattr(type(cb), 'load_state_dict')}
+    "The callbacks that have a state, by name; the second of a name is called `name 2`"
+    states = {}
+    for cb in self.learn.cbs:
+        if not ('load_state_dict' in vars(cb) or hasattr(type(cb), 'load_state_dict')): continue
+        n = sum(o.name==cb.name for o in states.values())
+        states[f'{cb.name} {n+1}' if n else cb.name] = cb
+    return states
 
+# %% ../../nbs/training/checkpoints.ipynb #444267ca
 @patch
 def _plan(self:Checkpoint):
     "What must be the same, as plain values"
@@ -196,7 +204,7 @@ def _take(self:Checkpoint, state):
         if lacks := sorted(set(states)-set(state['callbacks'])):
             raise Unfit(f"has no state of {', '.join(lacks)}: choose another folder")
         _fill('the model', model, state['model'])
-        _fill('the optimiser', self.learn.opt, state['opt'])
+        _fill('the optimiser', self.learn.opt, _unpacked(state['opt']))
         for name,cb in states.items(): _fill(f'the callback {name}', cb, _unpacked(state['callbacks'][name]))
     self.learn.history, self.learn.first_epoch = state['history'], state['epoch']+1
     self.learn.counts = list(state.get('counts', []))
@@ -250,7 +258,8 @@ def _state(self:Checkpoint):
     states = {k: _packed(cb.state_dict(), f'state of the callback {k}: ') for k,cb in self._states().items()}
     values = [[_as_figure(v) for v in vs] for vs in self.recorder.values]
     return dict(format=FORMAT, plan=_packed(self._plan(), 'plan: '), epoch=self.epoch, seconds=self.seconds,
-                threads=torch.get_num_threads(), model=kept_state(self.learn.model), opt=self.learn.opt.state_dict(),
+                threads=torch.get_num_threads(), model=kept_state(self.learn.model),
+                opt=_packed(self.learn.opt.state_dict(), 'state of the optimiser: '),
                 callbacks=states, history=_packed(self.learn.history, 'history'),
                 counts=_packed(self.learn.counts, 'counts'), values=_packed(values, 'values'))
 

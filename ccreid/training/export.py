@@ -125,6 +125,8 @@ def ready_to_write(
         raise ValueError(f'a {kind} is no ReIDModel, and cannot be built again of its description: write it as ONNX')
     if getattr(model, 'preprocessing', None) is None:
         raise ValueError(f'this {kind} carries no preprocessing: set `model.preprocessing = Preprocessing(size)`')
+    if described and model.config.get('backbone', '') is None: raise ValueError(
+        'a backbone of your own has no name by which load_reid could build it again: export_onnx writes the network')
     other = {str(p.dtype) for p in model.parameters() if p.is_floating_point()}-{'torch.float32'}
     if other: raise ValueError(f'this {kind} has weights of {min(other)}: write `model.float()`')
     return model

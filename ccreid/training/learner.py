@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from functools import partial
 import pandas as pd, torch
 from torch import nn
-from fastai.callback.core import CancelEpochException, CancelValidException
+from fastai.callback.core import Callback, CancelEpochException, CancelValidException
 from fastai.learner import Learner, defaults
 from fastai.optimizer import OptimWrapper
 from fastcore.basics import noop, patch
@@ -55,20 +55,30 @@ class ReIDLearner(Attaching, Predicting, Learner):
         cbs=None, # Papers and other callbacks
         splitter=trained_parameters, # As for `parameter_groups`
         **kwargs, # Of fastai's `Learner`
-    ):
-        self._prepare(seed)
+    ): # Warns where methods of another learner changed the loaders
+        self._prepare(seed, dls)
         super().__init__(dls, model, _loss_or_default(loss_func), opt_func=opt_func, lr=lr, wd=wd,
                          wd_bn_bias=wd_bn_bias, train_bn=train_bn, splitter=splitter, **kwargs)
         self.remove_cb(self.recorder).add_cbs([ReIDRecorder(), Bookkeeping()]).add_cbs(cbs)
 
 # %% ../../nbs/training/learner.ipynb #84432774
 @patch
-def _prepare(self:ReIDLearner, seed):
+def _prepare(self:ReIDLearner, seed, dls):
     "What is there before the first callback is added"
     import fastai.callback.hook, fastai.callback.progress, fastai.callback.schedule # bars, lr_find and others
     self.seed, self.first_epoch, self.history, self.counts = seed, 0, [], []
     self.step_taken, self.group_names, self._at_end = True, [], []
     self._start()
+    self._look_for_changes(dls)
+
+# %% ../../nbs/training/learner.ipynb #554ec99a
+def _new_callback(learn, cb):
+    "A callback that is not there yet; `TypeError` for what is none, `ValueError` for one that is"
+    name = type(cb).__name__
+    if not isinstance(cb, Callback): raise TypeError(f'cbs are callbacks, such as CAL(), and {cb!r} is of type {name}')
+    if any(o is cb for o in learn.cbs): raise ValueError(
+        f'this {name} is there already: take it away with learn.remove_cb({name}) first, or make another')
+    return cb
 
 # %% ../../nbs/training/learner.ipynb #4242670e
 @patch
@@ -76,7 +86,7 @@ def add_cb(self:ReIDLearner,
     cb, # A callback, or the class of one
 )->ReIDLearner: # This one
     "Add a callback; one with `attach` is attached, and leaves nothing behind where that fails"
-    cb = fitted(cb() if isinstance(cb, type) else cb)
+    cb = fitted(_new_callback(self, cb() if isinstance(cb, type) else cb))
     Learner.add_cb(self, cb)
     if 'attach' in vars(cb) or hasattr(type(cb), 'attach'):
         self._attaching = self._undo.setdefault(cb, [])
@@ -85,6 +95,19 @@ def add_cb(self:ReIDLearner,
             self.remove_cb(cb)
             raise
         finally: self._attaching = None
+    return self
+
+# %% ../../nbs/training/learner.ipynb #7fca18de
+@patch
+def add_cbs(self:ReIDLearner,
+    cbs, # A callback, or several
+)->ReIDLearner: # This one
+    "Add callbacks, all of them or, where one fails, none"
+    before = list(self.cbs)
+    try: L(cbs).map(self.add_cb)
+    except Exception:
+        for cb in [o for o in self.cbs if all(o is not b for b in before)]: self.remove_cb(cb)
+        raise
     return self
 
 # %% ../../nbs/training/learner.ipynb #877a1b05
@@ -100,12 +123,15 @@ def remove_cb(self:ReIDLearner,
 # %% ../../nbs/training/learner.ipynb #7a543293
 @patch
 def create_opt(self:ReIDLearner):
-    "Make the main optimiser, with the groups of the splitter"
+    "Make the main optimiser, with the groups of the splitter; `ValueError` for one that fastai cannot steer"
     splitter = self.splitter
     self.group_names,groups = parameter_groups(self.model, splitter)
     self.splitter = lambda _: groups
     try: Learner.create_opt(self)
     finally: self.splitter = splitter
+    if hasattr(self.opt, 'set_hypers'): return
+    name,self.opt = type(self.opt).__name__,None
+    raise ValueError(f'an optimiser of torch is wrapped: opt_func=partial(OptimWrapper, opt=torch.optim.{name})')
 
 # %% ../../nbs/training/learner.ipynb #d548fb2b
 @patch
@@ -192,7 +218,8 @@ def __repr__(self:ReIDLearner):
 def plot_terms(self:ReIDLearner,
     ax=None, # A matplotlib axis; a new one if `None`
 ): # The axis
-    "Mean of each loss term by epoch"
+    "Mean of each loss term by epoch; `ValueError` before the first"
+    if not self.history: raise ValueError('no epoch has been trained, so there is nothing to draw: call fit')
     table = pd.DataFrame(self.history).set_index('epoch').drop(columns='lr')
     ax = table.plot(ax=ax, marker='.', figsize=(6,3) if ax is None else None)
     ax.set(xlabel='epoch', ylabel='mean of the term')
@@ -201,6 +228,8 @@ def plot_terms(self:ReIDLearner,
 # %% ../../nbs/training/learner.ipynb #f772a006
 def _model_for(dls, backbone, pretrained, pool):
     "The model that these loaders need, of a backbone's name, or the one that is ready"
+    if not hasattr(dls, 'preprocessing'):
+        raise TypeError(f'dls are loaders of reid_dataloaders(dataset), not a {type(dls).__name__}')
     model = backbone
     if not isinstance(backbone, nn.Module):
         network = create_backbone(backbone, pretrained=pretrained, size=dls.preprocessing.size)

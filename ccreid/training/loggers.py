@@ -10,6 +10,8 @@ __all__ = ['MLflowLogger']
 # %% ../../nbs/training/loggers.ipynb #208377f6
 import ccreid.compat
 import os, re, time
+from importlib.util import find_spec
+from pathlib import Path
 from fastai.callback.core import Callback
 from fastai.learner import Recorder
 from fastcore.basics import patch
@@ -24,14 +26,22 @@ class MLflowLogger(Callback):
     def __init__(self,
         experiment:str='ccreid', # Name of the experiment, made if it is not there
         title:str|None=None, # Name of the run; MLflow makes one up if `None`
-        uri:str|None=None, # Where MLflow writes, such as `sqlite:///mlflow.db`; as MLflow is set up if `None`
+        uri:str|Path|None=None, # A folder, the address of a server or a database; as MLflow is set up if `None`
         values:dict|None=None, # More parameters, such as the fields of a recipe
     ): # Raises `ImportError` without MLflow, `ValueError` where it cannot write there, each in one line
         need('mlflow', extra='loggers')
-        self.title,self.values,self.run_id,self.finished = title,values or {},None,False
-        if first(): self._open(experiment, uri)
+        self.title,self.values,self.run_id,self.finished = title,dict(values or {}),None,False
+        if first(): self._open(experiment, Path(uri).absolute().as_uri() if isinstance(uri, Path) else uri)
 
 # %% ../../nbs/training/loggers.ipynb #3220eba6
+_DATABASES = 'sqlite','postgresql','mysql','mssql' # beginnings of their addresses
+
+def _why_not(e, uri):
+    "What MLflow says, in a line, or what it needs"
+    if str(uri).startswith(_DATABASES) and not find_spec('sqlalchemy'):
+        return 'a database needs the whole package: pip install mlflow'
+    return ' '.join(str(e).split()).split('. ')[0][:150]
+
 @patch
 def _open(self:MLflowLogger, experiment, uri):
     "The client, and the number of the experiment; `ValueError` in one line where that fails"
@@ -41,21 +51,24 @@ def _open(self:MLflowLogger, experiment, uri):
         self.client = MlflowClient(tracking_uri=uri)
         known = self.client.get_experiment_by_name(experiment)
         self.experiment = known.experiment_id if known else self.client.create_experiment(experiment)
-    except MlflowException as e:
-        why = ' '.join(str(e).split()).split('. ')[0][:150]
-        raise ValueError(f"MLflow cannot write to {uri or 'its usual place'}: {why}") from None
+    except (MlflowException,OSError) as e:
+        raise ValueError(f"MLflow cannot write to {uri or 'its usual place'}: {_why_not(e, uri)}") from None
+    if known and known.lifecycle_stage!='active': raise ValueError(
+        f'the experiment {experiment!r} was deleted from MLflow: restore it there, or choose another name')
 
 # %% ../../nbs/training/loggers.ipynb #9aeffd2b
+def _name(k): return re.sub(r'[^\w\-. /]', '_', str(k)) # as MLflow takes it
+
 @patch
 def before_fit(self:MLflowLogger):
-    "Begin a run"
-    self.run = first() and not hasattr(self.learn, 'lr_finder')
+    "Begin a run; of several processes that train one network, the first one does"
+    self.run = not hasattr(self.learn, 'lr_finder') and first()
     if not self.run: return
     from mlflow.entities import Param
     self.finished = False
     self.run_id = self.client.create_run(self.experiment, run_name=self.title).info.run_id
     said = {**run_parameters(self.learn), **self.values}
-    self.client.log_batch(self.run_id, params=[Param(str(k), str(v)[:500]) for k,v in said.items()])
+    self.client.log_batch(self.run_id, params=[Param(_name(k), str(v)[:500]) for k,v in said.items()])
     if hasattr(self.learn, '_at_end'): self.learn._at_end.append(self._end)
 
 @patch
@@ -63,7 +76,7 @@ def after_epoch(self:MLflowLogger):
     "Write down what is a number"
     from mlflow.entities import Metric
     now = int(1000*time.time())
-    figures = {re.sub(r'[^\w\-. /]', '_', k): v for k,v in epoch_figures(self.learn).items()}
+    figures = {_name(k): v for k,v in epoch_figures(self.learn).items()}
     self.client.log_batch(self.run_id, metrics=[Metric(k, v, now, self.learn.epoch) for k,v in figures.items()])
 
 # %% ../../nbs/training/loggers.ipynb #e5083841

@@ -16,7 +16,9 @@ from fastcore.foundation import L
 from ..data.batches import InOrder, ReIDLoader
 from ..data.in_order import found_in
 from ..data.sheets import show_pictures
+from ..files import shown
 from ..models.reid_model import ask
+from .adapting import two_rates
 from .terms import IdentityTerm
 
 # %% ../../nbs/training/predicting.ipynb #d12571e7
@@ -31,6 +33,15 @@ def _together(parts):
     "A dictionary of the whole"
     return {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
 
+# %% ../../nbs/training/predicting.ipynb #77a1e3da
+_NO_LOADER = ('dl is a loader or a list of batches, pairs of pictures [B,3,H,W] and a dictionary of labels: '
+              'dls.test_dl(pictures) makes one of a table, of paths or of pictures')
+
+def _pair(b):
+    "A batch; `TypeError` where it is none"
+    if isinstance(b, (tuple,list)) and len(b)==2 and isinstance(b[0], torch.Tensor) and isinstance(b[1], dict): return b
+    raise TypeError(_NO_LOADER)
+
 # %% ../../nbs/training/predicting.ipynb #2a163377
 @torch.no_grad()
 def _through(learn, batches, keep):
@@ -39,7 +50,7 @@ def _through(learn, batches, keep):
     learn.model.eval()
     try:
         for b in batches:
-            x,labels = learn._set_device(b)
+            x,labels = learn._set_device(_pair(b))
             out = ask(learn.model, x, labels.get('modality'))
             small = {k: v.cpu() for k,v in labels.items() if v.ndim==1}
             found.append((x.cpu() if keep else None, _vectors(out, len(x)), small))
@@ -49,13 +60,17 @@ def _through(learn, batches, keep):
     return torch.cat(images) if keep else None, _together(out), _together(labels)
 
 # %% ../../nbs/training/predicting.ipynb #ddef7019
-def _asked(learn, ds_idx, dl, reorder):
-    "The batches that are asked for; `ValueError` where there are none"
+def _asked(learn, ds_idx, dl, reorder, with_loss=False):
+    "The batches that are asked for; `ValueError` where there are none, `TypeError` for what is no loader"
+    if dl is None and ds_idx not in range(len(learn.dls.loaders)):
+        raise ValueError(f'ds_idx={ds_idx!r}: 0 asks for the training pictures, 1 for those of the test')
     dl = learn.dls[ds_idx] if dl is None else dl
+    if not hasattr(dl, '__len__'): raise TypeError(_NO_LOADER)
     if isinstance(dl, ReIDLoader):
         transform = None if isinstance(dl.sampler, InOrder) else learn.dls.valid.dataset.transform
         dl = dl.in_order(transform) if reorder else dl.new()
     if not len(dl): raise ValueError('this loader has no pictures: ds_idx=0 asks for those of training')
+    if with_loss: _check_known(learn, dl)
     return dl
 
 # %% ../../nbs/training/predicting.ipynb #078baf79
@@ -65,12 +80,16 @@ def _is_known(learn, dl):
     def people(images): return set(zip(images.paths, images.labels['identity'].tolist()))
     return people(dl.dataset)<=people(learn.dls.train.dataset)
 
-def _losses(learn, dl, out, labels):
-    "Cross-entropy of each picture [N], 0 for one without a person; `ValueError` where the classifier cannot know"
-    if 'logits' not in out: raise ValueError('the model has no classifier, so no picture has a loss by itself')
+def _check_known(learn, dl):
+    "`ValueError` where the classifier cannot know who it is"
     if not _is_known(learn, dl): raise ValueError(
         'only training people have a loss, the classifier does not know others: take ds_idx=0, '
         'or learn.show_ranked(dataset) for what goes wrong in the test')
+
+def _losses(learn, out, labels):
+    "Cross-entropy of each picture [N], 0 for one without a person; `ValueError` without a classifier"
+    if 'logits' not in out: raise ValueError('the model has no classifier, so no picture has a loss by itself: '
+                                             'learn.show_ranked(dataset) shows what goes wrong in the test')
     terms = [getattr(fn, 'term', fn) for fn,_ in getattr(learn.loss_func, 'terms', {}).values()]
     smoothing = next((t.smoothing for t in terms if isinstance(t, IdentityTerm)), 0.)
     return F.cross_entropy(out['logits'], labels['identity'].clamp(min=-1), reduction='none', ignore_index=-1,
@@ -84,7 +103,7 @@ def get_preds(self:Predicting,
     with_input:bool=False, # Give the pictures [N,3,H,W] first
     with_decoded:bool=False, # Give the training person [N] whom the classifier takes each for
     with_loss:bool=False, # Give the cross-entropy [N] of each
-    act=None, # Applied to the logits
+    act=None, # Applied to the logits that are given back; a loss is of the logits themselves
     inner:bool=False, # Not used: no event runs
     reorder:bool=True, # By row, each once, as a test sees them; else the loader's own draws
     cbs=None, # Refused
@@ -93,18 +112,19 @@ def get_preds(self:Predicting,
 )->tuple: # Outputs by name: `features` [N,D], `logits` [N,C], ...; labels by name, `None` where there are none
     "What the model says about each picture; `ValueError` where a question has no answer"
     if cbs: raise ValueError('get_preds runs no callbacks here: put a hook on learn.model, or use what it gives back')
-    dl = _asked(self, ds_idx, dl, reorder)
+    dl = _asked(self, ds_idx, dl, reorder, with_loss)
     x,out,labels = _through(self, dl, with_input)
-    if act is not None and 'logits' in out: out['logits'] = act(out['logits'])
-    return _answer(self, dl, x, out, labels, with_decoded, with_loss, with_preds, with_targs)
+    losses = _losses(self, out, labels) if with_loss else None
+    return _answer(x, out, labels, losses, act, with_decoded, with_preds, with_targs)
 
 # %% ../../nbs/training/predicting.ipynb #ebe577a6
-def _answer(learn, dl, x, out, labels, with_decoded, with_loss, with_preds, with_targs):
+def _answer(x, out, labels, losses, act, with_decoded, with_preds, with_targs):
     "The parts that are asked for, in fastai's order"
+    if act is not None and 'logits' in out: out['logits'] = act(out['logits'])
     res = [] if x is None else [x]
     res += [out if with_preds else None, labels if with_targs and 'identity' in labels else None]
     if with_decoded: res.append(found_in(out))
-    if with_loss: res.append(_losses(learn, dl, out, labels))
+    if losses is not None: res.append(losses)
     return tuple(res)
 
 # %% ../../nbs/training/predicting.ipynb #a9b59b93
@@ -114,8 +134,11 @@ def predict(self:Predicting,
     rm_type_tfms=None, # Not used
     with_input:bool=False, # Give the picture [3,H,W] first, as the network sees it
 )->tuple: # A training person, the same as a tensor, and outputs by name: `features` [D], `logits` [C], ...
-    "What the model says about one picture; `None` for the person where it has no classifier"
-    x,out,_,found = self.get_preds(dl=self.dls.test_dl([item]), with_input=True, with_decoded=True)
+    "What the model says about one picture; `None` for the person where it has no classifier; `ValueError` for several"
+    dl = self.dls.test_dl([item])
+    if len(dl.dataset)!=1: raise ValueError(f'predict takes one picture, and here are {len(dl.dataset)}: '
+                                            'learn.get_preds(dl=dls.test_dl(pictures)) takes several')
+    x,out,_,found = self.get_preds(dl=dl, with_input=True, with_decoded=True)
     res = None if found is None else int(found), None if found is None else found[0], {k: v[0] for k,v in out.items()}
     return (x[0], *res) if with_input else res
 
@@ -182,11 +205,50 @@ def freeze_to(self:Predicting,
     n:int, # First group of parameters that learns; negative: counted from the end
 ): # Raises `ValueError` where all parameters are one group
     "Freeze the groups before `n`"
-    if self.opt is None: self.create_opt()
+    frozen = getattr(self, '_frozen_by_group', [])
+    for p in frozen: p.requires_grad_(True)
+    known = set() if self.opt is None else {id(p) for g in self.opt.param_lists for p in g}
+    if self.opt is None or any(id(p) not in known for p in frozen): self.create_opt()
     if n and len(self.opt.hypers)==1: raise ValueError(
         'all parameters are one group, so none can be frozen before others: make the learner with groups, such as '
         "splitter=dict(body='backbone')")
     Learner.freeze_to(self, n)
+    self._frozen_by_group = [p for g in self.opt.param_lists for p in g if not p.requires_grad]
+
+# %% ../../nbs/training/predicting.ipynb #08eb5cec
+@patch
+def fine_tune(self:Predicting,
+    epochs:int, # With all groups, after those that are frozen
+    base_lr:float=2e-3, # Rate of the last group
+    freeze_epochs:int=1, # With the last group alone
+    lr_mult:float=100, # The first group has a rate so many times lower
+    pct_start:float=.3, # Share of the epochs in which the rate climbs
+    div:float=5., # The rate begins so many times lower
+    **kwargs, # Of `fit_one_cycle`
+): # Raises `ValueError`, and freezes nothing, without groups, beside a schedule or a `Checkpoint`
+    "As fastai's: the last group alone, then all of them"
+    if said := two_rates(self, 'ParamScheduler'): raise ValueError(said)
+    if any(getattr(type(cb), 'goes_on', False) for cb in [*self.cbs, *L(kwargs.get('cbs'))]): raise ValueError(
+        'fine_tune is two fits, and a Checkpoint would go on in the second where the first ended: call freeze and '
+        'fit_one_cycle, then unfreeze and fit_one_cycle, each with cbs=Checkpoint(...) of its own')
+    Learner.fine_tune(self, epochs, base_lr, freeze_epochs, lr_mult, pct_start, div, **kwargs)
+
+# %% ../../nbs/training/predicting.ipynb #a33ef94e
+@patch
+def load(self:Predicting,
+    file, # Name, in the folder `models` of the learner's path
+    device=None, # Where to; that of the loaders if `None`
+    **kwargs, # Of fastai's `load_model`: `with_opt`, `strict`
+): # This learner; raises `ValueError` in one line, and changes no weight, where they do not fit
+    "Weights, and the state of the optimiser, that `save` wrote"
+    before = {k: v.detach().clone() for k,v in self.model.state_dict().items()}
+    try: return Learner.load(self, file, device, **kwargs)
+    except RuntimeError as e:
+        self.model.load_state_dict(before)
+        if 'state_dict' not in str(e): raise
+        said = ' '.join(str(e).split()).split('state_dict for ')[-1][:150]
+        raise ValueError(f'{shown(file)} does not fit this learner ({said}): make it with the network and the methods '
+                         'of the one that was saved') from None
 
 # %% ../../nbs/training/predicting.ipynb #774efe62
 @patch
@@ -196,6 +258,7 @@ def show_losses(self:Predicting,
     ncols:int=8, # Pictures in a row
 ):
     "Training pictures by their loss: who it is, whom the classifier takes it for, and the loss"
+    if max_n<1: raise ValueError(f'max_n={max_n}: at least one picture is needed')
     out,labels,losses = self.get_preds(ds_idx=0, with_loss=True)
     some,rows = losses.topk(min(max_n, len(losses)), largest=largest)
     dl = self.dls.test_dl(self.dls.train.items.iloc[rows.tolist()], with_labels=True)

@@ -101,10 +101,16 @@ def unchanged(
         for m,mode in modes: m.training = mode
 
 # %% ../../nbs/training/trial.ipynb #e3ae8950
+def _check_length(learn, num_it=100, **kwargs):
+    "`ValueError` where the search ended before there was anything to suggest from: fastai leaves out both ends"
+    if (n := len(learn.recorder.losses))<=num_it//10+5: raise ValueError(
+        f'the search ended after {n} batches, too few for a suggestion: take more with num_it, and stop_div=False '
+        'where the loss grows at once, as with memories that are empty in the beginning') from None
+
 def lr_find(
     learn, # `ReIDLearner`
     **kwargs, # Of fastai's `lr_find`: `start_lr`, `end_lr`, `num_it`, `stop_div`, `show_plot`, `suggest_funcs`
-): # Named tuple of suggested rates
+): # Named tuple of suggested rates; raises `ValueError` where the search was too short for one
     "Train with a growing rate and suggest one; the learner stays as it was"
     import fastai.callback.schedule
     where = learn.model_dir
@@ -112,6 +118,9 @@ def lr_find(
         learn.model_dir,learn.load = folder,noop
         learn.save = lambda file: Path(folder, f'{file}.pth').touch()
         try: return Learner.lr_find(learn, **kwargs)
+        except IndexError:
+            _check_length(learn, **kwargs)
+            raise
         finally:
             learn.model_dir = where
             del learn.save, learn.load
