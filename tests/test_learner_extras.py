@@ -237,7 +237,7 @@ def test_what_cannot_be_exported_is_named(tmp_path):
         def forward(self, x): return x
     own = ReIDModel(Own())
     own.preprocessing = PRE
-    for model,says in ((nn.Linear(2,2), 'not a Linear'), ('x', 'not a str'), (ReIDModel('resnet_mini'), 'preprocessing'), (own, 'export_onnx')):
+    for model,says in ((nn.Linear(2,2), 'a Linear is no ReIDModel'), ('x', 'a str is no ReIDModel'), (ReIDModel('resnet_mini'), 'preprocessing'), (own, 'export_onnx')):
         with pytest.raises(ValueError, match=says): export_reid(model, tmp_path/'m.safetensors')
     assert not list(tmp_path.iterdir())
 

@@ -12,7 +12,6 @@ import ccreid.compat
 import zlib
 import numpy as np, torch
 from fastai.callback.core import Callback
-from fastai.callback.progress import CSVLogger
 from fastcore.basics import patch
 from torch.nn.modules.batchnorm import _BatchNorm
 from ..data.shares import Share
@@ -66,6 +65,7 @@ class SeveralProcesses(Callback):
 @patch
 def _hush(self:SeveralProcesses):
     "Leave the file of fastai's `CSVLogger` to the first process; its other writers do so by themselves"
+    from fastai.callback.progress import CSVLogger
     for cb in self.learn.cbs:
         if isinstance(cb, CSVLogger): cb.run = False # until the end of this fit
 

@@ -100,13 +100,14 @@ def unchanged(
         optimiser()
         for m,mode in modes: m.training = mode
 
-# %% ../../nbs/training/trial.ipynb #e3ae8950
+# %% ../../nbs/training/trial.ipynb #39dc1d41
 def _check_length(learn, num_it=100, **kwargs):
     "`ValueError` where the search ended before there was anything to suggest from: fastai leaves out both ends"
     if (n := len(learn.recorder.losses))<=num_it//10+5: raise ValueError(
         f'the search ended after {n} batches, too few for a suggestion: take more with num_it, and stop_div=False '
         'where the loss grows at once, as with memories that are empty in the beginning') from None
 
+# %% ../../nbs/training/trial.ipynb #e3ae8950
 def lr_find(
     learn, # `ReIDLearner`
     **kwargs, # Of fastai's `lr_find`: `start_lr`, `end_lr`, `num_it`, `stop_div`, `show_plot`, `suggest_funcs`
