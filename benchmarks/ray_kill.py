@@ -99,7 +99,7 @@ def main(argv=None):
         assert died==-signal.SIGKILL, died
         first = len(read_manifest(f/'asked'))
         assert 0<first<len(content(f/'local'))
-        ray.init(num_cpus=2, include_dashboard=False, object_store_memory=200*2**20, log_to_driver=False, logging_level='ERROR') # one for all trials
+        ray.init(address='local', num_cpus=2, include_dashboard=False, object_store_memory=200*2**20, log_to_driver=False, logging_level='ERROR') # one for all trials
         mark = lambda name: str(f/f'died-{name}')
         rows['asked'] = trial(f'expansion, asking process killed after {first}', lambda: expand(table, Tint(), f/'asked', engine=engine(), **kw),
                               lambda: compared(f/'asked', f/'local'))

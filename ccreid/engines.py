@@ -128,7 +128,7 @@ def _ray(address, actors, memory):
     _answers(address)
     here = dict(num_cpus=actors, include_dashboard=False, object_store_memory=memory)
     quiet = dict(log_to_driver=False, logging_level=logging.ERROR)
-    try: ray.init(**(dict(address=address) if address else here), **quiet)
+    try: ray.init(**(dict(address=address) if address else dict(here, address='local')), **quiet)
     except Exception as e:
         token = '; if it asks for a token, set RAY_AUTH_MODE=token here as well'*(':' in address)
         raise OSError(f'Ray does not start: {str(e).strip().splitlines()[0][:200]}{token}') from None

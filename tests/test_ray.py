@@ -1,6 +1,7 @@
 "Engines: the same files, lines and errors whoever works; and Ray itself, where it is installed"
 import importlib.util
 import json
+import operator
 import os
 import pickle
 import signal
@@ -170,6 +171,12 @@ def test_edits_of_papers_survive_the_journey(kind, options, tmp_path):
 def test_bad_arguments_of_ray():
     with pytest.raises(ValueError, match='1 or more'): RayEngine(actors=0)
 
+@pytest.mark.skipif(not RAY, reason='Ray is not installed')
+def test_without_an_address_ray_is_started_here(monkeypatch):
+    "Whatever cluster was started on this machine before, or is named in the environment for others"
+    monkeypatch.setenv('RAY_ADDRESS', '127.0.0.1:1')
+    assert list(RayEngine(actors=1, memory=200*2**20).each(operator.mul, 3, range(3)))==[0,3,6]
+
 class Stays:
     "Can be packed, and not unpacked elsewhere"
     def __getstate__(self): return {'a': 1}
@@ -190,7 +197,7 @@ def test_an_item_that_no_process_survives_ends_the_job_and_ray_data_is_as_before
     def context(): return DataContext.get_current().execution_options.preserve_order, DataContext.get_current().enable_progress_bars
     here,before = sys.modules[__name__],context()
     cloudpickle.register_pickle_by_value(here)                         # workers have no such module
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=200*2**20, log_to_driver=False, logging_level='ERROR')
+    ray.init(address='local', num_cpus=2, include_dashboard=False, object_store_memory=200*2**20, log_to_driver=False, logging_level='ERROR')
     try:
         engine = RayEngine(actors=2)
         with pytest.raises(ChildProcessError, match='4 processes of Ray died at the same work'): list(engine.each(fatal, 0, range(4)))
