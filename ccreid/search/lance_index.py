@@ -13,7 +13,7 @@ import numpy as np
 from datetime import timedelta
 from pathlib import Path
 from ..files import Unfit,hold,plain,reading,shown
-from .exact import Found,Index,check_top,prepared
+from .exact import Found,Index,check_top,found_of,prepared
 from .filters import OPS,conditions,fitting_kinds
 from .vectors import as_ids,as_ids
 from ..weights import need
@@ -154,10 +154,7 @@ def _search(self, queries, top=10, model='', where=None):
     top = check_top(top)
     rows,sql = self.checked(queries, model),' AND '.join(map(_sql, conditions(where, self.kinds)))
     if not len(self): return Found([[] for _ in rows], np.zeros((len(rows),0), np.float32))
-    found = [_ask(self, q, top, sql) for q in rows]
-    scores = np.full((len(rows), max([len(i) for i,_ in found], default=0)), np.nan, np.float32)
-    for n,(_,s) in enumerate(found): scores[n,:len(s)] = s
-    return Found([i for i,_ in found], scores)
+    return found_of([_ask(self, q, top, sql) for q in rows])
 _search.__doc__ = Index.search.__doc__
 LanceIndex.search = _search
 

@@ -13,7 +13,7 @@ import numpy as np
 from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit
 from ..files import plain,shown
-from .exact import Found,Index,check_top,prepared
+from .exact import Found,Index,check_top,found_of,prepared
 from .filters import NAME,OPS,conditions,fitting_kinds
 from .vectors import as_ids
 from ..weights import need
@@ -282,10 +282,7 @@ def _search(self, queries, top=10, model='', where=None):
     self._open()
     rows = self.checked(queries, model)
     if self._info is None: return Found([[] for _ in rows], np.zeros((len(rows),0), np.float32))
-    found = [_best(q, points, top) for q,points in zip(rows, _proposed(self, rows, top, where))]
-    scores = np.full((len(rows), max([len(i) for i,_ in found], default=0)), np.nan, np.float32)
-    for n,(_,s) in enumerate(found): scores[n,:len(s)] = s
-    return Found([i for i,_ in found], scores)
+    return found_of([_best(q, points, top) for q,points in zip(rows, _proposed(self, rows, top, where))])
 _search.__doc__ = Index.search.__doc__
 QdrantIndex.search = _search
 
